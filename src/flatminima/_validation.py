@@ -1,0 +1,42 @@
+"""Checks of arguments, shared by the whole library: an error says what was given and allowed."""
+
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+
+import numpy as np
+
+
+def positive_float(name: str, value: float) -> float:
+    """Return ``value`` as a float, or raise ValueError unless it is finite and greater than 0."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"{name} must be a finite number greater than 0, got {value!r}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a finite number greater than 0, got {value!r}")
+    return float(value)
+
+
+def positive_int(name: str, value: int, minimum: int = 1) -> int:
+    """Return ``value`` as an int; ValueError unless it is a whole number >= ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
+    return int(value)
+
+
+def finite_array(name: str, value: object, dtype: type = float) -> np.ndarray:
+    """Return ``value`` as an array of ``dtype``, or raise ValueError if an entry is not finite."""
+    try:
+        array = np.asarray(value, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers, got {value!r}") from error
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} must hold finite numbers only, got {array!r}")
+    return array
+
+
+def one_of(name: str, value: str, allowed: Iterable[str]) -> str:
+    """Return ``value``, or raise ValueError unless it is one of the names in ``allowed``."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+    return value
