@@ -1,0 +1,46 @@
+# make help lists what can be done. PRESET=ci|default|gpu chooses the size of the experiments.
+PYTHON ?= python3
+PRESET ?= default
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export FLATMINIMA_PRESET := $(PRESET)
+
+.DEFAULT_GOAL := help
+.PHONY: help install book test lint lab serve clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+install: $(READY) ## make the virtual environment and install everything into it
+
+book: $(READY) ## execute the chapters that have changed and build the book
+	$(BIN)/python tools/execute.py
+	$(BIN)/jupyter-book build _book --path-output . --quiet
+	@echo "The book is at $(CURDIR)/_build/html/index.html"
+
+test: $(READY) ## everything: lint, unit and theory tests, all chapters, the book and its pages
+	$(BIN)/python -m pytest -n 2 -m "not book"
+	$(BIN)/python tools/execute.py --fresh
+	$(BIN)/jupyter-book build _book --path-output . --all --warningiserror --keep-going --quiet
+	$(BIN)/python -m pytest -m book
+
+lint: $(READY) ## repair what ruff and nbstripout can repair
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/nbstripout --keep-id chapters/*.ipynb
+
+lab: $(READY) ## open the chapters in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=chapters
+
+serve: $(READY) ## serve the built book on http://localhost:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+clean: ## remove the built book and the executed chapters (the environment stays)
+	rm -rf _build _book .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,94 @@
+"""Execute the chapters into _book, where the book is built from.
+
+A chapter is executed by ``pytest --nbmake``, two at a time, in a copy, so that the tracked
+notebooks stay without outputs. A copy is executed again only if the notebook, the library, the
+data, the stored results, the pinned versions or the preset have changed; ``--fresh`` executes
+every one. The exit status is that of pytest, which names the notebook and the cell that failed.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "_book"
+KEYS = BOOK / "executed.json"
+INPUTS = ("src", "data", "results")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def shared_key() -> str:
+    """Hash everything but the notebook itself that decides what a chapter's cells give."""
+    digest = hashlib.sha256(os.environ.get("FLATMINIMA_PRESET", "default").encode())
+    digest.update(sys.version.encode())
+    files = [ROOT / "requirements.txt", ROOT / "chapters" / "references.bib"]
+    for folder in INPUTS:
+        files += (p for p in (ROOT / folder).rglob("*") if p.is_file())
+    for path in sorted(p for p in files if p.suffix != ".pyc" and ".egg-info" not in str(p)):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def stage() -> None:
+    """Copy everything but the notebooks to the staged book, and switch its execution off."""
+    config = (ROOT / "_config.yml").read_text(encoding="utf-8")
+    config = re.sub(r"execute_notebooks:.*", 'execute_notebooks: "off"', config)
+    write(BOOK / "_config.yml", config)
+    shutil.copy2(ROOT / "_toc.yml", BOOK)
+    chapters = ROOT / "chapters"
+    ignore = shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints", "_build")
+    shutil.copytree(chapters, BOOK / "chapters", ignore=ignore, dirs_exist_ok=True)
+    for staged in (BOOK / "chapters").rglob("*"):
+        if staged.is_file() and not (chapters / staged.relative_to(BOOK / "chapters")).exists():
+            staged.unlink()
+
+
+def main() -> int:
+    """Stage the book, execute what is stale, and record what now is fresh."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fresh", action="store_true", help="execute every chapter again")
+    arguments = parser.parse_args()
+
+    stage()
+    known = {} if arguments.fresh or not KEYS.exists() else json.loads(KEYS.read_text())
+    common, keys, stale = shared_key(), {}, []
+    for source in sorted((ROOT / "chapters").rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in source.parts:
+            continue
+        copy = BOOK / source.relative_to(ROOT)
+        keys[str(copy)] = hashlib.sha256(common.encode() + source.read_bytes()).hexdigest()
+        if known.get(str(copy)) != keys[str(copy)] or not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+            stale.append(str(copy))
+    # What is about to run is unknown until it has succeeded.
+    write(KEYS, json.dumps({k: v for k, v in keys.items() if k not in stale}))
+    if not stale:
+        print(f"{len(keys)} chapters are executed already; nothing has changed since.")
+        return 0
+    command = [sys.executable, "-m", "pytest", "--nbmake", "--overwrite", "--nbmake-timeout=600"]
+    command += ["-v", "--durations=0", "-p", "no:cacheprovider", "-n", "2", *stale]
+    # Two kernels share the machine, so that each may use half of its cores.
+    threads = str(max(1, (os.cpu_count() or 2) // 2))
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    if status == 0:
+        write(KEYS, json.dumps(keys))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
