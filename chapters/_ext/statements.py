@@ -1,0 +1,58 @@
+"""Find the book's statements and exercises in its chapters, and the tests that check them."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+LABELS = (
+    *(f"Q{i}" for i in range(1, 6)),
+    *(f"D{i}" for i in range(1, 12)),
+    *(f"G{i}" for i in range(1, 6)),
+)
+"""The labels that every statement list must cover: each has a proof, a test and a figure."""
+
+DIRECTIVE = re.compile(
+    r"^(?P<fence>`{3,}|:{3,})\{(?P<kind>prf:\w+|exercise|exercise-start|solution|solution-start)\}"
+    r"[ \t]*(?P<title>.*)\n(?P<options>(?::[\w-]+:.*\n)*)",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One directive of a chapter: its kind, title, label, the theory label, and its document."""
+
+    kind: str
+    title: str
+    label: str
+    document: str
+
+    @property
+    def theory_label(self) -> str:
+        """The label in parentheses at the end of the title, as in "Stability (Q1)", or ""."""
+        found = re.search(r"\(([QDG]\d+)\)\s*$", self.title)
+        return found[1] if found else ""
+
+
+def entries(chapters: Path) -> list[Entry]:
+    """Return every theorem, proof, exercise and solution directive, in the order of the files."""
+    found = []
+    for path in sorted(chapters.glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        for match in DIRECTIVE.finditer(text + "\n"):
+            label = re.search(r"^:label:\s*(\S+)", match["options"], re.MULTILINE)
+            kind = match["kind"].removeprefix("prf:").removesuffix("-start")
+            found.append(Entry(kind, match["title"].strip(), label[1] if label else "", path.stem))
+    return found
+
+
+def tests_of(theory_label: str, tests: Path) -> list[str]:
+    """Return "file::test" for each test named after a label, as test_D3_... is after D3."""
+    pattern = re.compile(rf"^\s*def (test_{theory_label}_\w+)", re.MULTILINE)
+    return [
+        f"{path.name}::{name}"
+        for path in sorted(tests.glob("test_*.py"))
+        for name in pattern.findall(path.read_text(encoding="utf-8"))
+    ]
