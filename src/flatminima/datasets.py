@@ -1,0 +1,396 @@
+"""Real data sets, each checked against its SHA-256 before a single image is used.
+
+The default is a subset of Fashion-MNIST that comes with the repository, so nothing is downloaded.
+The full sets are read from the folder named by the environment variable FLATMINIMA_DATA, or else
+from a cache, into which they are fetched from their official homes when they are missing.
+"""
+
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pooch
+import requests
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flatminima._validation import one_of, positive_int
+
+EMBEDDED = Path(__file__).resolve().parents[2] / "data" / "fashion_mnist_subset.npz"
+"""The subset of Fashion-MNIST in the repository; tools/make_fashion_mnist_subset.py made it."""
+EMBEDDED_SHA256 = "03b14c87337c8eec4bba5ad074b3d1c209797c2865952722c502280e7715f29d"
+
+FOLDER_VARIABLE = "FLATMINIMA_DATA"
+MIRROR_VARIABLE = "FLATMINIMA_MIRROR"
+"""Address that replaces the official homes, for a local mirror; the checksums stay the same."""
+
+FASHION_CLASSES = (
+    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
+    "ankle boot",
+)  # fmt: skip
+CIFAR_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+
+
+class DataUnavailableError(RuntimeError):
+    """The data are neither here nor to be fetched; the message says what to do about it."""
+
+
+class CorruptDataError(ValueError):
+    """A file is not what its checksum says. It is left as it is, for its owner to look at."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file with an official home.
+
+    Attributes:
+        name: file name, the same at its home, in FLATMINIMA_DATA and in the cache.
+        home: the address of its folder, with a slash at the end.
+        sha256: of the file as its home serves it.
+        content_sha256: of what a .gz file unpacks to. A copy packed in another way, as Linux
+            distributions ship it, has the same content and is as good. None: only sha256 counts.
+    """
+
+    name: str
+    home: str
+    sha256: str
+    content_sha256: str | None = None
+
+
+_FASHION_HOME = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+FASHION_FILES = {
+    ("train", "images"): RemoteFile(
+        "train-images-idx3-ubyte.gz",
+        _FASHION_HOME,
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    ),
+    ("train", "labels"): RemoteFile(
+        "train-labels-idx1-ubyte.gz",
+        _FASHION_HOME,
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    ),
+    ("test", "images"): RemoteFile(
+        "t10k-images-idx3-ubyte.gz",
+        _FASHION_HOME,
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    ),
+    ("test", "labels"): RemoteFile(
+        "t10k-labels-idx1-ubyte.gz",
+        _FASHION_HOME,
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+}
+# The binary version: the one for Python holds pickles, and nothing foreign is unpickled here.
+CIFAR_FILE = RemoteFile(
+    "cifar-10-binary.tar.gz",
+    "https://www.cs.toronto.edu/~kriz/",
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+)
+CIFAR_SUBSET = "cifar10_subset.npz"
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels, ready for training.
+
+    Attributes:
+        name: the name it was loaded by.
+        classes: names of the classes, in the order of their labels.
+        x_train: float32 (n_train, channels, height, width), standardized: see `load`.
+        y_train: int64 (n_train,) labels.
+        x_test, y_test: the same for the test images, standardized with the numbers of training.
+        mean, std: (channels,) of the pixel values in [0, 1], over all training images of the set.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Undo the standardization: (n, channels, height, width) pixel values in [0, 1]."""
+        return (images * self.std[:, None, None] + self.mean[:, None, None]).clamp(0, 1)
+
+
+def load(
+    name: str = "fashion-mnist-subset",
+    n_train: int | None = None,
+    n_test: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set, or a class-balanced random part of it.
+
+    Pixel values are scaled to [0, 1]; then the mean of each channel over the whole training set is
+    subtracted and its standard deviation divided out, so that a part is scaled as the whole is.
+
+    Args:
+        name: ``"fashion-mnist-subset"`` (embedded: 5,000 + 2,000 images, 1 x 28 x 28),
+            ``"fashion-mnist"`` (60,000 + 10,000), ``"cifar10"`` (50,000 + 10,000, 3 x 32 x 32), or
+            ``"cifar10-subset"`` (your own ``cifar10_subset.npz`` in FLATMINIMA_DATA).
+        n_train: number of training images, all for None. The counts of two classes differ by one
+            at most, as far as each class has enough.
+        n_test: the same for the test images.
+        seed: of the random choice and its order; without a choice the order of the files is kept.
+
+    Raises:
+        ValueError: an unknown name, or more images than there are.
+        CorruptDataError: (a ValueError) a file that does not match its checksum or its format.
+        DataUnavailableError: the files are not here and cannot be fetched.
+    """
+    read, classes = SOURCES[one_of("name", name, SOURCES)]
+    seed = positive_int("seed", seed, minimum=0)
+    arrays = read()
+    pixels = arrays["x_train"].reshape(*arrays["x_train"].shape[:2], -1)
+    mean = torch.tensor(pixels.mean((0, 2)) / 255, dtype=torch.float32)
+    std = torch.tensor(pixels.std((0, 2)) / 255, dtype=torch.float32)
+    parts = {}
+    for offset, (part, number) in enumerate((("train", n_train), ("test", n_test))):
+        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if number is not None:
+            generator = np.random.default_rng([seed, offset])
+            chosen = _balanced(labels, number, f"n_{part}", generator)
+            images, labels = images[chosen], labels[chosen]
+        scaled = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
+        parts[f"x_{part}"] = (scaled - mean[:, None, None]) / std[:, None, None]
+        parts[f"y_{part}"] = torch.from_numpy(labels.astype(np.int64))
+    return Dataset(name=name, classes=classes, mean=mean, std=std, **parts)
+
+
+def one_hot(labels: Tensor, classes: int = 10, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the (n, classes) one-hot rows of integer labels (n,)."""
+    return functional.one_hot(labels, classes).to(dtype)
+
+
+def read_fashion_mnist(folder: Path | None, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read one part of the full Fashion-MNIST.
+
+    Args:
+        folder: where the official .gz files are; None searches, and fetches, as `load` does.
+        part: ``"train"`` or ``"test"``.
+
+    Returns:
+        images uint8 (n, 1, 28, 28) and labels uint8 (n,).
+    """
+    part = one_of("part", part, ("train", "test"))
+    images = _idx(_content(FASHION_FILES[part, "images"], folder), 3)
+    labels = _idx(_content(FASHION_FILES[part, "labels"], folder), 1)
+    return images[:, None], labels
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name in its folder, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+            file.close()
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _balanced(
+    labels: np.ndarray, number: int, name: str, generator: np.random.Generator
+) -> np.ndarray:
+    """Positions of ``number`` examples, spread evenly over the classes, in random order."""
+    number = positive_int(name, number)
+    if number > len(labels):
+        raise ValueError(f"{name} must be at most the {len(labels)} images there are, got {number}")
+    order = generator.permutation(len(labels))
+    # The rank of each example within its class: taking the lowest ranks first takes turns.
+    ranks = np.empty(len(labels), dtype=int)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        ranks[members] = np.arange(len(members))
+    return generator.permutation(order[np.argsort(ranks[order], kind="stable")][:number])
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _folder() -> Path | None:
+    """The folder of the user's own data, or None."""
+    value = os.environ.get(FOLDER_VARIABLE)
+    if not value:
+        return None
+    if not Path(value).is_dir():
+        raise DataUnavailableError(f"{FOLDER_VARIABLE} must name a folder, got {value!r}")
+    return Path(value)
+
+
+def _content(file: RemoteFile, folder: Path | None = None) -> bytes:
+    """The checked content of a file (unpacked, for a .gz with a content_sha256)."""
+    if folder is not None:
+        path = folder / file.name
+        if not path.is_file():
+            raise DataUnavailableError(f"there is no {file.name} in {folder}")
+        return _checked(file, path)
+    own, cache = _folder(), Path(pooch.os_cache("flatminima"))
+    for place in (own, cache):
+        if place is not None and (place / file.name).is_file():
+            return _checked(file, place / file.name)
+    return _checked(file, _fetch(file, cache))
+
+
+def _checked(file: RemoteFile, path: Path) -> bytes:
+    """The content of a file that is what it should be; CorruptDataError, and no change, if not."""
+    raw = path.read_bytes()
+    if file.content_sha256 is None:
+        found, expected, content = _sha256(raw), file.sha256, raw
+    else:
+        try:
+            content = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise CorruptDataError(_complaint(path, f"it does not unpack ({error})")) from error
+        found, expected = _sha256(content), file.content_sha256
+    if found != expected:
+        raise CorruptDataError(_complaint(path, f"its SHA-256 is {found}, not {expected}"))
+    return content
+
+
+def _complaint(path: Path, what: str) -> str:
+    return f"{path} is truncated or altered: {what}. It was left in place; remove it to try again."
+
+
+def _fetch(file: RemoteFile, cache: Path) -> Path:
+    """Fetch a file into the cache: under a temporary name first, and kept only if it is right."""
+    home = os.environ.get(MIRROR_VARIABLE, file.home)
+    try:
+        pooch.retrieve(
+            home.rstrip("/") + "/" + file.name,
+            known_hash=f"sha256:{file.sha256}",
+            fname=file.name,
+            path=cache,
+            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+        )
+    except requests.exceptions.RequestException as error:
+        raise DataUnavailableError(
+            f"{file.name} could not be fetched from {home} ({error}). Without a network, put the "
+            f"file from {file.home} into a folder and name that folder in the environment variable "
+            f"{FOLDER_VARIABLE}, or use the embedded data set 'fashion-mnist-subset'."
+        ) from error
+    except ValueError as error:
+        raise CorruptDataError(
+            f"{file.name} as fetched from {home} does not match its SHA-256 {file.sha256}; "
+            f"nothing was kept ({error})"
+        ) from error
+    return cache / file.name
+
+
+def _idx(content: bytes, dimensions: int) -> np.ndarray:
+    """Parse an idx file of bytes: two zeros, type 8, the number of dimensions, big-endian sizes."""
+    header = 4 + 4 * dimensions
+    if content[:4] != bytes((0, 0, 8, dimensions)):
+        raise CorruptDataError(f"not an idx file of bytes in {dimensions} dimensions")
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
+    if len(content) != header + int(np.prod(shape)):
+        raise CorruptDataError(f"an idx file of shape {shape} cannot have {len(content)} bytes")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _embedded() -> Arrays:
+    if not EMBEDDED.is_file():
+        raise DataUnavailableError(
+            f"{EMBEDDED} is missing: install the library in place from a clone of the repository "
+            "(pip install -e .), which holds it"
+        )
+    content = EMBEDDED.read_bytes()
+    if _sha256(content) != EMBEDDED_SHA256:
+        raise CorruptDataError(
+            _complaint(EMBEDDED, f"its SHA-256 is {_sha256(content)}, not {EMBEDDED_SHA256}")
+        )
+    return _npz(EMBEDDED, content)
+
+
+def _npz(path: Path, content: bytes) -> Arrays:
+    """Read the four arrays of an npz archive, without pickle, and check their shapes."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in ("x_train", "y_train", "x_test", "y_test")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise CorruptDataError(_complaint(path, f"not an npz file of images ({error})")) from error
+    for part in ("train", "test"):
+        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise CorruptDataError(
+                f"{path}: x_{part} must be uint8 (n, channels, height, width) and y_{part} (n,), "
+                f"got {images.dtype} {images.shape} and {labels.shape}"
+            )
+        if labels.dtype.kind not in "ui" or not len(labels) or labels.max() > 9:
+            raise CorruptDataError(f"{path}: y_{part} must hold the class numbers 0 to 9")
+    return arrays
+
+
+def _fashion_mnist() -> Arrays:
+    train, test = read_fashion_mnist(None, "train"), read_fashion_mnist(None, "test")
+    return {"x_train": train[0], "y_train": train[1], "x_test": test[0], "y_test": test[1]}
+
+
+def _cifar10() -> Arrays:
+    """Parse the records of CIFAR-10's binary version: a label byte, then 3072 pixel bytes."""
+    content = _content(CIFAR_FILE)
+    batches = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            for member in archive:
+                if member.isfile() and member.name.endswith("_batch.bin"):
+                    batches["test"] = archive.extractfile(member).read()
+                elif member.isfile() and "data_batch_" in member.name:
+                    batches[member.name[-5]] = archive.extractfile(member).read()
+        train = b"".join(batches[number] for number in "12345")
+        parts = {"train": train, "test": batches["test"]}
+    except (tarfile.TarError, OSError, EOFError, KeyError, lzma.LZMAError) as error:
+        raise CorruptDataError(f"{CIFAR_FILE.name} is not CIFAR-10's archive ({error})") from error
+    arrays = {}
+    for part, raw in parts.items():
+        records = np.frombuffer(raw, np.uint8).reshape(-1, 3073)
+        arrays[f"y_{part}"] = records[:, 0]
+        arrays[f"x_{part}"] = records[:, 1:].reshape(-1, 3, 32, 32)
+    return arrays
+
+
+def _cifar10_subset() -> Arrays:
+    folder = _folder()
+    path = folder / CIFAR_SUBSET if folder else None
+    if path is None or not path.is_file():
+        raise DataUnavailableError(
+            f"put a file {CIFAR_SUBSET} with the uint8 arrays x_train, y_train, x_test and y_test "
+            f"into a folder and name that folder in {FOLDER_VARIABLE}"
+        )
+    return _npz(path, path.read_bytes())
+
+
+SOURCES: dict[str, tuple[Callable[[], Arrays], tuple[str, ...]]] = {
+    "fashion-mnist-subset": (_embedded, FASHION_CLASSES),
+    "fashion-mnist": (_fashion_mnist, FASHION_CLASSES),
+    "cifar10": (_cifar10, CIFAR_CLASSES),
+    "cifar10-subset": (_cifar10_subset, CIFAR_CLASSES),
+}
+"""Name of a data set -> (the function that reads its arrays, the names of its classes)."""
