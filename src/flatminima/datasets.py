@@ -12,6 +12,7 @@ import lzma
 import os
 import tarfile
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -19,13 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pooch
 import requests
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from flatminima._validation import one_of, positive_int
+
+with warnings.catch_warnings():
+    # In a notebook without widgets tqdm, which pooch imports, asks for them. Plain text will do.
+    warnings.simplefilter("ignore")
+    import pooch
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "data" / "fashion_mnist_subset.npz"
 """The subset of Fashion-MNIST in the repository; tools/make_fashion_mnist_subset.py made it."""
