@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from flatminima._validation import positive_float
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
+
+    from flatminima.diagonal_network import Trajectory
 
 COLORS = {
     "blue": "#0072B2",
@@ -72,6 +79,154 @@ def threshold_line(ax: Axes, level: float, label: str | None = r"$2/\eta$", **st
     """Draw a stability threshold as the book draws it: a dashed vermillion line at ``level``."""
     style = {"color": COLORS["vermillion"], "linestyle": "--", "linewidth": 1.2} | style
     return ax.axhline(level, label=label, **style)
+
+
+def residual_colors(residual: object) -> np.ndarray:
+    """The color of each residual: vermillion above zero, blue below, grey at zero or NaN."""
+    residual = np.asarray(residual, dtype=float)
+    above, below = COLORS["vermillion"], COLORS["blue"]
+    return np.where(residual > 0, above, np.where(residual < 0, below, COLORS["grey"]))
+
+
+def plot_trajectory(
+    ax: Axes,
+    trajectory: Trajectory,
+    shown: slice = slice(None),
+    *,
+    extent: tuple[float, float, float, float] | None = None,
+    length: float | None = None,
+    path: bool = True,
+) -> LineCollection:
+    """Draw one trajectory of a network of depth 2 in the (a, b) plane, with v_1 at each step.
+
+    Grey contours are those of the loss, at equal steps of the residual; the green line is the
+    manifold of minima, r = 0. A short segment through each point of the trajectory lies along
+    the leading eigenvector v_1, and its color is that of the residual's sign
+    (:func:`residual_colors`). The axes get equal scales, so that angles can be read off.
+
+    Args:
+        ax: the axes to draw on.
+        trajectory: a single one, theta of shape (times, 2); points after divergence, and segments
+            where v_1 is undefined, are left out.
+        shown: which of the recorded times to draw.
+        extent: the part (a_min, a_max, b_min, b_max) of the plane to show; by default what holds
+            all segments, with a margin.
+        length: length of the segments in units of the parameters; by default a tenth of the
+            larger side of the points' range.
+        path: whether to join successive points by a thin line.
+
+    Returns:
+        The collection of segments, one for each point with a defined v_1, in the order of time.
+
+    Raises:
+        ValueError: for another depth, a batch of trajectories, no finite point to show, or a
+            length or an extent that is not positive.
+    """
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
+
+    theta, residual = _single(trajectory, shown)
+    low, high = theta.min(axis=0), theta.max(axis=0)
+    if length is None:
+        # A run that stays where it is has no range of its own; its size takes the place.
+        length = 0.1 * (np.max(high - low) or np.max(np.abs(theta)) or 1.0)
+    length = positive_float("length", float(length))
+    if extent is None:
+        margin = 0.6 * length + 0.04 * np.max(high - low)
+        extent = (low[0] - margin, high[0] + margin, low[1] - margin, high[1] + margin)
+    left, right, bottom, top = extent
+    if not (left < right and bottom < top):
+        raise ValueError(f"extent must be (a_min, a_max, b_min, b_max), got {extent!r}")
+
+    network = trajectory.network
+    a, b = np.meshgrid(np.linspace(left, right, 201), np.linspace(bottom, top, 201))
+    field = network.residual(np.stack([a, b], axis=-1))
+    levels = np.linspace(0, np.abs(field).max(), 9)[1:-1]
+    ax.contour(
+        a, b, field**2 / 2, levels=levels**2 / 2, colors=COLORS["grey"], linewidths=0.6, alpha=0.5
+    )
+    if field.min() < 0 < field.max():
+        ax.contour(a, b, field, levels=[0.0], colors=COLORS["green"], linewidths=1.6)
+    if path:
+        ax.plot(*theta.T, color=COLORS["grey"], linewidth=0.7, zorder=2)
+    direction = network.leading_eigenvector(theta)
+    defined = ~np.isnan(direction).any(axis=-1)
+    centers, halves = theta[defined], direction[defined] * length / 2
+    segments = LineCollection(
+        np.stack([centers - halves, centers + halves], axis=1),
+        colors=residual_colors(residual[defined]),
+        linewidths=2.0,
+        capstyle="round",
+        zorder=3,
+    )
+    ax.add_collection(segments, autolim=False)
+    ax.plot(*theta.T, ".", color=COLORS["black"], markersize=3, zorder=4)
+    ax.set(xlim=(left, right), ylim=(bottom, top), xlabel="$a$", ylabel="$b$", aspect="equal")
+    ax.grid(False)
+    entries = {"vermillion": "$v_1$ where $r > 0$", "blue": "$v_1$ where $r < 0$"}
+    handles = [Line2D([], [], color=COLORS[c], linewidth=2, label=t) for c, t in entries.items()]
+    handles.append(Line2D([], [], color=COLORS["green"], label="minima"))
+    ax.legend(handles=handles, loc="best")
+    return segments
+
+
+def plot_sharpness_and_angle(
+    axes: tuple[Axes, Axes],
+    trajectory: Trajectory,
+    learning_rate: float,
+    shown: slice = slice(None),
+) -> None:
+    """Draw sharpness, with 2/eta, and the angle of v_1 against the step, on two axes.
+
+    A triangle marks each step, upward and vermillion where the residual is positive, downward and
+    blue where it is negative. The angle is in degrees and continuous from step to step: a line
+    has no direction, so an angle and the same angle plus 180 degrees are one line. A dotted line
+    marks 45 degrees, the balanced diagonal (or -45 for a negative target).
+
+    Args:
+        axes: one axes for the sharpness, one for the angle.
+        trajectory: a single one at depth 2, theta of shape (times, 2).
+        learning_rate: the learning rate eta of the run.
+        shown: which of the recorded times to draw.
+
+    Raises:
+        ValueError: as for :func:`plot_trajectory`, and for a learning rate <= 0.
+    """
+    threshold = 2 / positive_float("learning_rate", learning_rate)
+    theta, residual = _single(trajectory, shown)
+    network = trajectory.network
+    steps = np.asarray(trajectory.steps)[shown][: len(theta)]
+    angle = np.degrees(network.angle(theta))
+    defined = ~np.isnan(angle)
+    angle[defined] = np.unwrap(angle[defined], period=180.0)
+    for ax, values in zip(axes, (network.sharpness(theta), angle), strict=True):
+        ax.plot(steps, values, color=COLORS["grey"], linewidth=0.8)
+        for sign, marker in ((1, "^"), (-1, "v")):
+            at = np.sign(residual) == sign
+            color = str(residual_colors(sign))
+            ax.plot(steps[at], values[at], marker, color=color, markersize=4)
+    threshold_line(axes[0], threshold)
+    axes[0].set_ylabel(r"sharpness $\lambda_1$")
+    diagonal = 45.0 if network.target >= 0 else -45.0
+    axes[1].axhline(diagonal, color=COLORS["green"], linestyle=":", label="balanced diagonal")
+    axes[1].set(xlabel="step $t$", ylabel=r"angle $\varphi$ (degrees)")
+    for ax in axes:
+        ax.legend()
+
+
+def _single(trajectory: Trajectory, shown: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Points (times, 2) and residuals of one trajectory at depth 2, up to its divergence."""
+    theta = np.asarray(trajectory.theta)
+    if trajectory.network.depth != 2 or theta.ndim != 2:
+        raise ValueError(
+            "trajectory must be a single one of a network of depth 2, theta of shape (times, 2); "
+            f"got depth {trajectory.network.depth} and theta of shape {theta.shape}"
+        )
+    theta = theta[shown]
+    theta = theta[~np.isnan(theta).any(axis=-1)]
+    if len(theta) == 0:
+        raise ValueError(f"trajectory must have a finite point among those shown, {shown}")
+    return theta, trajectory.network.residual(theta)
 
 
 def glue_number(name: str, value: float | int | str, fmt: str = ".3g") -> None:

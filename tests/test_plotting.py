@@ -1,0 +1,158 @@
+"""The book's recurring figures draw what they say they draw."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from flatminima import plotting
+from flatminima.diagonal_network import DiagonalNetwork, gradient_descent
+
+mpl.use("Agg")
+EPS = np.finfo(float).eps
+
+
+@pytest.fixture
+def ax():
+    figure, axes = plt.subplots()
+    yield axes
+    plt.close(figure)
+
+
+@pytest.fixture
+def two_axes():
+    figure, axes = plt.subplots(2)
+    yield axes
+    plt.close(figure)
+
+
+def instability(target=1.0, eta=0.4, steps=40, sign=1.0):
+    """A run that starts next to a minimum 15% sharper than the threshold."""
+    network = DiagonalNetwork(2, target)
+    sharpness = 1.15 * 2 / eta
+    start = network.at(0.01, sign * np.sqrt(sharpness**2 - 4 * target**2))
+    return network, gradient_descent(network, start, eta, steps)
+
+
+@pytest.mark.parametrize("target", [1.0, -1.0])
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_segments_lie_along_the_leading_eigenvector(ax, target, side):
+    network, run = instability(target, sign=side)
+    segments = plotting.plot_trajectory(ax, run, length=0.3).get_segments()
+    assert len(segments) == len(run.theta)
+    for segment, theta in zip(segments, run.theta, strict=True):
+        # Two ends of a few roundings each, of numbers below 4.
+        tolerance = 20 * EPS * 4
+        assert np.abs(segment.mean(axis=0) - theta).max() <= tolerance
+        along = segment[1] - segment[0]
+        assert abs(np.linalg.norm(along) - 0.3) <= tolerance
+        hessian = network.hessian(theta)
+        # An eigenvector to the largest eigenvalue; its error is amplified by the Hessian.
+        error = hessian @ along - network.sharpness(theta) * along
+        assert np.abs(error).max() <= 20 * tolerance
+
+
+def test_segments_are_colored_by_the_sign_of_the_residual(ax):
+    network, run = instability()
+    colors = plotting.plot_trajectory(ax, run).get_colors()
+    above = mpl.colors.to_rgba(plotting.COLORS["vermillion"])
+    below = mpl.colors.to_rgba(plotting.COLORS["blue"])
+    signs = np.sign(network.residual(run.theta))
+    assert {1.0, -1.0} <= set(signs)
+    for color, sign in zip(colors, signs, strict=True):
+        assert tuple(color) == (above if sign > 0 else below)
+    assert plotting.residual_colors([0.0, np.nan]).tolist() == [plotting.COLORS["grey"]] * 2
+
+
+def test_trajectory_is_drawn_to_scale_and_within_the_axes(ax):
+    _, run = instability()
+    segments = plotting.plot_trajectory(ax, run, slice(0, 10))
+    assert len(segments.get_segments()) == 10
+    assert ax.get_aspect() == 1
+    ends = np.concatenate(segments.get_segments())
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    assert left <= ends[:, 0].min() <= ends[:, 0].max() <= right
+    assert bottom <= ends[:, 1].min() <= ends[:, 1].max() <= top
+    # The green line is the manifold of minima, ab = 1.
+    green = mpl.colors.to_rgba(plotting.COLORS["green"])
+    lines = [c for c in ax.collections if tuple(c.get_edgecolor()[0]) == green]
+    vertices = np.concatenate([path.vertices for path in lines[0].get_paths()])
+    assert len(vertices) > 10
+    # Linear interpolation of ab over a cell of width h errs by at most h^2 / 4.
+    cell = max(right - left, top - bottom) / 200
+    assert np.abs(vertices.prod(axis=1) - 1).max() <= cell**2
+
+
+def test_extent_is_kept(ax):
+    _, run = instability()
+    plotting.plot_trajectory(ax, run, extent=(0, 3, 1, 4), path=False)
+    assert ax.get_xlim() == (0, 3)
+    assert ax.get_ylim() == (1, 4)
+
+
+def test_points_after_divergence_and_undefined_directions_are_left_out(ax, two_axes):
+    network = DiagonalNetwork(2, 1.0)
+    run = gradient_descent(network, [5.0, 9.0], 0.2, 60)
+    finite = ~np.isnan(run.theta).any(axis=-1)
+    assert run.diverged
+    # Only the first points: later ones are too large for contours of any use.
+    assert len(plotting.plot_trajectory(ax, run, slice(0, 2)).get_segments()) == 2
+    with pytest.raises(ValueError, match="finite point"):
+        plotting.plot_trajectory(ax, run, slice(int(finite.sum()), None))
+    # At (1, 1) with target 2 the Hessian is the identity; the run starts there.
+    network = DiagonalNetwork(2, 2.0)
+    run = gradient_descent(network, [1.0, 1.0], 0.1, 5)
+    assert len(plotting.plot_trajectory(ax, run).get_segments()) == 5
+    plotting.plot_sharpness_and_angle(two_axes, run, 0.1)
+
+
+def test_sharpness_and_angle_against_step(two_axes):
+    eta = 0.4
+    network, run = instability(eta=eta)
+    plotting.plot_sharpness_and_angle(two_axes, run, eta, slice(5, 25))
+    for ax, expected in zip(two_axes, (run.sharpness, np.degrees(run.angle)), strict=True):
+        curve, above, below = ax.lines[:3]
+        assert np.array_equal(curve.get_xdata(), np.arange(5, 25))
+        assert np.abs(curve.get_ydata() - expected[5:25]).max() <= 1e-12 * np.abs(expected).max()
+        positive = np.flatnonzero(network.residual(run.theta[5:25]) > 0) + 5
+        assert np.array_equal(above.get_xdata(), positive)
+        assert len(above.get_xdata()) + len(below.get_xdata()) == 20
+    assert two_axes[0].lines[3].get_ydata()[0] == 2 / eta
+    assert two_axes[1].lines[3].get_ydata()[0] == 45
+
+
+def test_the_angle_is_continuous_where_the_line_passes_the_end_of_its_range(two_axes):
+    # kappa < 0 and y + 2r alternates in sign: phi jumps between nearly +90 and -90 degrees.
+    eta = 0.1
+    network = DiagonalNetwork(2, 0.2)
+    start = network.at(0.3, -20.5)
+    run = gradient_descent(network, start, eta, 12)
+    assert np.abs(np.diff(np.degrees(run.angle))).max() > 170
+    plotting.plot_sharpness_and_angle(two_axes, run, eta)
+    drawn = two_axes[1].lines[0].get_ydata()
+    assert np.abs(np.diff(drawn)).max() < 90
+    turns = (drawn - np.degrees(run.angle)) / 180
+    assert np.abs(turns - np.round(turns)).max() <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"length": -1.0}, "length"),
+        ({"length": np.nan}, "length"),
+        ({"extent": (1, 0, 0, 1)}, "extent"),
+        ({"trajectory": gradient_descent(DiagonalNetwork(3, 1.0), [1.0, 1, 1], 0.1, 5)}, "depth 2"),
+        (
+            {"trajectory": gradient_descent(DiagonalNetwork(2, 1.0), np.ones((4, 2)), 0.1, 5)},
+            "single",
+        ),
+    ],
+)
+def test_bad_input_is_refused_by_name(ax, change, names):
+    with pytest.raises(ValueError, match=names):
+        plotting.plot_trajectory(ax, **({"trajectory": instability()[1]} | change))
+
+
+def test_a_learning_rate_must_be_positive(two_axes):
+    with pytest.raises(ValueError, match="learning_rate"):
+        plotting.plot_sharpness_and_angle(two_axes, instability()[1], 0.0)
