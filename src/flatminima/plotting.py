@@ -163,10 +163,11 @@ def plot_trajectory(
     ax.plot(*theta.T, ".", color=COLORS["black"], markersize=3, zorder=4)
     ax.set(xlim=(left, right), ylim=(bottom, top), xlabel="$a$", ylabel="$b$", aspect="equal")
     ax.grid(False)
-    entries = {"vermillion": "$v_1$ where $r > 0$", "blue": "$v_1$ where $r < 0$"}
+    entries = {"vermillion": "$v_1$, $r > 0$", "blue": "$v_1$, $r < 0$", "green": "minima"}
     handles = [Line2D([], [], color=COLORS[c], linewidth=2, label=t) for c, t in entries.items()]
-    handles.append(Line2D([], [], color=COLORS["green"], label="minima"))
-    ax.legend(handles=handles, loc="best")
+    # Above the axes, where it hides no part of the plane.
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "borderaxespad": 0.3}
+    ax.legend(handles=handles, ncols=3, handlelength=1.0, columnspacing=0.9, **above)
     return segments
 
 
