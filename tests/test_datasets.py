@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from flatminima import datasets
+from flatminima._files import write_atomically
 from flatminima.datasets import CorruptDataError, DataUnavailableError, RemoteFile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -334,8 +335,8 @@ def test_subset_can_be_made_again(tmp_path, monkeypatch):
 
 def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
     path = tmp_path / "file"
-    datasets.write_atomically(path, b"old")
+    write_atomically(path, b"old")
     with pytest.raises(TypeError):
-        datasets.write_atomically(path, "not bytes")
+        write_atomically(path, "not bytes")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from flatminima import datasets
+from flatminima._files import write_atomically
 
 SEED = 20261124
 PER_CLASS = {"train": 500, "test": 200}
@@ -57,7 +58,7 @@ def main() -> int:
         chosen = balanced_indices(labels, per_class, generator)
         arrays[f"x_{part}"], arrays[f"y_{part}"] = images[chosen], labels[chosen]
     content = npz_bytes(arrays)
-    datasets.write_atomically(arguments.output, content)
+    write_atomically(arguments.output, content)
     print(f"{arguments.output}: {len(content):,} bytes")
     print(f"SHA-256 {hashlib.sha256(content).hexdigest()}")
     return 0

@@ -11,7 +11,6 @@ import io
 import lzma
 import os
 import tarfile
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -203,21 +202,6 @@ def read_fashion_mnist(folder: Path | None, part: str) -> tuple[np.ndarray, np.n
     images = _idx(_content(FASHION_FILES[part, "images"], folder), 3)
     labels = _idx(_content(FASHION_FILES[part, "labels"], folder), 1)
     return images[:, None], labels
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(content)
-            file.close()
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
 
 def _balanced(

@@ -1,0 +1,94 @@
+"""Tiny experiments for the tests of sweeps; as a script, one sweep that may be killed.
+
+Nothing but the standard library is imported here, so that a worker process starts quickly.
+"""
+
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+
+from flatminima import sweep
+
+
+@dataclass(frozen=True)
+class Config:
+    number: int
+    log: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mixed:
+    rate: float
+    name: str
+    widths: tuple[int, ...] = (3, 2)
+    bias: bool = True
+    device: str = "cpu"
+
+
+@dataclass
+class Thawed:
+    number: int
+
+
+def note(config, word):
+    """Append a line to the log; short appends are atomic."""
+    if config.log:
+        with open(config.log, "a", encoding="utf-8") as log:
+            log.write(f"{word} {config.number} {os.getpid()}\n")
+
+
+def square(config):
+    """An experiment whose result has 53 significant bits, so that equality means something."""
+    note(config, "start")
+    time.sleep(config.seconds)
+    note(config, "end")
+    return {"root": math.sqrt(config.number), "digits": [int(d) for d in str(config.number)]}
+
+
+def troubled(config):
+    """Number 1 raises, 2 says that it diverged, 3 returns NaN, 4 an infinity in a list."""
+    if config.number == 1:
+        raise ZeroDivisionError("one is not a number here")
+    if config.number == 2:
+        raise sweep.Diverged("at step 7", {"loss": 3.0, "peak": math.inf})
+    if config.number == 3:
+        return {"loss": math.nan, "fine": 1.0}
+    if config.number == 4:
+        return {"loss": [1.0, math.inf], "fine": 1.0}
+    if config.number == 5:
+        return {"loss": {1, 2}}
+    return {"loss": 0.5, "unmeasured": None}
+
+
+def deadly(config):
+    """Number 1 ends its process, as the system does when memory runs out."""
+    if config.number == 1:
+        os._exit(9)
+    return square(config)
+
+
+def described(config):
+    return {"rate": config.rate, "widths": config.widths}
+
+
+def threads(config):
+    """What a worker is told about threads."""
+    return {name: os.environ.get(name) for name in sweep.THREAD_VARIABLES}
+
+
+def fails_once(config):
+    """Fails unless the file named by ``log`` exists."""
+    if not os.path.exists(config.log):
+        raise FileNotFoundError(config.log)
+    return {"found": True}
+
+
+if __name__ == "__main__":
+    import sweep_examples  # by this name, and not as __main__, workers import it without running it
+
+    folder, log, number, seconds = sys.argv[1:]
+    configs = [sweep_examples.Config(n, log, float(seconds)) for n in range(int(number))]
+    sweep.run(sweep_examples.square, configs, folder, workers=2, progress=False)
