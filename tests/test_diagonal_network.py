@@ -316,6 +316,35 @@ def test_D7_an_unstable_start_ends_below_the_threshold(y, product, ratio, residu
     assert run.sharpness[-1] <= 2 / eta * (1 + 1e-9)
 
 
+@given(targets, st.floats(0.02, 1.9), st.floats(1.0, 8), st.floats(-0.3, 0.3))
+def test_D7_stable_training_spends_next_to_nothing(y, product, ratio, residual):
+    network = DiagonalNetwork(2, y)
+    sharpness = network.flattest_sharpness * ratio
+    eta, rho = product / sharpness, abs(residual * y)
+    kappa = np.sqrt(sharpness**2 - 4 * y**2)
+    widest = np.hypot(kappa, 2 * (abs(y) + rho))
+    q = max(1 - 2 * eta * (abs(y) - rho), eta * widest - 1) + eta**2 * rho * (abs(y) + rho)
+    assume(q < 1)
+    run = gradient_descent(network, network.at(residual * y, kappa), eta, 300)
+    # Rounding of r is absolute, of the order of EPS * y a step.
+    assert np.all(
+        np.abs(run.residual[1:]) <= q * np.abs(run.residual[:-1]) + 50 * EPS * (1 + widest)
+    )
+    budget = instability.instability_budget(run.residual[:-1], eta)
+    bound = eta**2 * rho**2 / (1 - q**2)
+    assert budget <= bound * (1 + 1e-9) + 300 * (50 * EPS * eta * (1 + widest)) ** 2 / (1 - q) ** 2
+
+
+@given(st.lists(st.floats(-0.9, 0.9), min_size=1, max_size=30), st.floats(0.01, 2))
+def test_D7_budget_bounds_the_flattening_on_both_sides(overshoots, eta):
+    residuals = np.array(overshoots) / eta
+    budget = instability.instability_budget(residuals, eta)
+    factor = instability.log_imbalance_factor(residuals, eta)
+    q = np.abs(overshoots).max()
+    slack = 100 * EPS * (1 + budget)
+    assert -budget / (1 - q**2) - slack <= factor <= -budget + slack
+
+
 def test_D7_exception_lands_on_a_sharp_minimum_exactly():
     # 1 - eta s + eta^2 r (r + y) = 0 at (0, 1) with y = 4 and eta = 1: the step ends at r = 0,
     # where it stays, however sharp the minimum. All numbers are exact.
@@ -351,6 +380,82 @@ def test_D9_final_sharpness_is_not_monotone_in_the_excess():
     assert final[-1] > 2 * final[lowest]
 
 
+def test_D9_overshoot_between_one_and_the_root_of_two_already_bends_the_curve():
+    """The final sharpness rises with the excess again while every eta |r| is below sqrt 2."""
+    network, eta = DiagonalNetwork(2, 1.0), 0.1
+    sharpness = 2 / eta * np.array([1.6, 1.65])
+    run = gradient_descent(network, network.at(1e-3, np.sqrt(sharpness**2 - 4)), eta, 5000)
+    assert np.all(np.abs(eta * run.residual) < np.sqrt(2))
+    assert run.sharpness[-1, 1] > 1.5 * run.sharpness[-1, 0]
+
+
+def test_D9_a_sign_change_of_the_imbalance_encloses_a_balanced_run():
+    """kappa_T changes its sign with the start only through 0, where eta |r_t| = 1 at a step."""
+    network, eta, steps = DiagonalNetwork(2, 1.0), 0.1, 400
+
+    def final(product):
+        start = network.at(1e-3, np.sqrt((2 / eta * product) ** 2 - 4))
+        return gradient_descent(network, start, eta, steps)
+
+    low, high = 1.4, 1.6
+    assert final(low).kappa[-1] > 0 > final(high).kappa[-1]
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if final(middle).kappa[-1] > 0 else (low, middle)
+    run = final(low)
+    # A bisection to rounding leaves 1 - eta |r| of the order of rounding, amplified by the run.
+    assert np.abs(1 - np.abs(eta * run.residual)).min() < 1e-9
+    assert run.sharpness[-1] == pytest.approx(network.flattest_sharpness, rel=1e-9)
+
+
+def test_D9_divergence_identities_symbolically():
+    a, b, y, eta = sp.symbols("a b y eta", real=True)
+
+    def state(a, b):
+        r = a * b - y
+        return eta * r, 4 - eta * (a**2 + b**2) + eta**2 * y * r
+
+    R, Q = state(a, b)
+    Y = eta * y
+    new_R, new_Q = state(a - R * b, b - R * a)
+    assert sp.expand(new_R - R * (R**2 - 3 + Q)) == 0
+    assert sp.expand(new_Q - Q * (1 + Y * R + R**2)) == 0
+    U, W = eta * (a + b) ** 2, eta * (a - b) ** 2
+    assert sp.expand(Q - (4 - Y**2 - (2 - Y) * U / 4 - (2 + Y) * W / 4)) == 0
+    # On the ellipse Q = 0 the angle triples.
+    t, target = sp.symbols("t Y", real=True)
+    u, w = 2 * sp.sqrt(2 + target) * sp.cos(t), 2 * sp.sqrt(2 - target) * sp.sin(t)
+    residual = (u**2 - w**2) / 4 - target
+    assert sp.simplify(residual - 2 * sp.cos(2 * t)) == 0
+    tripled = 2 * sp.sqrt(2 + target) * sp.cos(3 * t), 2 * sp.sqrt(2 - target) * sp.sin(3 * t)
+    assert sp.simplify(sp.expand_trig(u * (1 - residual) + tripled[0])) == 0
+    assert sp.simplify(sp.expand_trig(w * (1 + residual) - tripled[1])) == 0
+
+
+@pytest.mark.parametrize("product", [0.0, 0.1, -0.5, 0.9, 1.4, -1.8])
+def test_D9_divergence_boundary_on_random_starts(product):
+    eta = 0.3
+    network = DiagonalNetwork(2, product / eta)
+    generator = np.random.default_rng(7)
+    start = generator.uniform(-1, 1, (20000, 2)) * 3 / np.sqrt(eta)
+    margin = network.escape_margin(start, eta)
+    # The margin is rounded to a few EPS * 4; each step multiplies it by 1 - y^2 eta^2 / 4 > 0.19
+    # at least, so that margins above 1e-9 keep their sign as long as a run is near the ellipse.
+    start, margin = start[np.abs(margin) > 1e-9], margin[np.abs(margin) > 1e-9]
+    run = gradient_descent(network, start, eta, 3000, record_every=None)
+    assert np.array_equal(run.diverged, margin < 0)
+    assert 0.1 < run.diverged.mean() < 0.9
+    inside = gradient_descent(network, start[margin > 0], eta, 100)
+    assert np.all(np.abs(eta * inside.residual) < 2)
+
+
+@given(st.floats(0, 1.99), st.floats(-5, 5))
+def test_D9_divergence_lyapunov_inequality(Y, R):
+    """1 + Y R + R^2 >= |1 + R|^Y (1 + R^2)^(1 - Y/2), which makes M_t grow."""
+    right = abs(1 + R) ** Y * (1 + R**2) ** (1 - Y / 2)
+    assert right * (1 - 1e-13) - 1e-15 <= 1 + Y * R + R**2
+
+
 # --- D8: the reflection law --------------------------------------------------------------------
 
 
@@ -369,6 +474,35 @@ def stabilization(theta, target, eta):
     """The constant c of Theorem D8 at a minimum theta."""
     w = np.asarray(theta) ** -2.0
     return eta * target**4 * (np.sum(w**3) - np.sum(w**2) ** 2 / np.sum(w))
+
+
+@given(st.integers(2, 6), targets, st.floats(0.01, 3), st.integers(0, 2**32 - 1))
+def test_D8_constant_vanishes_at_the_flattest_minimum_only(depth, y, log_ratio, seed):
+    network, eta = DiagonalNetwork(depth, y), 0.2
+    sharpness = network.flattest_sharpness * np.exp(log_ratio)
+    theta = network.start_with_sharpness(sharpness, np.random.default_rng(seed))
+    w = theta**-2.0
+    # Two sums of d terms, each rounded a few times, are subtracted in the plain formula.
+    tolerance = 100 * depth * EPS * eta * y**4 * np.sum(w**3)
+    c = network.stabilization(theta, eta)
+    assert abs(c - stabilization(theta, y, eta)) <= tolerance
+    assert c > 0
+    flattest = network.start_with_sharpness(network.flattest_sharpness, np.random.default_rng(0))
+    assert network.stabilization(flattest, eta) <= (100 * EPS) ** 2 * eta * y**4 * np.sum(w**3)
+
+
+def test_D8_one_step_moves_the_minimum_ahead_as_stated():
+    """The minimum ahead changes its sharpness by -eta c r^2 + O(r^3) (at depth 2: + O(r^4))."""
+    for depth in (3, 4, 5):
+        network, eta = DiagonalNetwork(depth, 1.2), 0.05
+        errors = []
+        for r in (1e-2, 5e-3):
+            minimum = network.start_with_sharpness(30.0, np.random.default_rng(depth))
+            theta = network.start_with_sharpness(30.0, np.random.default_rng(depth), r)
+            new = theta - eta * network.gradient(theta)
+            change = network.minimum_sharpness(new) - network.minimum_sharpness(theta)
+            errors.append(change + eta * network.stabilization(minimum, eta) * r**2)
+        assert 6 < errors[0] / errors[1] < 10  # 2^3 up to the next order
 
 
 def test_D8_constant_at_depth_two_symbolically():
@@ -397,6 +531,50 @@ def test_D8_two_step_expansion_at_depth_two_symbolically():
     excess = sp.series(sp.sqrt(two[1] + 4 * y**2) - 2 / eta, h, 0, 3).removeO()
     expected = h * eps - 4 * eta * (1 - eta**2 * y**2) * h**2 * r**2
     assert sp.simplify(excess - expected) == 0
+
+
+def test_D8_second_order_invariant_at_depth_two_symbolically():
+    """The cubic E of the corollary changes by R^2 times third order over two steps."""
+    R, d, Y, h = sp.symbols("R delta Y h")
+
+    def truncate(expression, order):
+        expression = sp.expand(expression)
+        return sum(sp.cancel(expression.coeff(h, k)) * h**k for k in range(order + 1))
+
+    def step(res, dev):
+        square = (2 + dev) ** 2
+        s = sp.series(sp.sqrt(square + 8 * Y * res + 4 * res**2), h, 0, 4).removeO()
+        shrunk = 4 * Y**2 + (square - 4 * Y**2) * (1 - res**2) ** 2
+        new = sp.series(sp.sqrt(shrunk) - 2, h, 0, 5).removeO()
+        return truncate(res * (1 - s + res * (res + Y)), 4), truncate(new, 4)
+
+    two = step(*step(h * R, h * d))
+    c, beta = 2 - 2 * Y**2, 2 - 6 * Y**2
+    alpha = sp.Rational(2, 3) * (1 - 4 * Y**2) / (1 - Y**2)
+
+    def invariant(res, dev):
+        cubic = alpha * dev**3 + beta * dev * res**2 + c * Y * res**3
+        return dev**2 + c * res**2 + cubic
+
+    change = truncate(invariant(*two) - invariant(h * R, h * d), 4)
+    assert sp.simplify(change) == 0
+
+
+@pytest.mark.parametrize("product", [0.05, 0.3, 0.5, 0.8])
+def test_D8_second_order_at_depth_two(product):
+    eta, errors = 0.25, []
+    network = DiagonalNetwork(2, -product / eta)
+    for excess in (0.02, 0.01, 0.005):
+        before = 2 / eta * (1 + excess)
+        # A residual of the order e^3 / eta adds to the excess at fifth order only.
+        start = network.at(excess**3 / eta, np.sqrt(before**2 - 4 * network.target**2))
+        run = gradient_descent(network, start, eta, int(60 / excess), record_every=None)
+        predicted = instability.reflected_sharpness(before, eta, network.target)
+        errors.append(float(run.sharpness[-1] - predicted) * eta / 2)
+    errors = np.abs(errors)
+    # Third order: halving the excess divides the error by 8 (1 + O(e)), or by more where the
+    # coefficient of the third order happens to be zero.
+    assert np.all(errors[:-1] / errors[1:] > 6.5)
 
 
 @pytest.mark.parametrize(("depth", "ratio"), [(2, 3.0), (3, 2.0), (4, 1.5), (5, 1.5)])
@@ -555,6 +733,10 @@ def test_noise_is_recorded_and_enters_the_residual():
             "target",
         ),
         (lambda: residual_imbalance_dynamics(0.1, 1.0, 1.0, -0.1, 5), "learning_rate"),
+        (lambda: DiagonalNetwork(3, 1.0).escape_margin(np.ones(3), 0.1), "escape_margin"),
+        (lambda: DiagonalNetwork(2, 1.0).escape_margin([1.0, 1.0], 0.0), "learning_rate"),
+        (lambda: DiagonalNetwork(2, 0.0).stabilization([1.0, 0.0], 0.1), "target"),
+        (lambda: instability.reflected_sharpness(25.0, 0.1, target=10.0), "target"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, names):

@@ -216,6 +216,51 @@ class DiagonalNetwork:
         first = np.where(second_is_larger, smaller, np.where(output < 0, -larger, larger))
         return np.stack([first, np.where(second_is_larger, larger, np.abs(smaller))], axis=-1)
 
+    def stabilization(self, minimum: object, learning_rate: object) -> np.ndarray:
+        r"""Return the constant c of the reflection law (Theorem D8) at a minimum, shape (...).
+
+        .. math:: c = \eta y^4 \Big(\sum_i w_i^3 - \frac{(\sum_i w_i^2)^2}{\sum_i w_i}\Big),
+                  \qquad w_i = \theta_i^{-2}
+
+        Two steps at residual r near 2/eta lower the sharpness ahead by 2 eta c r^2. c is 0 at the
+        flattest minimum and positive at every other.
+
+        Args:
+            minimum: parameters with residual 0, shape (..., depth).
+            learning_rate: eta > 0; broadcasts.
+
+        Raises:
+            ValueError: for target 0 or learning_rate <= 0.
+        """
+        if self.target == 0:
+            raise ValueError("stabilization needs a target other than 0, got 0")
+        # At a minimum the squares of the products are y^2 w_i.
+        weights = _leave_one_out(self._parameters(minimum)) ** 2
+        total = np.sum(weights, axis=-1)
+        mean = np.sum(weights**2, axis=-1) / total
+        spread = np.sum(weights * (weights - mean[..., None]) ** 2, axis=-1)
+        return _rates(learning_rate) * spread / self.target**2
+
+    def escape_margin(self, theta: object, learning_rate: object) -> np.ndarray:
+        r"""Return 4 - eta (a^2 + b^2) + eta^2 y r, shape (...); depth 2 only.
+
+        For eta |y| < 2 its sign never changes along gradient descent: where it is positive the
+        run stays bounded, with eta |r| < 2; where it is negative the run is unbounded unless it
+        lands on r = 0 exactly (theorem on the boundary of divergence, in the chapter on flatness
+        bias). For eta |y| >= 2 it says nothing.
+
+        Args:
+            theta: parameters of shape (..., 2).
+            learning_rate: eta > 0; broadcasts.
+
+        Raises:
+            ValueError: for another depth or learning_rate <= 0.
+        """
+        self._needs_depth_two("escape_margin")
+        theta, rates = self._parameters(theta), _rates(learning_rate)
+        squares = np.sum(theta**2, axis=-1)
+        return 4 - rates * squares + rates**2 * self.target * self.residual(theta)
+
     def _parameters(self, theta: object) -> np.ndarray:
         try:
             array = np.asarray(theta, dtype=float)
@@ -372,9 +417,7 @@ def gradient_descent(
     """
     steps = positive_int("steps", steps)
     start = finite_array("start", network._parameters(start))
-    rates = finite_array("learning_rate", learning_rate)
-    if np.any(rates <= 0):
-        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
+    rates = _rates(learning_rate)
     scale = _noise_scale(label_noise, generator)
     try:
         batch = np.broadcast_shapes(start.shape[:-1], rates.shape, scale.shape)
@@ -431,9 +474,7 @@ def residual_imbalance_dynamics(
     Arguments broadcast to a shape (...); returns r and kappa, each (steps + 1, ...), which
     overflow to infinity or NaN where gradient descent diverges.
     """
-    rates = finite_array("learning_rate", learning_rate)
-    if np.any(rates <= 0):
-        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
+    rates = _rates(learning_rate)
     steps = positive_int("steps", steps)
     target = DiagonalNetwork(2, target).target
     r, k, rates = np.broadcast_arrays(
@@ -448,6 +489,13 @@ def residual_imbalance_dynamics(
             states[0, t + 1] = r * (1 - rates * s + rates**2 * r * (r + target))
             states[1, t + 1] = k * (1 - rates**2 * r**2)
     return states[0], states[1]
+
+
+def _rates(learning_rate: object) -> np.ndarray:
+    rates = finite_array("learning_rate", learning_rate)
+    if np.any(rates <= 0):
+        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
+    return rates
 
 
 def _leave_one_out(theta: np.ndarray) -> np.ndarray:

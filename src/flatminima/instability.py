@@ -119,21 +119,37 @@ def coupled_dynamics(
     return CoupledTrajectory(states[0], states[1], lost[-1])
 
 
-def reflected_sharpness(before: object, learning_rate: object) -> np.ndarray:
-    """Sharpness after an instability that began at sharpness ``before``: 4/eta - before.
+def reflected_sharpness(
+    before: object, learning_rate: object, target: float | None = None
+) -> np.ndarray:
+    r"""Sharpness after an instability that began at sharpness ``before``: 4/eta - before.
 
-    The leading-order law of Theorem D8: the excess over 2/eta changes its sign. The error is of
-    the order of the excess squared. The value says nothing where the law cannot hold: below the
-    sharpness of the flattest minimum, hence in particular for ``before`` >= 4/eta.
+    The leading-order law of Theorem D8: the excess over 2/eta changes its sign, at any depth. The
+    error is of the order of the excess squared. At depth 2 that order is known too; with the
+    relative excess e = eta * before / 2 - 1, the one afterwards is
+
+    .. math:: -e - \frac43\, \frac{1 - 4\eta^2y^2}{1 - \eta^2y^2}\, e^2 + O(e^3) .
+
+    The value says nothing where the law cannot hold: below the sharpness of the flattest
+    minimum, hence in particular for ``before`` >= 4/eta.
 
     Args:
         before: sharpness of the minimum whose instability starts, in any shape.
         learning_rate: eta > 0; broadcasts.
+        target: the target y of a network of depth 2, to include the second order; then
+            eta |y| < 1, as there is no minimum at the threshold otherwise.
 
     Raises:
-        ValueError: for non-finite values or learning_rate <= 0.
+        ValueError: for non-finite values, learning_rate <= 0 or eta |target| >= 1.
     """
-    return 4 / _rates(learning_rate) - finite_array("before", before)
+    before, rates = finite_array("before", before), _rates(learning_rate)
+    if target is None:
+        return 4 / rates - before
+    square = (rates * finite_array("target", target)) ** 2
+    if np.any(square >= 1):
+        raise ValueError(f"learning_rate * |target| must be below 1, got {np.sqrt(square).max()}")
+    second = 4 / 3 * (1 - 4 * square) / (1 - square) * (rates * before / 2 - 1) ** 2
+    return 4 / rates - before - 2 / rates * second
 
 
 def instability_budget(residuals: object, learning_rate: object) -> np.ndarray:
