@@ -189,6 +189,18 @@ def test_D3_negative_curvature_grows_with_the_overshoot(size, y, residual, rise)
         assert high > low
 
 
+@given(kappas, targets, st.floats(0.01, 3))
+def test_D3_undershooting_turns_further(size, y, residual):
+    network = DiagonalNetwork(2, y)
+    overshoot, undershoot = np.sign(y) * residual, -np.sign(y) * residual
+    for side in (1.0, -1.0):
+        minimum, over, under = (
+            network.leading_eigenvector(network.at(r, side * size))
+            for r in (0.0, overshoot, undershoot)
+        )
+        assert rotation.angle(under, minimum) > rotation.angle(over, minimum) > 0
+
+
 # --- D4 ---------------------------------------------------------------------------------------
 
 
