@@ -1,0 +1,305 @@
+r"""How the curvature changes: the sharpness gradient (G1), the rotation field of v_1 (G2), and
+derivatives of the loss along a direction up to the fourth.
+
+All of them come from differentiating :math:`\varphi(s) = L(\theta + s d)` again and again:
+:math:`\varphi^{(k)}(0)` is the k-th derivative tensor with d in all of its k places, and the
+gradient of that number with respect to the parameters leaves one place of the next tensor free.
+What is said of the loss in `HessianOperator` holds here too, for more derivatives: those of ReLU
+beyond the first are zero in PyTorch, and ELU has a jump in its second.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flatminima import rotation
+from flatminima._validation import positive_int
+from flatminima.curvature.eigensolver import (
+    ConvergenceError,
+    EigenResult,
+    _checked_tolerance,
+    top_eigenpairs,
+)
+from flatminima.curvature.operator import HessianOperator, Loss, SymmetricOperator, as_operator
+
+
+@dataclass(frozen=True)
+class RotationField:
+    """The rotation field of a network at one point, and how far it can be trusted.
+
+    Attributes:
+        field: (n,) rho, orthogonal to v_1, in the operator's dtype and on its device.
+        sharpness_gradient: (n,) the gradient of lambda_1.
+        residual: norm of P grad lambda_1 - (lambda_1 - H) rho, P projecting v_1 out.
+        error_bound: a bound on the distance to the exact field, given v_1 and lambda_1: see
+            `rotation_field`.
+        products: Hessian-vector products spent, those for eigenpairs not given included.
+    """
+
+    field: Tensor
+    sharpness_gradient: Tensor
+    residual: float
+    error_bound: float
+    products: int
+
+
+def directional_derivatives(
+    operator: HessianOperator | Loss | Sequence[Loss],
+    direction: Tensor,
+    parameters: Iterable[Tensor] | None = None,
+    order: int = 4,
+) -> Tensor:
+    r"""Derivatives of :math:`s \mapsto L(\theta + s\, d)` at s = 0, from order 0 to ``order``.
+
+    Entry 2 is :math:`d^\top H d`, entry 3 is T[d, d, d], entry 4 the fourth derivative tensor in
+    the same way. The direction is taken as it is, not normalized. Every order costs about two to
+    three times the one before, and loses accuracy: in float32 compare with float64.
+
+    Args:
+        operator: the Hessian of the loss, or the loss itself with its ``parameters``.
+        direction: (n,).
+        order: 1 to 4.
+
+    Returns:
+        (order + 1,) float64 on the CPU: the loss first.
+
+    Raises:
+        ValueError: for another order, or a direction of the wrong shape or not finite.
+    """
+    operator = _hessian(operator, parameters)
+    order = positive_int("order", order)
+    if order > 4:
+        raise ValueError(f"order must be at most 4, got {order}")
+    parts = operator.split(_checked_vector("direction", direction, operator))
+    result = torch.zeros(order + 1, dtype=torch.float64)
+    for chunk, weight in zip(operator._chunks, operator._weights, strict=True):
+        values = _along(chunk, operator.parameters, parts, order)
+        result += weight * torch.stack([v.detach().double().cpu().reshape(()) for v in values])
+    return result
+
+
+def sharpness_gradient(
+    operator: HessianOperator | Loss | Sequence[Loss],
+    parameters: Iterable[Tensor] | None = None,
+    *,
+    eigenvector: Tensor | None = None,
+    tol: float = 1e-4,
+) -> Tensor:
+    r"""Gradient of the sharpness, :math:`\nabla\lambda_1 = T[v_1, v_1, \cdot]` (Proposition G1).
+
+    It is the gradient of :math:`v^\top H(\theta)\, v` with v held fixed at v_1: three backward
+    passes, at the cost of about five gradients. Its error is of first order in that of v: at most
+    twice the angle from v to v_1 times the norm of T. With the k-th eigenvector for
+    ``eigenvector`` it is the gradient of lambda_k.
+
+    Args:
+        operator: the Hessian of the loss, or the loss itself with its ``parameters``.
+        eigenvector: (n,) v_1 if it is known, of any length > 0 and either sign; it is trusted. By
+            default it is computed to ``tol``, together with the eigenvalue next to it.
+
+    Returns:
+        (n,) in the operator's dtype.
+
+    Raises:
+        ValueError: if lambda_1 is not simple to within what the eigensolver resolved (checked
+            where it computes the eigenvector), or for a bad eigenvector.
+    """
+    operator = _hessian(operator, parameters)
+    if eigenvector is None:
+        k = min(2, operator.shape[0])
+        # One vector alone would not see a second copy of an eigenvalue.
+        pairs = top_eigenpairs(operator, k=k, tol=tol, block=k)
+        _check_simple(pairs)
+        eigenvector = pairs.eigenvectors[0]
+    vector = _checked_vector("eigenvector", eigenvector, operator)
+    if not vector.any():
+        raise ValueError("eigenvector must not be zero")
+    parts = operator.split(vector / vector.norm())
+    result = torch.zeros(operator.shape[0], dtype=operator.dtype, device=operator.device)
+    for chunk, weight in zip(operator._chunks, operator._weights, strict=True):
+        curvature = _along(chunk, operator.parameters, parts, 2)[2]
+        if curvature.requires_grad:
+            result += weight * operator._flatten(_gradient(curvature, operator.parameters))
+    return result.detach()
+
+
+def rotation_field(
+    operator: HessianOperator | Loss | Sequence[Loss],
+    parameters: Iterable[Tensor] | None = None,
+    *,
+    pairs: EigenResult | None = None,
+    k: int = 10,
+    tol: float | None = None,
+    max_products: int = 1000,
+) -> RotationField:
+    r"""Rotation field rho of a network: v_1 turns by x rho when theta moves by x v_1 (Theorem G2).
+
+    .. math:: \rho = (\lambda_1 - H)^{+}\, \nabla\lambda_1
+
+    Without ``tol`` it is *truncated* to k leading eigenpairs: what the gradient has outside of
+    them is divided by lambda_1, as if the rest of the spectrum were flat (see
+    `flatminima.rotation.rotation_field`). With ``tol`` the equation :math:`(\lambda_1 - H)\rho =
+    P\nabla\lambda_1`, whose matrix is positive definite across v_1, is solved by conjugate
+    gradients from there, until the residual is at most ``tol`` times the right-hand side.
+
+    Either way one further product gives the residual q, and with it a bound for the distance to
+    the exact field. Of q, the part q' within the span of the k eigenvectors is divided by
+    lambda_1 - lambda_2 at least, the rest by lambda_1 - lambda_k at least:
+
+    .. math:: \|\rho - \rho_{\text{exact}}\| \le \frac{\|q'\|}{\lambda_1 - \lambda_2} +
+              \frac{\|q - q'\|}{\lambda_1 - \lambda_k} .
+
+    It takes lambda_1 and v_1 for exact. Their own errors enter through the sharpness gradient and
+    through 1 / (lambda_1 - lambda_2): compute the pairs to a tolerance well below that gap.
+
+    Args:
+        operator: the Hessian of the loss, or the loss itself with its ``parameters``.
+        pairs: the largest eigenpairs, at least two (one if n = 1), converged; by default k of
+            them are computed, to a tolerance of 1e-5.
+        tol: None for the truncated field, else the relative residual of the solution.
+        max_products: products for the solution at most.
+
+    Raises:
+        ValueError: lambda_1 repeated within rounding or within the residuals of the pairs, or
+            not positive while k < n; fewer pairs than needed.
+        ConvergenceError: the solution was not found within max_products; ``result`` has the field.
+    """
+    operator = _hessian(operator, parameters)
+    n = operator.shape[0]
+    tol = None if tol is None else _checked_tolerance(tol, operator.dtype)
+    max_products = positive_int("max_products", max_products)
+    before = operator.products
+    if pairs is None:
+        k = min(positive_int("k", k, minimum=2), n)
+        pairs = top_eigenpairs(operator, k=k, tol=1e-5)
+    values, vectors = pairs.eigenvalues.double(), pairs.eigenvectors
+    if vectors.shape[1:] != (n,) or len(vectors) < min(2, n):
+        raise ValueError(
+            f"pairs must hold at least {min(2, n)} eigenvectors of dimension {n}, got "
+            f"{tuple(vectors.shape)}"
+        )
+    _check_simple(pairs)
+    gradient = sharpness_gradient(operator, eigenvector=vectors[0])
+    field = rotation.rotation_field(
+        values.cpu().numpy(), vectors.cpu().numpy(), gradient.cpu().numpy()
+    )
+    problem = _AcrossLeading(operator, float(values[0]), vectors[0])
+    target = problem.project(gradient)
+    start = problem.project(torch.as_tensor(field).to(target))
+    goal = torch.inf if tol is None else tol * float(target.norm())
+    field, residual = problem.solve(target, start, goal, max_products)
+    inside = vectors.T @ (vectors @ residual)
+    bound = 0.0
+    if n > 1:
+        bound = float(inside.norm() / (values[0] - values[1]))
+        bound += float((residual - inside).norm() / (values[0] - values[-1]))
+    result = RotationField(
+        field, gradient, float(residual.norm()), bound, operator.products - before
+    )
+    if result.residual > goal:
+        raise ConvergenceError(
+            f"the rotation field has a residual of {result.residual:.3g}, above {goal:.3g}, after "
+            f"{result.products} products; raise max_products, tol or k",
+            result,
+        )
+    return result
+
+
+class _AcrossLeading:
+    """The operator lambda_1 - H across v_1, where it is positive definite."""
+
+    def __init__(self, operator: SymmetricOperator, value: float, vector: Tensor) -> None:
+        self.operator, self.value, self.vector = operator, value, vector
+
+    def project(self, x: Tensor) -> Tensor:
+        return x - self.vector * (self.vector @ x)
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        return self.project(self.value * x - self.operator.matvec(x))
+
+    def solve(self, b: Tensor, x: Tensor, goal: float, products: int) -> tuple[Tensor, Tensor]:
+        """Conjugate gradients from x; the solution and its true residual."""
+        residual = b - self @ x
+        products -= 1
+        while float(residual.norm()) > goal and products > 1:
+            # The recurrence's residual drifts from the true one, so it is checked at the end.
+            recurrent, direction = residual.clone(), residual.clone()
+            while float(recurrent.norm()) > goal / 2 and products > 1:
+                image = self @ direction
+                products -= 1
+                square = recurrent @ recurrent
+                curvature = direction @ image
+                if curvature <= 0:
+                    raise ValueError(
+                        "pairs must begin with the largest eigenvalue: lambda_1 - H was found "
+                        "not to be positive definite across v_1"
+                    )
+                x = x + (square / curvature) * direction
+                recurrent = recurrent - (square / curvature) * image
+                direction = recurrent + (recurrent @ recurrent / square) * direction
+            x = self.project(x)
+            residual = b - self @ x
+            products -= 1
+        return x, residual
+
+
+def _hessian(operator: object, parameters: Iterable[Tensor] | None) -> HessianOperator:
+    operator = as_operator(operator, parameters)
+    if not isinstance(operator, HessianOperator):
+        raise ValueError(
+            "operator must be a HessianOperator, or a loss with its parameters: other operators "
+            f"have no higher derivatives; got {type(operator).__name__}"
+        )
+    if [p._version for p in operator.parameters] != operator._versions:
+        raise RuntimeError(
+            "the parameters have changed since this operator was made: make a new one"
+        )
+    return operator
+
+
+def _checked_vector(name: str, vector: Tensor, operator: SymmetricOperator) -> Tensor:
+    vector = torch.as_tensor(vector).detach().to(operator.device, operator.dtype)
+    if vector.shape != (operator.shape[0],) or not torch.isfinite(vector).all():
+        raise ValueError(
+            f"{name} must hold {operator.shape[0]} finite numbers, shape ({operator.shape[0]},); "
+            f"got shape {tuple(vector.shape)}"
+        )
+    return vector
+
+
+def _check_simple(pairs: EigenResult) -> None:
+    """The residuals bound the errors of the eigenvalues: a gap within them may be none."""
+    if len(pairs.eigenvalues) > 1:
+        gap = float(pairs.eigenvalues[0] - pairs.eigenvalues[1])
+        # Residuals of the recurrence can be smaller than the rounding of the products.
+        n, eps = pairs.eigenvectors.shape[1], torch.finfo(pairs.eigenvectors.dtype).eps
+        rounding = n * eps * float(pairs.eigenvalues.abs().max())
+        resolved = float(pairs.residuals[:2].sum()) + rounding
+        if gap <= resolved:
+            raise ValueError(
+                "the leading eigenvalue must be simple: its distance to the next one is "
+                f"{gap:.3g}, and the pairs are known to {resolved:.3g}"
+            )
+
+
+def _gradient(
+    value: Tensor, parameters: list[Tensor], create_graph: bool = False
+) -> Sequence[Tensor]:
+    return torch.autograd.grad(
+        value, parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+
+
+def _along(loss: Loss, parameters: list[Tensor], parts: list[Tensor], order: int) -> list[Tensor]:
+    """The loss and its derivatives along the direction ``parts``, with their graphs."""
+    with torch.enable_grad():
+        values = [loss()]
+        for _ in range(order):
+            if values[-1].requires_grad:
+                slopes = _gradient(values[-1], parameters, create_graph=True)
+                values.append(sum((s * d).sum() for s, d in zip(slopes, parts, strict=True)))
+            else:  # all further derivatives of a constant
+                values.append(torch.zeros_like(values[0]).detach())
+    return values

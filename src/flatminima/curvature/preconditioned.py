@@ -1,0 +1,198 @@
+r"""Sharpness as an adaptive method feels it: the largest eigenvalue of P^{-1/2} H P^{-1/2}.
+
+Adam and RMSprop step along :math:`-\eta P^{-1} m`, with a diagonal P that they make from past
+gradients and a (moving average of the) gradient m. With P held fixed this is the plain method in
+the coordinates :math:`P^{1/2}\theta`, where the Hessian is :math:`P^{-1/2} H P^{-1/2}`: that matrix
+decides stability (Proposition Q3; Cohen et al. 2022).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, Optimizer, RMSprop
+
+from flatminima.curvature.eigensolver import top_eigenpairs
+from flatminima.curvature.operator import HessianOperator, Loss, SymmetricOperator
+
+
+class PreconditionedOperator(SymmetricOperator):
+    r"""The operator :math:`P^{-1/2} H P^{-1/2}` of an operator H and a diagonal P.
+
+    It is symmetric and has the eigenvalues of :math:`P^{-1} H`. With u an eigenvector of it,
+    :math:`P^{-1/2} u` is one of :math:`P^{-1} H`: the direction in which the parameters move when
+    the method is unstable along u.
+
+    Args:
+        operator: H, n x n.
+        preconditioner: (n,) diagonal of P, positive; inf for a parameter that never moves.
+    """
+
+    def __init__(self, operator: SymmetricOperator, preconditioner: Tensor) -> None:
+        n = operator.shape[0]
+        diagonal = torch.as_tensor(preconditioner).to(operator.device, operator.dtype)
+        if diagonal.shape != (n,) or not (diagonal > 0).all():
+            raise ValueError(
+                f"preconditioner must hold {n} positive numbers, got shape {tuple(diagonal.shape)}"
+                + (f" and a least value of {diagonal.min():.3g}" if diagonal.numel() else "")
+            )
+        super().__init__(n, operator.dtype, operator.device)
+        self.operator = operator
+        self.scale = diagonal.rsqrt()
+        """(n,) diagonal of P^{-1/2}."""
+
+    def _products(self, rows: Tensor) -> Tensor:
+        return self.operator.matmat(rows * self.scale) * self.scale
+
+
+def preconditioner(
+    optimizer: Optimizer,
+    parameters: Sequence[Tensor] | None = None,
+    gradient: Tensor | None = None,
+) -> Tensor:
+    r"""Diagonal P with which the optimizer steps: theta changes by -eta P^{-1} m.
+
+    With :math:`t` steps made and the averages :math:`\nu_t` of squared gradients after them, P is
+
+    ================== =====================================================================
+    Adam, AdamW        :math:`(1 - \beta_1^t)\,(\sqrt{\nu_t / (1 - \beta_2^t)} + \epsilon)`
+    ... with amsgrad   the same with the largest :math:`\nu` so far
+    RMSprop            :math:`\sqrt{\nu_t} + \epsilon`
+    ... centered       :math:`\sqrt{\nu_t - \bar g_t^2} + \epsilon`
+    ================== =====================================================================
+
+    Both of Adam's bias corrections are in it, so that m is the plain average
+    :math:`m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t` that the optimizer stores as ``exp_avg``, of
+    which Proposition Q3 speaks. For RMSprop m is the gradient.
+
+    Without ``gradient`` it is the P of the last step made (the one that led to the present
+    parameters). With the gradient at the present parameters it is the P of the step to come:
+    gradient, and L2 penalty of the optimizer if it has one, enter the averages first. The state of
+    the optimizer is not changed.
+
+    Args:
+        optimizer: torch.optim.Adam, AdamW, RMSprop or a subclass, with one learning rate.
+        parameters: the tensors whose entries are wanted, in order; by default all that require a
+            gradient, in the order of the optimizer.
+        gradient: (n,) for the step to come.
+
+    Returns:
+        (n,) positive; inf for a tensor that the optimizer has never moved while it moved others.
+
+    Raises:
+        ValueError: another optimizer, several learning rates, ``maximize``, a parameter that is
+            not the optimizer's, or no step made and no gradient given.
+    """
+    groups = _checked_groups(optimizer)
+    owner = {id(p): group for group in groups for p in group["params"]}
+    if parameters is None:
+        parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+    missing = [i for i, p in enumerate(parameters) if id(p) not in owner]
+    if missing:
+        raise ValueError(f"parameters must belong to the optimizer, number {missing[0]} does not")
+    if gradient is None and not any(optimizer.state.get(p) for p in parameters):
+        raise ValueError("optimizer has made no step yet: give the gradient for its first one")
+    sizes = [p.numel() for p in parameters]
+    if gradient is not None and gradient.shape != (sum(sizes),):
+        raise ValueError(f"gradient must have shape ({sum(sizes)},), got {tuple(gradient.shape)}")
+    pieces = [None] * len(sizes) if gradient is None else gradient.detach().split(sizes)
+    rule = _adam if isinstance(optimizer, Adam) else _rmsprop
+    result = []
+    for p, piece in zip(parameters, pieces, strict=True):
+        state = optimizer.state.get(p, {})
+        if piece is not None:
+            piece = _with_penalty(piece.view_as(p), p, owner[id(p)])
+        elif not state:
+            result.append(torch.full_like(p, torch.inf).detach().flatten())
+            continue
+        result.append(rule(p.detach(), owner[id(p)], state, piece).flatten())
+    return torch.cat(result)
+
+
+def preconditioned_sharpness(
+    operator: HessianOperator | Loss,
+    optimizer: Optimizer,
+    *,
+    upcoming: bool = False,
+    tol: float = 1e-4,
+    start: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> float:
+    r"""Largest eigenvalue of :math:`P^{-1/2} H P^{-1/2}`, P being that of Adam, AdamW or RMSprop.
+
+    Compare it with the method's threshold for a P held fixed, `quadratic.stability_threshold`:
+    (2 + 2 beta_1) / ((1 - beta_1) eta) for Adam, 38 / eta at beta_1 = 0.9, and 2 / eta for RMSprop
+    without momentum. In reality P follows the gradients, so the threshold is where the method can
+    be expected to hover, not a theorem.
+
+    The L2 penalty of Adam or RMSprop (``weight_decay``) belongs to the loss: put it into the loss
+    given here. The decay of AdamW is decoupled from P and not accounted for.
+
+    For eigenvectors, several eigenvalues, or an optimizer of your own use `PreconditionedOperator`
+    with `top_eigenpairs`.
+
+    Args:
+        operator: the Hessian of the full-batch loss, or that loss; its parameters are then those
+            of the optimizer.
+        upcoming: whether P is that of the step to come, made with the gradient of this loss at the
+            present parameters, or that of the last step made: see `preconditioner`.
+        tol, start, generator: as in `top_eigenpairs`; start in the coordinates P^{1/2} theta.
+
+    Raises:
+        ValueError: as `preconditioner`, HessianOperator and `top_eigenpairs` do.
+    """
+    if not isinstance(operator, HessianOperator):
+        groups = _checked_groups(optimizer)
+        parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+        operator = HessianOperator(operator, parameters)
+    gradient = operator.gradient if upcoming else None
+    diagonal = preconditioner(optimizer, operator.parameters, gradient)
+    pairs = top_eigenpairs(
+        PreconditionedOperator(operator, diagonal), tol=tol, start=start, generator=generator
+    )
+    return float(pairs.eigenvalues[0])
+
+
+def _checked_groups(optimizer: Optimizer) -> list[dict]:
+    if not isinstance(optimizer, (Adam, RMSprop)):
+        raise ValueError(
+            f"optimizer must be Adam, AdamW or RMSprop, got {type(optimizer).__name__}"
+        )
+    groups = optimizer.param_groups
+    rates = {float(group["lr"]) for group in groups}
+    if len(rates) > 1:
+        raise ValueError(f"optimizer must have one learning rate, got {sorted(rates)}")
+    if any(group["maximize"] for group in groups):
+        raise ValueError("optimizer must minimize, got one with maximize=True")
+    return groups
+
+
+def _with_penalty(gradient: Tensor, parameter: Tensor, group: dict) -> Tensor:
+    if group["weight_decay"] and not group.get("decoupled_weight_decay", False):
+        return gradient + group["weight_decay"] * parameter.detach()
+    return gradient
+
+
+def _adam(parameter: Tensor, group: dict, state: dict, gradient: Tensor | None) -> Tensor:
+    beta1, beta2 = (float(beta) for beta in group["betas"])
+    steps = float(state.get("step", 0))
+    square = state.get("exp_avg_sq", torch.zeros_like(parameter))
+    if gradient is not None:
+        steps += 1
+        square = beta2 * square + (1 - beta2) * gradient**2
+    if group["amsgrad"]:
+        square = torch.maximum(square, state.get("max_exp_avg_sq", square))
+    root = (square / (1 - beta2**steps)).sqrt()
+    return (1 - beta1**steps) * (root + group["eps"])
+
+
+def _rmsprop(parameter: Tensor, group: dict, state: dict, gradient: Tensor | None) -> Tensor:
+    alpha = group["alpha"]
+    zero = torch.zeros_like(parameter)
+    square, mean = state.get("square_avg", zero), state.get("grad_avg", zero)
+    if gradient is not None:
+        square = alpha * square + (1 - alpha) * gradient**2
+        mean = alpha * mean + (1 - alpha) * gradient
+    if group["centered"]:
+        square = (square - mean**2).clamp(min=0)  # negative by rounding only
+    return square.sqrt() + group["eps"]

@@ -1,0 +1,215 @@
+r"""The spectrum as a whole: its trace, its density, and its lower end.
+
+Estimates by random vectors come with standard errors, taken over those vectors. They say how far
+the estimate is from the trace or density of this very matrix; they know nothing of other seeds.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flatminima._validation import finite_array, positive_float, positive_int
+from flatminima.curvature.eigensolver import _Lanczos, random_rows, top_eigenpairs
+from flatminima.curvature.operator import Loss, SymmetricOperator, as_operator
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number estimated with random vectors, its standard error, and the products it cost."""
+
+    value: float
+    standard_error: float
+    products: int
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    r"""The distribution of the eigenvalues, smoothed: (1/n) sum_k N(lambda; lambda_k, width^2).
+
+    Attributes:
+        grid: (G,) eigenvalue axis, ascending.
+        density: (G,) estimate, per unit of eigenvalue; it integrates to 1.
+        standard_error: (G,) of the density, over the random vectors.
+        width: standard deviation of the smoothing kernel.
+        quadrature_error: rough size of the error left by the finite number of steps, in units of
+            the kernel's peak 1 / (width sqrt(2 pi)); 0 where the recurrence was exhausted.
+        nodes: (vectors, steps) Ritz values.
+        weights: (vectors, steps) their weights, which sum to 1 for each vector.
+        dimension: n.
+        products: number of Hessian-vector products spent.
+    """
+
+    grid: np.ndarray
+    density: np.ndarray
+    standard_error: np.ndarray
+    width: float
+    quadrature_error: float
+    nodes: np.ndarray
+    weights: np.ndarray
+    dimension: int
+    products: int
+
+    def share(self, low: float = -np.inf, high: float = np.inf) -> Estimate:
+        """Share of all eigenvalues in [low, high], without the smoothing.
+
+        An end of the interval inside the bulk costs accuracy: the Ritz values there stand for
+        many eigenvalues each. Put it into a gap, or far out.
+        """
+        if not low <= high:
+            raise ValueError(f"low must be at most high, got {low} and {high}")
+        inside = (self.nodes >= low) & (self.nodes <= high)
+        return self._estimate(np.sum(self.weights * inside, axis=1))
+
+    def moment(self, power: int) -> Estimate:
+        """tr H^power; no error but the statistical one while power < 2 steps."""
+        power = positive_int("power", power, minimum=0)
+        return self._estimate(self.dimension * np.sum(self.weights * self.nodes**power, axis=1))
+
+    def _estimate(self, samples: np.ndarray) -> Estimate:
+        return Estimate(float(samples.mean()), float(_standard_error(samples)), self.products)
+
+
+def trace(
+    operator: SymmetricOperator | Loss | Sequence[Loss],
+    parameters: Iterable[Tensor] | None = None,
+    *,
+    products: int = 60,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    r"""Trace by Hutch++ (Meyer et al. 2021): exact on a sketch of the range, sampled outside of it.
+
+    A third of the products finds an orthonormal Q that spans :math:`H S`, S random signs; another
+    third gives :math:`\mathrm{tr}\, Q^\top H Q`; the rest averages :math:`z^\top H z` over random
+    signs z with their part in Q projected out. The estimate is unbiased, and its standard error,
+    from the spread of those samples, is that of the sampled part, the only random one given Q.
+
+    Args:
+        products: Hessian-vector products to spend, at least 6.
+        generator: of the random signs, on the CPU; by default one seeded with 0.
+
+    Raises:
+        ValueError: for fewer than 6 products.
+    """
+    operator = as_operator(operator, parameters)
+    products = positive_int("products", products, minimum=6)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    n = operator.shape[0]
+    sketch = min(products // 3, n)
+    image = operator.matmat(random_rows(operator, sketch, generator, kind="signs"))
+    rows = torch.linalg.qr(image.T)[0].T.contiguous()
+    exact = float((rows * operator.matmat(rows)).sum(dtype=torch.float64))
+    if sketch == n:
+        return Estimate(exact, 0.0, 2 * sketch)
+    samples = products - 2 * sketch
+    signs = random_rows(operator, samples, generator, kind="signs")
+    outside = signs - (signs @ rows.T) @ rows
+    values = (outside * operator.matmat(outside)).sum(1, dtype=torch.float64).cpu().numpy()
+    return Estimate(exact + float(values.mean()), float(_standard_error(values)), products)
+
+
+def spectral_density(
+    operator: SymmetricOperator | Loss | Sequence[Loss],
+    parameters: Iterable[Tensor] | None = None,
+    *,
+    steps: int = 100,
+    vectors: int = 8,
+    width: float | None = None,
+    grid: object = None,
+    generator: torch.Generator | None = None,
+) -> SpectralDensity:
+    r"""Density of the eigenvalues by stochastic Lanczos quadrature (Lin et al. 2016, Ubaru 2017).
+
+    Lanczos from a random sign vector z gives Ritz values :math:`\mu_i` and weights
+    :math:`\tau_i^2`, the squared first entries of the eigenvectors of T; they form the Gauss rule
+    of degree 2 steps - 1 for the distribution of the eigenvalues as z sees it, whose mean over z
+    is the spectral density. Here each node carries a normal kernel of standard deviation
+    ``width``. The rule resolves that kernel up to about
+    :math:`\exp(-8\,(\text{steps} \cdot \text{width} / \text{range})^2)` of its peak: a Gaussian of
+    standard deviation s on [-1, 1] has Chebyshev coefficients that fall like exp(-(s k)^2 / 2),
+    and the rule is exact up to k = 2 steps - 1.
+
+    Args:
+        steps: products for each random vector (n at most).
+        vectors: number of random vectors, at least 2.
+        width: of the kernel, in units of eigenvalues; by default 1% of the range of Ritz values.
+        grid: where to evaluate; by default from 6 widths below the smallest Ritz value to 6 above
+            the largest, in steps of half a width.
+        generator: of the random vectors, on the CPU; by default one seeded with 0.
+
+    Raises:
+        ValueError: fewer than two vectors, a grid that is not one-dimensional, width <= 0.
+    """
+    operator = as_operator(operator, parameters)
+    steps = min(positive_int("steps", steps), operator.shape[0])
+    vectors = positive_int("vectors", vectors, minimum=2)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    rules = [_gauss_rule(operator, steps, generator) for _ in range(vectors)]
+    nodes = np.array([rule[0] for rule in rules])
+    weights = np.array([rule[1] for rule in rules])
+    low, high = nodes.min(), nodes.max()
+    if width is None:
+        # A multiple of the identity has no range but that of rounding; any kernel will do.
+        size = max(abs(low), abs(high)) or 1.0
+        rounding = operator.shape[0] * torch.finfo(operator.dtype).eps * size
+        width = 0.01 * (high - low if high - low > rounding else size)
+    width = positive_float("width", width)
+    if grid is None:
+        count = int(np.ceil((high - low) / width + 12) * 2) + 1
+        grid = np.linspace(low - 6 * width, high + 6 * width, count)
+    grid = finite_array("grid", grid)
+    if grid.ndim != 1 or grid.size == 0:
+        raise ValueError(f"grid must be one-dimensional and not empty, got shape {grid.shape}")
+    samples = np.array([_smoothed(grid, *rule, width) for rule in rules])
+    error = 0.0
+    if steps < operator.shape[0] and high > low:
+        error = float(np.exp(-8 * (steps * width / (high - low)) ** 2))
+    return SpectralDensity(
+        grid, samples.mean(0), _standard_error(samples), width, error, nodes, weights,
+        operator.shape[0], vectors * steps,
+    )  # fmt: skip
+
+
+def lambda_min(
+    operator: SymmetricOperator | Loss | Sequence[Loss],
+    parameters: Iterable[Tensor] | None = None,
+    *,
+    tol: float = 1e-4,
+    start: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Smallest (most negative) eigenvalue: `top_eigenpairs` from that end, as a number.
+
+    ``tol`` is relative to the largest eigenvalue in absolute value: where that is the sharpness
+    and lambda_min is a thousandth of it, a tol of 1e-4 bounds the error by a tenth of lambda_min.
+    The error that Ritz values really have is of second order, and far smaller.
+    """
+    pairs = top_eigenpairs(
+        operator, parameters, 1, "smallest", tol, start=start, generator=generator
+    )
+    return float(pairs.eigenvalues[0])
+
+
+def _gauss_rule(
+    operator: SymmetricOperator, steps: int, generator: torch.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights, (steps,) each, of the spectral distribution of a random sign vector."""
+    run = _Lanczos(operator, 1, steps, generator)
+    run.begin(random_rows(operator, 1, generator, kind="signs"))
+    # Where the Krylov space is exhausted early the recurrence goes on from a random vector; what
+    # it finds there is not coupled to the start and gets weight zero.
+    while run.products < steps:
+        run.advance()
+    return run.values, run.vectors[0] ** 2
+
+
+def _smoothed(grid: np.ndarray, nodes: np.ndarray, weights: np.ndarray, width: float) -> np.ndarray:
+    kernels = np.exp(-0.5 * ((grid[:, None] - nodes) / width) ** 2)
+    return kernels @ weights / (width * np.sqrt(2 * np.pi))
+
+
+def _standard_error(samples: np.ndarray) -> np.ndarray:
+    """Of the mean over the first axis."""
+    return samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
