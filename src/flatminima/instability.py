@@ -6,11 +6,13 @@ during which a positive excess makes the displacement along v_1, and with it the
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 
 from flatminima._validation import finite_array, positive_float, positive_int
+from flatminima.rotation import rotation_field
 
 # The accuracy of one loss value evaluated in float32, relative to the largest loss so far. With
 # unit rounding u = 2^-24, pairwise summation of n terms errs by at most log2(n) u; 32 u covers
@@ -33,11 +35,11 @@ class Episode(NamedTuple):
     """One instability in a training trace, as steps of that trace; see :func:`find_episodes`."""
 
     start: int
-    """The last step at which the loss was at its running minimum, before it rose."""
+    """The last step at which the loss was at its minimum since the previous episode."""
     peak: int
     """The step of the largest loss."""
     end: int
-    """The first step at which the loss is back at its running minimum, or the trace's last step."""
+    """The first step at which the loss is back where it was, or the trace's last step."""
 
 
 class Curvature(NamedTuple):
@@ -55,7 +57,7 @@ class Curvature(NamedTuple):
     rotation: float
     """||rho||, how fast v_1 turns along v_1 (Theorem G2)."""
     moments: np.ndarray
-    """tr H^k for k = 1 to 4, shape (4,)."""
+    """The spectral moments tr H^k for k = 1, 2, ..., as many as were asked for."""
 
 
 def _rates(learning_rate: object) -> np.ndarray:
@@ -72,15 +74,16 @@ def coupled_dynamics(
     progressive_sharpening: object,
     self_stabilization: object,
     steps: int,
+    fourth: object = 0.0,
 ) -> CoupledTrajectory:
     r"""Iterate the coupled instability dynamics of Proposition G4.
 
-    .. math:: x' = -(1 + \eta\epsilon)\,x, \qquad
+    .. math:: x' = -(1 + \eta\epsilon)\,x - \eta q x^3 / 6, \qquad
               \epsilon' = \epsilon + \eta\,(\alpha - \beta x^2 / 2)
 
-    This is gradient descent on the loss L(x, z) = (2/eta + sqrt(beta) z) x^2 / 2
-    - (alpha / sqrt(beta)) z with the excess sqrt(beta) z, exactly. Compare Damian, Nichani and
-    Lee (2023).
+    For beta > 0 this is gradient descent on the loss L(x, z) = (2/eta + sqrt(beta) z) x^2 / 2
+    + q x^4 / 24 - (alpha / sqrt(beta)) z with the excess sqrt(beta) z, exactly. For q = 0 compare
+    Damian, Nichani and Lee (2023).
 
     Args:
         x: starting displacement along v_1; a number or an array, all of which broadcast.
@@ -89,6 +92,7 @@ def coupled_dynamics(
         progressive_sharpening: alpha, the rise of sharpness per unit of eta * steps.
         self_stabilization: beta = ||P grad lambda_1||^2 >= 0.
         steps: number of steps.
+        fourth: q, the fourth derivative of the loss along v_1.
 
     Returns:
         A :class:`CoupledTrajectory` of arrays with steps + 1 entries along the first axis.
@@ -103,15 +107,19 @@ def coupled_dynamics(
     beta = finite_array("self_stabilization", self_stabilization)
     if np.any(beta < 0):
         raise ValueError(f"self_stabilization must be at least 0, got {self_stabilization!r}")
-    x, excess, alpha, beta = np.broadcast_arrays(
-        finite_array("x", x), finite_array("excess", excess), alpha, beta
+    x, excess, alpha, beta, q = np.broadcast_arrays(
+        finite_array("x", x),
+        finite_array("excess", excess),
+        alpha,
+        beta,
+        finite_array("fourth", fourth),
     )
     states = np.empty((2, steps + 1, *x.shape))
     states[:, 0] = x, excess
     with np.errstate(over="ignore", invalid="ignore"):
         for t in range(steps):
             x, excess = states[:, t]
-            states[0, t + 1] = -(1 + eta * excess) * x
+            states[0, t + 1] = -(1 + eta * excess) * x - eta * q * x**3 / 6
             states[1, t + 1] = excess + eta * (alpha - beta * x**2 / 2)
     # A non-finite state is never followed by a finite one, so this marks all later steps too.
     lost = np.logical_or.accumulate(~np.isfinite(states).all(axis=0), axis=0)
@@ -233,12 +241,15 @@ def find_episodes(
             trace first), an infinite sharpness, no probe at all, or a number out of range.
     """
     loss = finite_array("loss", loss)
-    sharpness = np.asarray(sharpness, dtype=float)
+    try:
+        sharpness = np.asarray(sharpness, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sharpness must be an array of numbers, got {sharpness!r}") from error
     limit = 2 / positive_float("learning_rate", learning_rate)
     if threshold is not None:
         limit = positive_float("threshold", threshold)
     accuracy = positive_float("loss_accuracy", loss_accuracy)
-    if not minimum_rise >= 0:
+    if not (isinstance(minimum_rise, Real) and minimum_rise >= 0):
         raise ValueError(f"minimum_rise must be at least 0, got {minimum_rise!r}")
     if loss.ndim != 1 or loss.size == 0 or sharpness.shape != loss.shape:
         raise ValueError(
@@ -248,7 +259,11 @@ def find_episodes(
     probes = np.flatnonzero(~np.isnan(sharpness))
     if probes.size == 0 or np.any(np.isinf(sharpness)):
         raise ValueError("sharpness must hold at least one measured value, and no infinite one")
-    episodes = [_locate(loss, *run) for run in _excursions(loss, accuracy)]
+    episodes: list[Episode] = []
+    for first, last in _excursions(loss, accuracy):
+        # Episodes do not overlap: a start is looked for from the end of the one before.
+        since = episodes[-1].end if episodes else 0
+        episodes.append(_locate(loss, since, first, last))
     return [
         e
         for e in episodes
@@ -268,16 +283,15 @@ def _excursions(loss: np.ndarray, accuracy: float) -> list[tuple[int, int]]:
     return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _locate(loss: np.ndarray, first: int, last: int) -> Episode:
+def _locate(loss: np.ndarray, since: int, first: int, last: int) -> Episode:
     """Turn a run of steps above the running minimum into start, peak and end."""
     # The first step above compares with the larger of the two before it, so its rise began at
     # the last minimum before it; the steps between are above by less than rounding.
-    before = loss[:first]
-    start = int(before.size - 1 - np.argmin(before[::-1]))
+    before = loss[since:first]
+    start = first - 1 - int(np.argmin(before[::-1]))
     peak = first + int(np.argmax(loss[first : last + 1]))
-    # The two-step maximum stays high one step longer than the loss.
-    end = last if last < loss.size - 1 else loss.size - 1
-    return Episode(start, peak, max(end, peak))
+    # The two-step maximum stays high one step longer than the loss: `last` is the first step back.
+    return Episode(start, peak, last)
 
 
 def _explained(episode: Episode, sharpness: np.ndarray, probes: np.ndarray, limit: float) -> bool:
@@ -303,10 +317,9 @@ def curvature_beyond_hessian(
         A :class:`Curvature`; nothing in it depends on the sign of v_1.
 
     Raises:
-        ValueError: for shapes that do not match or a repeated leading eigenvalue.
+        ValueError: for shapes that do not match, a tensor that is not symmetric, or a repeated
+            leading eigenvalue.
     """
-    from flatminima.rotation import rotation_field
-
     hessian = finite_array("hessian", hessian)
     n = hessian.shape[0] if hessian.ndim else 0
     third, fourth = finite_array("third", third), finite_array("fourth", fourth)
@@ -314,7 +327,15 @@ def curvature_beyond_hessian(
         (("hessian", hessian), ("third", third), ("fourth", fourth)), start=2
     ):
         if tensor.shape != (n,) * order or n == 0:
-            raise ValueError(f"{name} must have shape {('n',) * order}, got {tensor.shape}")
+            shape = ", ".join("n" * order)
+            raise ValueError(f"{name} must have shape ({shape}), got {tensor.shape}")
+        # Swaps of neighbors generate all permutations. Exact tensors are symmetric to rounding,
+        # far below its square root, and a tensor in a wrong layout is not.
+        largest = np.max(np.abs(tensor))
+        for axis in range(order - 1):
+            skew = np.max(np.abs(tensor - np.swapaxes(tensor, axis, axis + 1)))
+            if skew > np.sqrt(np.finfo(float).eps) * largest:
+                raise ValueError(f"{name} must be symmetric, but is off by {skew:.3g}")
     values, columns = np.linalg.eigh(hessian)
     values, vectors = values[::-1], columns.T[::-1]
     v = vectors[0]
