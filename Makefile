@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export FLATMINIMA_PRESET := $(PRESET)
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test lint lab serve clean
+.PHONY: help install book test results lint lab serve clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -29,6 +29,9 @@ test: $(READY) ## everything: lint, unit and theory tests, all chapters, the boo
 	$(BIN)/python tools/execute.py --fresh
 	$(BIN)/jupyter-book build _book --path-output . --all --warningiserror --keep-going --quiet
 	$(BIN)/python -m pytest -m book
+
+results: $(READY) ## run the experiments and store their tables (ONLY=name for one of them)
+	$(BIN)/python -m experiments --preset $(PRESET) $(if $(ONLY),--only $(ONLY))
 
 lint: $(READY) ## repair what ruff and nbstripout can repair
 	$(BIN)/ruff check --fix

@@ -79,6 +79,34 @@ def threads(config):
     return {name: os.environ.get(name) for name in sweep.THREAD_VARIABLES}
 
 
+@dataclass(frozen=True)
+class Point:
+    rate: float
+    seed: int
+    device: str = "cpu"
+
+
+def wobbly(config):
+    """A value that depends on the seed, one that does not, and a divergence at large rates."""
+    if config.rate > 2:
+        raise sweep.Diverged("too fast", {"twice": 2 * config.rate})
+    noise = math.sin(1000 * config.seed + config.rate)
+    late = config.seed if config.rate > 1 else None
+    return {"twice": 2 * config.rate, "noisy": config.rate + 0.1 * noise, "late": late}
+
+
+def steady(config):
+    """The part of `wobbly` that does not depend on the seed."""
+    return {"twice": 2 * config.rate}
+
+
+def impatient(config):
+    """Fails at small rates."""
+    if config.rate < 1:
+        raise RuntimeError("too slow")
+    return {"twice": 2 * config.rate}
+
+
 def fails_once(config):
     """Fails unless the file named by ``log`` exists."""
     if not os.path.exists(config.log):

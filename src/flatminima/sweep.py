@@ -245,7 +245,7 @@ def _submit(
     pool: "Executor | _Processes", experiment: Experiment, config: object, store: "_Store"
 ) -> Future:
     try:
-        return pool.submit(_perform, experiment, config)
+        return pool.submit(perform, experiment, config)
     except BrokenExecutor as error:
         if isinstance(pool, _Processes):
             # Found broken between two looks: hand on a future that says so.
@@ -391,7 +391,7 @@ class _Processes:
             key = flying.pop(future)
             try:
                 with self._start(1) as alone:
-                    result = alone.submit(_perform, experiment, grid[key]).result()
+                    result = alone.submit(perform, experiment, grid[key]).result()
             except BrokenExecutor:
                 self._check_start(store)
                 result = _lost(grid[key], "its process died twice: killed, or out of memory?")
@@ -439,7 +439,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _perform(experiment: Experiment, config: object) -> Run:
+def perform(experiment: Experiment, config: object) -> Run:
     """Run the experiment once, in whatever process this is, and say how it went."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
@@ -458,9 +458,9 @@ def _perform(experiment: Experiment, config: object) -> Run:
     if lost and status == "done":
         status, error = "diverged", f"not finite: {', '.join(lost)}"
     return Run(
-        config=_fields(config),
+        config=fields_of(config),
         status=status,
-        values={name: _without_non_finite(value) for name, value in values.items()},
+        values={name: _without_nonfinite(value) for name, value in values.items()},
         error=error,
         seconds=time.perf_counter() - clock,
         started=started,
@@ -472,7 +472,7 @@ def _perform(experiment: Experiment, config: object) -> Run:
 def _lost(config: object, error: str) -> Run:
     """The record of a run whose process could not say what happened."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    return Run(_fields(config), "failed", {}, error, 0.0, started, "unknown", {})
+    return Run(fields_of(config), "failed", {}, error, 0.0, started, "unknown", {})
 
 
 def _lost_by_dask(error: Exception) -> bool:
@@ -498,7 +498,7 @@ def _keyed(
     code = [own, code_version(depends_on)]
     grid: dict[str, object] = {}
     for config in configs:
-        description = json.dumps([name, type(config).__qualname__, _fields(config), code])
+        description = json.dumps([name, type(config).__qualname__, fields_of(config), code])
         key = hashlib.sha256(description.encode()).hexdigest()[:32]
         if key in grid:
             raise ValueError(f"configs must all differ, got this one twice: {config!r}")
@@ -506,7 +506,7 @@ def _keyed(
     return grid
 
 
-def _fields(config: object) -> dict[str, Any]:
+def fields_of(config: object) -> dict[str, Any]:
     """The fields of a config as plain values; ValueError if it is not what `run` says."""
     frozen = dataclasses.is_dataclass(config) and not isinstance(config, type)
     if not frozen or not config.__dataclass_params__.frozen:
@@ -545,9 +545,9 @@ def _is_finite(value: object) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _without_non_finite(value: object) -> object:
+def _without_nonfinite(value: object) -> object:
     if isinstance(value, list):
-        return [_without_non_finite(entry) for entry in value]
+        return [_without_nonfinite(entry) for entry in value]
     return value if _is_finite(value) else None
 
 

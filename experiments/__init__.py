@@ -1,0 +1,1 @@
+"""The sweeps behind the heavier figures, one module each; ``make results`` runs them."""
