@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from flatminima import models, training
+from flatminima._loop import make_batches
 
 LOSSES = ("mse", "cross_entropy")
 
@@ -155,7 +156,7 @@ def test_runs_are_deterministic(batch_size):
 
 def test_minibatches_go_once_through_the_data_in_each_epoch():
     inputs = torch.arange(10.0)[:, None]
-    batches = training._batches(inputs, torch.arange(10), 5, torch.Generator().manual_seed(0))
+    batches = make_batches(inputs, torch.arange(10), 5, torch.Generator().manual_seed(0))
     epochs = [torch.cat([next(batches)[1] for _ in range(2)]) for _ in range(3)]
     for order in epochs:
         assert torch.equal(order.sort().values, torch.arange(10))
@@ -166,7 +167,7 @@ def test_minibatches_go_once_through_the_data_in_each_epoch():
 
 def test_a_remainder_that_fills_no_batch_is_left_out():
     data = (torch.arange(10.0)[:, None], torch.arange(10))
-    batches = training._batches(*data, 4, torch.Generator().manual_seed(0))
+    batches = make_batches(*data, 4, torch.Generator().manual_seed(0))
     assert [len(next(batches)[1]) for _ in range(5)] == [4] * 5
 
 

@@ -1,24 +1,62 @@
-"""Training loops that watch themselves: gradient descent with probes, on the full batch or SGD.
+"""Training loops that watch themselves: descent, any optimizer, minibatches, and cooling.
 
-The loss is an explicit function of outputs and targets; a *probe* is a function of the `State` of
-a run that is called every few steps and whose values are kept with their steps. A run that
-diverges is reported as diverged, and keeps no number from there on.
+The loss is an explicit function of outputs and targets; a *probe* (see `flatminima.probes`) is a
+function of the `State` of a run that is called every few steps and whose values are kept with their
+steps. A run that diverges is reported as diverged, and keeps no number from there on. A run may
+write checkpoints: started again as it was started before, it goes on from the last one, and ends
+with the same bits as the run that was not interrupted (on the same machine).
 """
 
+import itertools
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
-from flatminima import curvature
+from flatminima._checkpoint import CorruptCheckpointError
+from flatminima._loop import DIVERGENCE_FACTOR, ByOptimizer, Descent, History, Loop
 from flatminima._validation import one_of, positive_float, positive_int
+from flatminima.probes import (
+    Probe,
+    State,
+    accuracy,
+    sharpness,
+    sharpness_gradient_norm,
+    smallest_eigenvalue,
+    trainable,
+    training_loss,
+)
+
+__all__ = [
+    "DIVERGENCE_FACTOR",
+    "LOSSES",
+    "Cooling",
+    "CorruptCheckpointError",
+    "History",
+    "Probe",
+    "State",
+    "accuracy",
+    "cross_entropy",
+    "edge_arrival",
+    "gradient_descent",
+    "mse",
+    "sharpness",
+    "sharpness_gradient_norm",
+    "smallest_eigenvalue",
+    "train",
+    "train_to_loss",
+    "trainable",
+    "training_loss",
+]
+
+Schedule = float | Callable[[int], float] | Sequence[tuple[int, float]]
+"""A learning rate: a number; a function of the step; or phases, (first step, rate) in order, as in
+``[(0, 0.1), (500, 0.01)]``: 0.1 for the updates 0 to 499, and 0.01 from there on."""
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -50,67 +88,33 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "cross_entropy": cross_entropy}
 """The losses by name: functions of outputs (n, c) and targets."""
 
-DIVERGENCE_FACTOR = 1e4
-"""A run has diverged when its loss is not finite or exceeds this many times the larger of its first
-value and the loss of an all-zero output. The second keeps a run that starts near a minimum, where
-the first loss says nothing about the scale of the problem, from being called diverged when an
-instability merely lifts it."""
-
 
 @dataclass(frozen=True)
-class State:
-    """What a probe sees: the model after ``step`` updates, and the whole training set."""
-
-    step: int
-    model: nn.Module
-    inputs: Tensor
-    targets: Tensor
-    loss_function: Callable[[Tensor, Tensor], Tensor]
-    learning_rate: float
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """The trainable parameters of the model."""
-        return trainable(self.model)
-
-    def loss(self) -> Tensor:
-        """The full-batch loss at the current parameters, a scalar that can be differentiated."""
-        return self.loss_function(self.model(self.inputs), self.targets)
-
-    @cached_property
-    def hessian(self) -> curvature.HessianOperator:
-        """Hessian of the full-batch loss; its graph is built once for all probes of this step."""
-        return curvature.HessianOperator(self.loss, self.parameters)
-
-
-Probe = Callable[[State], "float | np.ndarray"]
-
-
-@dataclass(frozen=True)
-class History:
-    """What a run did. Arrays end where it ended: a diverged run keeps only what came before.
+class Cooling:
+    """How `train_to_loss` ended, whether it reached its target or not.
 
     Attributes:
-        learning_rate: the step size.
-        steps: (T,) number of updates made before each loss was measured: 0, 1, ...
-        loss: (T,) training loss; on minibatches, the loss of the batch of that step.
-        gradient_norm: (T,) Euclidean norm of the gradient of that loss over all parameters.
-        probe_steps: (P,) the steps at which the probes were called.
-        probes: name -> (P,) or (P, ...) values of the probe.
-        diverged: whether the loss became non-finite or too large, see DIVERGENCE_FACTOR.
-        diverged_at: the first step whose loss did so, else None.
-        seconds: wall time of the loop, probes included.
+        target_loss: the loss asked for.
+        reached: whether the training loss came down to it.
+        steps: the updates made.
+        loss: the last training loss; NaN if the run diverged at once.
+        history: the run. ``history.diverged`` says whether it diverged.
     """
 
-    learning_rate: float
-    steps: np.ndarray
-    loss: np.ndarray
-    gradient_norm: np.ndarray
-    probe_steps: np.ndarray
-    probes: dict[str, np.ndarray] = field(default_factory=dict)
-    diverged: bool = False
-    diverged_at: int | None = None
-    seconds: float = 0.0
+    target_loss: float
+    reached: bool
+    steps: int
+    loss: float
+    history: History
+
+    @property
+    def undershoot(self) -> float:
+        """Share of the target by which the loss is below it. Near zero: the loss is matched.
+
+        Large for a run that was below its target when it began: no cooling can match that one.
+        Negative for a run that did not reach its target.
+        """
+        return 1 - self.loss / self.target_loss
 
 
 def gradient_descent(
@@ -118,7 +122,7 @@ def gradient_descent(
     inputs: Tensor,
     targets: Tensor,
     *,
-    learning_rate: float,
+    learning_rate: Schedule,
     steps: int,
     loss: str = "mse",
     batch_size: int | None = None,
@@ -127,8 +131,10 @@ def gradient_descent(
     probe_every: int = 1,
     divergence_factor: float = DIVERGENCE_FACTOR,
     progress: bool | str = True,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int = 1000,
 ) -> History:
-    r"""Train ``model`` in place by :math:`\theta \leftarrow \theta - \eta \nabla L(\theta)`.
+    r"""Train ``model`` in place by :math:`\theta \leftarrow \theta - \eta_t \nabla L(\theta)`.
 
     Calling it again goes on from where the model is. Without ``batch_size`` every step uses the
     whole data, in one piece, and is deterministic on a CPU. With it, each epoch goes once through
@@ -139,7 +145,7 @@ def gradient_descent(
         model: maps inputs (n, ...) to outputs (n, c), on the device and in the dtype of inputs.
         inputs: (n, ...) training inputs.
         targets: (n,) integer class labels, or (n, c) real targets for the squared loss.
-        learning_rate: the step size eta > 0.
+        learning_rate: the step size eta > 0, or a `Schedule` of it.
         steps: number of updates; the loss is recorded steps + 1 times, first and last included.
         loss: ``"mse"`` or ``"cross_entropy"``, see LOSSES.
         batch_size: None for the full batch, else 1 <= batch_size <= n.
@@ -147,92 +153,138 @@ def gradient_descent(
         probes: name -> function of the `State`, called at step 0, at every ``probe_every``-th
             step, and at the last one. It returns a number, or an array of a constant shape.
         probe_every: steps between two calls of the probes.
-        divergence_factor: what a loss must exceed to count as diverged, see DIVERGENCE_FACTOR.
+        divergence_factor: what a loss must exceed to count as diverged, see DIVERGENCE_FACTOR. On
+            minibatches, the loss on the whole data is held to it too wherever probes are called.
         progress: False, or whether to show a progress bar, or its label.
+        checkpoint: a file. If it is there, the run goes on from it, which wants the same arguments
+            and the same starting model as before: the model is then overwritten. A run that has
+            finished is returned as it was. Randomness other than ``generator`` is not kept.
+        checkpoint_every: updates between two checkpoints; one more is written at the end.
 
     Raises:
-        ValueError: if an argument is outside what is said above, or inputs, targets and model
-            do not fit together.
+        ValueError: if an argument is outside what is said above, inputs, targets and model do
+            not fit together, or the checkpoint is of another run.
+        CorruptCheckpointError: (a ValueError) for a checkpoint that does not match its checksum.
     """
-    learning_rate = positive_float("learning_rate", learning_rate)
-    steps = positive_int("steps", steps)
-    probe_every = positive_int("probe_every", probe_every)
-    divergence_factor = positive_float("divergence_factor", divergence_factor)
-    loss_function = LOSSES[one_of("loss", loss, LOSSES)]
     _check_data(model, inputs, targets, loss)
-    batches = _batches(inputs, targets, batch_size, generator)
-    probes = dict(probes or {})
-    parameters = trainable(model)
-    label = progress if isinstance(progress, str) else f"eta = {learning_rate:g}"
-    recorder = _Recorder(probes)
-    losses: list[float] = []
-    norms: list[float] = []
-    ceiling = divergence_factor * _loss_of_zero(model, inputs, targets, loss_function)
-    diverged_at = None
-    start = time.perf_counter()
-    with tqdm(total=steps, desc=label, disable=not progress, mininterval=1.0, ncols=80) as bar:
-        for step in range(steps + 1):
-            value = loss_function(*_forward(model, next(batches)))
-            losses.append(value.item())
-            if step == 0:
-                ceiling = max(ceiling, divergence_factor * losses[0])
-            if not (math.isfinite(losses[-1]) and losses[-1] <= ceiling):
-                diverged_at = step
-                break
-            if probes and (step % probe_every == 0 or step == steps):
-                state = State(step, model, inputs, targets, loss_function, learning_rate)
-                recorder.record(state)
-            gradients = torch.autograd.grad(value, parameters)
-            norms.append(torch.stack(torch._foreach_norm(gradients)).norm().item())
-            if step < steps:
-                with torch.no_grad():
-                    torch._foreach_add_(parameters, gradients, alpha=-learning_rate)
-                bar.update()
-    kept = losses if diverged_at is None else losses[:-1]
-    return History(
-        learning_rate=learning_rate,
-        steps=np.arange(len(kept)),
-        loss=np.array(kept),
-        gradient_norm=np.array(norms),
-        probe_steps=np.array(recorder.steps, dtype=int),
-        probes={name: np.array(values) for name, values in recorder.values.items()},
-        diverged=diverged_at is not None,
-        diverged_at=diverged_at,
-        seconds=time.perf_counter() - start,
-    )
+    steps = positive_int("steps", steps)
+    rates = _rates(learning_rate, steps)
+    loop = Loop(model, inputs, targets, LOSSES[loss], Descent(trainable(model)), rates)
+    loop.usemake_batches(batch_size, generator)
+    loop.use_probes(probes, probe_every)
+    loop.diverge_beyond(divergence_factor)
+    loop.use_checkpoint(checkpoint, checkpoint_every)
+    loop.run(progress if isinstance(progress, str) else f"eta = {rates[0]:g}", bool(progress))
+    return loop.history()
 
 
-def sharpness(k: int = 1, *, tol: float = 1e-3) -> Probe:
-    """Probe for the k largest Hessian eigenvalues of the full-batch loss, in descending order.
+def train(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    learning_rate: Schedule | None = None,
+    loss: str = "mse",
+    batch_size: int | None = None,
+    generator: torch.Generator | None = None,
+    probes: Mapping[str, Probe] | None = None,
+    probe_every: int = 1,
+    divergence_factor: float = DIVERGENCE_FACTOR,
+    progress: bool | str = True,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int = 1000,
+) -> History:
+    """Train ``model`` in place by any optimizer of PyTorch; all else as in `gradient_descent`.
 
-    Returns a number for k = 1, else an array (k,). Each call starts from the eigenvectors of the
-    call before; make a new probe for each run. ``tol`` is that of `curvature.top_eigenpairs`.
+    The optimizer is given a closure at each step, so that those which ask for the loss, or evaluate
+    it more than once, work too. It goes on from its state; a checkpoint holds that state.
+
+    Args:
+        optimizer: over the trainable parameters of ``model``, all of them and no others.
+        learning_rate: a `Schedule`, which sets the rate of every parameter group before each
+            update; None leaves to the optimizer the rates it has.
+
+    Raises:
+        ValueError: as `gradient_descent`, and for an optimizer over other parameters.
     """
-    return _Eigenvalues(positive_int("k", k), "largest", positive_float("tol", tol))
+    _check_data(model, inputs, targets, loss)
+    steps = positive_int("steps", steps)
+    update = ByOptimizer(trainable(model), optimizer, learning_rate is not None)
+    rates = _rates(update.rate if learning_rate is None else learning_rate, steps)
+    loop = Loop(model, inputs, targets, LOSSES[loss], update, rates)
+    loop.usemake_batches(batch_size, generator)
+    loop.use_probes(probes, probe_every)
+    loop.diverge_beyond(divergence_factor)
+    loop.use_checkpoint(checkpoint, checkpoint_every)
+    loop.run(progress if isinstance(progress, str) else type(optimizer).__name__, bool(progress))
+    return loop.history()
 
 
-def smallest_eigenvalue(*, tol: float = 1e-3) -> Probe:
-    """Probe for the smallest (most negative) Hessian eigenvalue of the full-batch loss."""
-    return _Eigenvalues(1, "smallest", positive_float("tol", tol))
+def train_to_loss(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    target_loss: float,
+    max_steps: int,
+    learning_rate: Schedule | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    loss: str = "mse",
+    probes: Mapping[str, Probe] | None = None,
+    probe_every: int | None = None,
+    divergence_factor: float = DIVERGENCE_FACTOR,
+    progress: bool | str = True,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int = 1000,
+) -> Cooling:
+    """Cool: train on the full batch, at a small rate, until the loss is at most ``target_loss``.
 
+    Runs whose losses differ cannot be compared in sharpness or accuracy, since both change as the
+    loss falls. Cooled at a small rate they end within one small step of the same loss.
 
-def accuracy(inputs: Tensor, labels: Tensor) -> Probe:
-    """Probe for the share, in [0, 1], of ``labels`` (n,) that the largest output names."""
-    if len(inputs) != len(labels) or len(labels) == 0:
-        raise ValueError(
-            f"inputs and labels must have the same length, at least 1; got {len(inputs)} and "
-            f"{len(labels)}"
-        )
+    Args:
+        target_loss: where to stop: at the first full-batch training loss at most this, > 0.
+        max_steps: updates to make at most. A run that has not arrived by then is returned too,
+            with ``reached`` false.
+        learning_rate: a `Schedule` for plain descent, or, with ``optimizer``, for that.
+        optimizer: as in `train`; None for plain gradient descent.
+        probe_every: as in `gradient_descent`; None: called at the first and at the last step only.
 
-    def probe(state: State) -> float:
-        with torch.no_grad():
-            return float((state.model(inputs).argmax(1) == labels).double().mean())
-
-    return probe
+    The other arguments, and what is raised, are those of `gradient_descent`.
+    """
+    target_loss = positive_float("target_loss", target_loss)
+    _check_data(model, inputs, targets, loss)
+    max_steps = positive_int("max_steps", max_steps)
+    if optimizer is None:
+        update: Descent | ByOptimizer = Descent(trainable(model))
+        if learning_rate is None:
+            raise ValueError("learning_rate must be given without an optimizer, got None")
+    else:
+        update = ByOptimizer(trainable(model), optimizer, learning_rate is not None)
+    rates = _rates(update.rate if learning_rate is None else learning_rate, max_steps)
+    loop = Loop(model, inputs, targets, LOSSES[loss], update, rates, target_loss)
+    loop.usemake_batches(None, None)
+    loop.use_probes(probes, max_steps if probe_every is None else probe_every)
+    loop.diverge_beyond(divergence_factor)
+    loop.use_checkpoint(checkpoint, checkpoint_every)
+    loop.run(progress if isinstance(progress, str) else f"to {target_loss:g}", bool(progress))
+    history = loop.history()
+    return Cooling(
+        target_loss=target_loss,
+        reached=loop.reached,
+        steps=max(len(history.steps) - 1, 0) if not history.diverged else history.diverged_at,
+        loss=float(history.loss[-1]) if len(history.loss) else math.nan,
+        history=history,
+    )
 
 
 def edge_arrival(history: History, sharpness: str = "sharpness") -> int | None:
     """First probed step at which the sharpness is at least 2 / eta after having been below it.
+
+    With a schedule, eta is the rate at each step. The threshold is that of plain gradient descent:
+    other optimizers have their own, see `quadratic.stability_threshold`.
 
     Args:
         history: a run with a probe of the sharpness, (P,) or (P, k) with the largest first.
@@ -247,101 +299,35 @@ def edge_arrival(history: History, sharpness: str = "sharpness") -> int | None:
     """
     one_of("sharpness", sharpness, history.probes)
     values = history.probes[sharpness]
-    beyond = values.reshape(len(values), -1)[:, 0] >= 2 / history.learning_rate
+    rates = history.learning_rate
+    if history.learning_rates is not None:
+        rates = history.learning_rates[history.probe_steps]
+    beyond = values.reshape(len(values), -1)[:, 0] >= 2 / rates
     arrivals = np.flatnonzero(~beyond[:-1] & beyond[1:])
     return int(history.probe_steps[arrivals[0] + 1]) if len(arrivals) else None
 
 
-def trainable(model: nn.Module) -> list[Tensor]:
-    """The parameters of the model that require a gradient, in its own order."""
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-class _Eigenvalues:
-    """Eigenvalues from one end of the spectrum, each call warm-started from the last."""
-
-    def __init__(self, k: int, which: str, tol: float) -> None:
-        self.k, self.which, self.tol, self.start = k, which, tol, None
-
-    def __call__(self, state: State) -> float | np.ndarray:
-        generator = torch.Generator().manual_seed(0)
-        pairs = curvature.top_eigenpairs(
-            state.hessian,
-            k=self.k,
-            which=self.which,
-            tol=self.tol,
-            start=self.start,
-            generator=generator,
+def _rates(schedule: Schedule, steps: int) -> np.ndarray:
+    """The learning rate of every step from 0 to ``steps``, checked."""
+    if callable(schedule):
+        return np.array(
+            [positive_float(f"learning_rate({t})", float(schedule(t))) for t in range(steps + 1)]
         )
-        self.start = pairs.eigenvectors
-        values = np.asarray(pairs.eigenvalues, dtype=float)
-        return float(values[0]) if self.k == 1 else values
-
-
-class _Recorder:
-    """Collects the values of the probes."""
-
-    def __init__(self, probes: Mapping[str, Probe]) -> None:
-        self.probes = probes
-        self.steps: list[int] = []
-        self.values: dict[str, list] = {name: [] for name in probes}
-
-    def record(self, state: State) -> None:
-        self.steps.append(state.step)
-        for name, probe in self.probes.items():
-            self.values[name].append(probe(state))
-
-
-def _forward(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    inputs, targets = batch
-    return model(inputs), targets
-
-
-def _loss_of_zero(
-    model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    loss_function: Callable[[Tensor, Tensor], Tensor],
-) -> float:
-    """Loss of an output that is zero on every example, the scale of the problem."""
-    with torch.no_grad():
-        outputs = model(inputs[:1])
-        return float(loss_function(outputs.new_zeros(len(inputs), outputs.shape[1]), targets))
-
-
-def _batches(
-    inputs: Tensor, targets: Tensor, batch_size: int | None, generator: torch.Generator | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless sequence of batches, as `gradient_descent` says; arguments are checked at once."""
-    n = len(inputs)
-    if batch_size is None:
-        return _same_batch(inputs, targets)
-    batch_size = positive_int("batch_size", batch_size)
-    if batch_size > n:
-        raise ValueError(f"batch_size must be at most the {n} examples given, got {batch_size}")
-    if generator is None:
-        raise ValueError("generator must be a torch.Generator when batch_size is given, got None")
-    return _shuffled_batches(inputs, targets, batch_size, generator)
-
-
-def _same_batch(inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        yield inputs, targets
-
-
-def _shuffled_batches(
-    inputs: Tensor, targets: Tensor, batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    n = len(inputs)
-    while True:
-        order = torch.randperm(n, generator=generator).to(inputs.device)
-        for first in range(0, n - batch_size + 1, batch_size):
-            chosen = order[first : first + batch_size]
-            yield inputs[chosen], targets[chosen]
+    if not isinstance(schedule, Sequence) or isinstance(schedule, str):
+        return np.full(steps + 1, positive_float("learning_rate", schedule))
+    phases = list(schedule)
+    if not phases or not all(isinstance(phase, Sequence) and len(phase) == 2 for phase in phases):
+        raise ValueError(f"learning_rate as phases must be pairs (first step, rate), got {phases}")
+    firsts = [positive_int("first step of learning_rate", phase[0], minimum=0) for phase in phases]
+    if firsts[0] != 0 or any(a >= b for a, b in itertools.pairwise(firsts)):
+        raise ValueError(f"phases of learning_rate must begin at step 0 and rise, got {firsts}")
+    values = [positive_float("each rate of learning_rate", phase[1]) for phase in phases]
+    return np.array(values)[np.searchsorted(firsts, np.arange(steps + 1), side="right") - 1]
 
 
 def _check_data(model: nn.Module, inputs: Tensor, targets: Tensor, loss: str) -> None:
     """Raise ValueError unless model, inputs and targets fit together under this loss."""
+    one_of("loss", loss, LOSSES)
     parameters = trainable(model)
     if not parameters:
         raise ValueError("model must have at least one trainable parameter, got none")
