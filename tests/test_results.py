@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -231,6 +232,52 @@ def test_a_sweep_of_failures_is_not_stored(tmp_path, thread):
     assert made["status"].tolist() == ["failed", "done"]
 
 
+# The command
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """The main function of ``experiments``, with the example as the only experiment."""
+    from experiments import __main__
+
+    store = functools.partial(results.store, folder=tmp_path / "results")
+    compute = functools.partial(results.compute, runs=tmp_path / "runs", progress=False)
+    monkeypatch.setattr(results, "names", lambda: ["example"])
+    monkeypatch.setattr(results, "experiment", lambda name: EXAMPLE)
+    monkeypatch.setattr(results, "store", store)
+    monkeypatch.setattr(results, "compute", compute)
+    return __main__.main
+
+
+def test_command_makes_what_it_is_asked_for(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FLATMINIMA_PRESET", "ci")
+    assert command(["--workers", "2"]) == 0
+    made = results.load("example", folder=tmp_path / "results")
+    assert made.provenance["preset"] == "ci"
+    assert made.describe() in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command(["--only", "no_such_experiment"])
+
+
+def test_command_runs_on_a_dask_cluster(command, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    options = {"processes": False, "n_workers": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster:
+        assert command(["--preset", "ci", "--dask", cluster.scheduler_address]) == 0
+    made = results.load("example", folder=tmp_path / "results")
+    assert made["status"].tolist() == 8 * ["done"] + 4 * ["diverged"]
+
+
+def test_command_without_a_gpu_ends_with_a_clear_message(command, monkeypatch, capsys):
+    monkeypatch.setattr(results, "_gpu", lambda: False)
+    on_gpu = dataclasses.replace(EXAMPLE, grid=lambda preset: [Point(0.5, 0, "cuda")])
+    monkeypatch.setattr(results, "experiment", lambda name: on_gpu)
+    assert command(["--preset", "gpu"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("example: the preset gpu of example needs a GPU")
+    assert "Traceback" not in error
+
+
 # Running a part again
 
 
@@ -296,21 +343,22 @@ def test_recheck_refuses_another_grid_and_a_value_without_tolerance(example):
 
 # What is registered in experiments/ and stored in results/
 
-REGISTERED = results.experiments()
+NAMES = results.names()
 STORED = results.stored()
 
 
 def test_every_module_in_experiments_registers_an_experiment():
     modules = {p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem[0] != "_"}
-    assert set(REGISTERED) == modules
+    assert set(NAMES) == modules
+    assert all(results.experiment(name).name == name for name in NAMES)
     with pytest.raises(ValueError, match="name must be one of"):
         results.experiment("no_such_experiment")
 
 
 @pytest.mark.parametrize("preset", presets.NAMES)
-@pytest.mark.parametrize("name", REGISTERED)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_preset_has_a_grid(name, preset):
-    experiment = REGISTERED[name]
+    experiment = results.experiment(name)
     grid = experiment.grid(preset)
     keys = sweep._keyed(experiment.function, grid, experiment.depends_on)
     assert len(keys) == len(grid) > 0
@@ -318,13 +366,13 @@ def test_every_preset_has_a_grid(name, preset):
 
 
 def test_every_experiment_has_a_stored_result_and_the_reverse():
-    assert {name for _, name in STORED} == set(REGISTERED)
+    assert {name for _, name in STORED} == set(NAMES)
 
 
 # Without an experiment there is nothing to run again; the test above fails if there should be.
 @pytest.mark.parametrize(("preset", "name"), STORED, ids=lambda word: word)
 def test_a_random_row_of_a_stored_result_comes_out_again(preset, name):
-    experiment = REGISTERED[name]
+    experiment = results.experiment(name)
     result = results.load(name, preset)
     seed = np.random.SeedSequence().entropy
     found = results.recheck(

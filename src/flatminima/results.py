@@ -158,15 +158,10 @@ def command(name: str, preset: str) -> str:
     return f"make results PRESET={preset} ONLY={name}"
 
 
-def experiments() -> dict[str, Experiment]:
-    """All experiments registered in ``experiments/``, by name.
-
-    Raises:
-        ValueError: for a module there that registers none, or one under another name.
-    """
-    package = _package()
-    modules = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
-    return {name: experiment(name) for name in modules if not name.startswith("_")}
+def names() -> list[str]:
+    """The names of all experiments in ``experiments/``."""
+    modules = sorted(module.name for module in pkgutil.iter_modules(_package().__path__))
+    return [name for name in modules if not name.startswith("_")]
 
 
 def experiment(name: str) -> Experiment:
@@ -175,8 +170,7 @@ def experiment(name: str) -> Experiment:
     Raises:
         ValueError: if there is none, or its module registers none of that name.
     """
-    package = _package()
-    one_of("name", name, sorted(m.name for m in pkgutil.iter_modules(package.__path__)))
+    one_of("name", name, names())
     found = getattr(importlib.import_module(f"experiments.{name}"), "EXPERIMENT", None)
     if not isinstance(found, Experiment) or found.name != name:
         raise ValueError(f"experiments/{name}.py must define EXPERIMENT, with the name {name!r}")
