@@ -166,7 +166,7 @@ def gradient_descent(
             not fit together, or the checkpoint is of another run.
         CorruptCheckpointError: (a ValueError) for a checkpoint that does not match its checksum.
     """
-    _check_data(model, inputs, targets, loss)
+    check_data(model, inputs, targets, loss)
     steps = positive_int("steps", steps)
     rates = _rates(learning_rate, steps)
     loop = Loop(model, inputs, targets, LOSSES[loss], Descent(trainable(model)), rates)
@@ -209,7 +209,7 @@ def train(
     Raises:
         ValueError: as `gradient_descent`, and for an optimizer over other parameters.
     """
-    _check_data(model, inputs, targets, loss)
+    check_data(model, inputs, targets, loss)
     steps = positive_int("steps", steps)
     update = ByOptimizer(trainable(model), optimizer, learning_rate is not None)
     rates = _rates(update.rate if learning_rate is None else learning_rate, steps)
@@ -255,7 +255,7 @@ def train_to_loss(
     The other arguments, and what is raised, are those of `gradient_descent`.
     """
     target_loss = positive_float("target_loss", target_loss)
-    _check_data(model, inputs, targets, loss)
+    check_data(model, inputs, targets, loss)
     max_steps = positive_int("max_steps", max_steps)
     if optimizer is None:
         update: Descent | ByOptimizer = Descent(trainable(model))
@@ -325,7 +325,7 @@ def _rates(schedule: Schedule, steps: int) -> np.ndarray:
     return np.array(values)[np.searchsorted(firsts, np.arange(steps + 1), side="right") - 1]
 
 
-def _check_data(model: nn.Module, inputs: Tensor, targets: Tensor, loss: str) -> None:
+def check_data(model: nn.Module, inputs: Tensor, targets: Tensor, loss: str) -> None:
     """Raise ValueError unless model, inputs and targets fit together under this loss."""
     one_of("loss", loss, LOSSES)
     parameters = trainable(model)
