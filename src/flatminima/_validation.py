@@ -34,6 +34,14 @@ def finite_array(name: str, value: object, dtype: type = float) -> np.ndarray:
     return array
 
 
+def checked_rates(value: object) -> np.ndarray:
+    """Return the learning rates as an array of floats; all must be finite and greater than 0."""
+    rates = finite_array("learning_rate", value)
+    if np.any(rates <= 0):
+        raise ValueError(f"learning_rate must be greater than 0, got {value!r}")
+    return rates
+
+
 def one_of(name: str, value: str, allowed: Iterable[str]) -> str:
     """Return ``value``, or raise ValueError unless it is one of the names in ``allowed``."""
     allowed = tuple(allowed)

@@ -21,7 +21,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from flatminima._validation import finite_array, positive_int
+from flatminima._validation import checked_rates, finite_array, positive_int
 
 BLOCK = 65536
 """Trajectories a thread carries at a time: smaller blocks were measured to be slower, because the
@@ -239,7 +239,7 @@ class DiagonalNetwork:
         total = np.sum(weights, axis=-1)
         mean = np.sum(weights**2, axis=-1) / total
         spread = np.sum(weights * (weights - mean[..., None]) ** 2, axis=-1)
-        return _rates(learning_rate) * spread / self.target**2
+        return checked_rates(learning_rate) * spread / self.target**2
 
     def escape_margin(self, theta: object, learning_rate: object) -> np.ndarray:
         r"""Return 4 - eta (a^2 + b^2) + eta^2 y r, shape (...); depth 2 only.
@@ -257,7 +257,7 @@ class DiagonalNetwork:
             ValueError: for another depth or learning_rate <= 0.
         """
         self._needs_depth_two("escape_margin")
-        theta, rates = self._parameters(theta), _rates(learning_rate)
+        theta, rates = self._parameters(theta), checked_rates(learning_rate)
         squares = np.sum(theta**2, axis=-1)
         return 4 - rates * squares + rates**2 * self.target * self.residual(theta)
 
@@ -417,7 +417,7 @@ def gradient_descent(
     """
     steps = positive_int("steps", steps)
     start = finite_array("start", network._parameters(start))
-    rates = _rates(learning_rate)
+    rates = checked_rates(learning_rate)
     scale = _noise_scale(label_noise, generator)
     try:
         batch = np.broadcast_shapes(start.shape[:-1], rates.shape, scale.shape)
@@ -474,7 +474,7 @@ def residual_imbalance_dynamics(
     Arguments broadcast to a shape (...); returns r and kappa, each (steps + 1, ...), which
     overflow to infinity or NaN where gradient descent diverges.
     """
-    rates = _rates(learning_rate)
+    rates = checked_rates(learning_rate)
     steps = positive_int("steps", steps)
     target = DiagonalNetwork(2, target).target
     r, k, rates = np.broadcast_arrays(
@@ -489,13 +489,6 @@ def residual_imbalance_dynamics(
             states[0, t + 1] = r * (1 - rates * s + rates**2 * r * (r + target))
             states[1, t + 1] = k * (1 - rates**2 * r**2)
     return states[0], states[1]
-
-
-def _rates(learning_rate: object) -> np.ndarray:
-    rates = finite_array("learning_rate", learning_rate)
-    if np.any(rates <= 0):
-        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
-    return rates
 
 
 def _leave_one_out(theta: np.ndarray) -> np.ndarray:

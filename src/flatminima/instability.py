@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import finite_array, positive_float, positive_int
+from flatminima._validation import checked_rates, finite_array, positive_float, positive_int
 from flatminima.rotation import rotation_field
 
 # The accuracy of one loss value evaluated in float32, relative to the largest loss so far. With
@@ -58,13 +58,6 @@ class Curvature(NamedTuple):
     """||rho||, how fast v_1 turns along v_1 (Theorem G2)."""
     moments: np.ndarray
     """The spectral moments tr H^k for k = 1, 2, ..., as many as were asked for."""
-
-
-def _rates(learning_rate: object) -> np.ndarray:
-    rates = finite_array("learning_rate", learning_rate)
-    if np.any(rates <= 0):
-        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
-    return rates
 
 
 def coupled_dynamics(
@@ -150,7 +143,7 @@ def reflected_sharpness(
     Raises:
         ValueError: for non-finite values, learning_rate <= 0 or eta |target| >= 1.
     """
-    before, rates = finite_array("before", before), _rates(learning_rate)
+    before, rates = finite_array("before", before), checked_rates(learning_rate)
     if target is None:
         return 4 / rates - before
     square = (rates * finite_array("target", target)) ** 2
@@ -193,7 +186,7 @@ def _scaled_residuals(residuals: object, learning_rate: object) -> np.ndarray:
     residuals = finite_array("residuals", residuals)
     if residuals.ndim == 0:
         raise ValueError("residuals must have a time axis first, got a number")
-    return _rates(learning_rate) * residuals
+    return checked_rates(learning_rate) * residuals
 
 
 def find_episodes(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import finite_array, positive_int
+from flatminima._validation import checked_rates, finite_array, positive_int
 
 ESCAPE = 1e6
 """An orbit of :func:`orbit` whose |x| exceeds this is reported as diverged."""
@@ -100,7 +100,7 @@ def orbit(
     keep = steps + 1 if keep is None else positive_int("keep", keep)
     if keep > steps + 1:
         raise ValueError(f"keep must be at most steps + 1 = {steps + 1}, got {keep}")
-    x, eta = np.broadcast_arrays(finite_array("start", start), _rates(learning_rate))
+    x, eta = np.broadcast_arrays(finite_array("start", start), checked_rates(learning_rate))
     x = x.astype(float)
     kept = np.empty((keep, *x.shape))
     first = steps + 1 - keep
@@ -129,7 +129,7 @@ def multiplier(loss: Polynomial | Wide, cycle: object, learning_rate: object) ->
     cycle = finite_array("cycle", cycle)
     if cycle.ndim == 0:
         raise ValueError("cycle must have its points along the first axis, got a number")
-    return np.prod(1 - _rates(learning_rate) * loss.derivative(cycle, 2), axis=0)
+    return np.prod(1 - checked_rates(learning_rate) * loss.derivative(cycle, 2), axis=0)
 
 
 def period_two_orbit(curvature: object, c: object, learning_rate: object) -> np.ndarray:
@@ -148,7 +148,7 @@ def period_two_orbit(curvature: object, c: object, learning_rate: object) -> np.
     c = finite_array("c", c)
     if np.any(c == 0):
         raise ValueError("c must not be 0: a quadratic has no isolated cycle")
-    eta = _rates(learning_rate)
+    eta = checked_rates(learning_rate)
     square = (2 - eta * finite_array("curvature", curvature)) / (eta * c)
     return np.sqrt(np.where(square > 0, square, np.nan))
 
@@ -173,7 +173,7 @@ def bifurcation_diagram(
     Returns:
         An :class:`Orbit` with x of shape (keep, s, m).
     """
-    rates = np.atleast_1d(_rates(learning_rates))
+    rates = np.atleast_1d(checked_rates(learning_rates))
     starts = np.atleast_1d(finite_array("starts", starts))[:, None]
     settle, keep = positive_int("settle", settle), positive_int("keep", keep)
     return orbit(loss, starts, rates, settle + keep - 1, keep)
@@ -273,7 +273,9 @@ def uv_model(
     """
     steps, width = positive_int("steps", steps), positive_int("width", width)
     f, lam, eta = np.broadcast_arrays(
-        finite_array("output", output), finite_array("curvature", curvature), _rates(learning_rate)
+        finite_array("output", output),
+        finite_array("curvature", curvature),
+        checked_rates(learning_rate),
     )
     bound = 2 * np.abs(f) / np.sqrt(width)
     if np.any(lam < bound * (1 - 8 * np.finfo(float).eps)):
@@ -288,10 +290,3 @@ def uv_model(
             states[1, t + 1] = lam + eta * drive * (eta * lam - 4)
             states[:, t + 1, ~(np.abs(states[0, t + 1]) <= ESCAPE)] = np.nan
     return UVTrajectory(states[0], states[1], np.isnan(states[0, -1]))
-
-
-def _rates(learning_rate: object) -> np.ndarray:
-    rates = finite_array("learning_rate", learning_rate)
-    if np.any(rates <= 0):
-        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
-    return rates
