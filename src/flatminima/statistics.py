@@ -1,0 +1,107 @@
+"""Effects with their intervals, from runs that are repeated over seeds.
+
+The seed is what is drawn at random, and so it is seeds that are resampled, each with all its runs:
+runs that share a seed share their images and initial weights, and are not independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from flatminima._validation import finite_array, positive_int
+
+LEVEL = 0.95
+"""Coverage of the intervals, nominally."""
+
+
+class Interval(NamedTuple):
+    """An estimate with the ends of its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        """``format(interval, ".2f")`` gives ``0.41 [0.12, 0.63]``."""
+        value, low, high = (format(v, spec or ".3g").replace("-", "−") for v in self)
+        return f"{value} [{low}, {high}]"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside the interval."""
+        return bool(self.low > 0 or self.high < 0)
+
+
+def bootstrap_interval(
+    samples: object,
+    generator: np.random.Generator,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    resamples: int = 2000,
+) -> Interval:
+    """A statistic of runs over seeds, with its percentile bootstrap interval at LEVEL.
+
+    Args:
+        samples: one entry a seed along the first axis, shape (seeds, ...).
+        generator: of the resampling.
+        statistic: function of an array like ``samples``, with as many or as few seeds.
+        resamples: how often the seeds are drawn anew, with replacement.
+
+    Raises:
+        ValueError: for fewer than 3 seeds, or entries that are not finite: leave out a run that
+            has no value together with its seed, and say so.
+    """
+    from scipy.stats import bootstrap
+
+    samples = finite_array("samples", samples)
+    if samples.ndim == 0 or len(samples) < 3:
+        raise ValueError(f"samples must hold at least 3 seeds, got shape {samples.shape}")
+    value = float(statistic(samples))
+    if np.all(samples == samples[:1]):
+        return Interval(value, value, value)
+    ends = bootstrap(
+        (np.arange(len(samples)),),
+        lambda chosen: float(statistic(samples[chosen])),
+        confidence_level=LEVEL,
+        n_resamples=positive_int("resamples", resamples),
+        vectorized=False,
+        method="percentile",
+        rng=generator,
+    ).confidence_interval
+    return Interval(value, float(ends.low), float(ends.high))
+
+
+def rank_correlation(
+    x: object, y: object, generator: np.random.Generator, resamples: int = 2000
+) -> Interval:
+    """Spearman's rank correlation over all runs, with an interval from resampled seeds.
+
+    Args:
+        x: one quantity, shape (seeds, conditions) or (seeds,).
+        y: the other, same shape.
+        generator: of the resampling.
+        resamples: how often the seeds are drawn anew.
+
+    Raises:
+        ValueError: for different shapes, fewer than 3 seeds, entries that are not finite, or a
+            quantity that is the same in all runs and has no ranks.
+    """
+    from scipy.stats import rankdata
+
+    x, y = finite_array("x", x), finite_array("y", y)
+    if x.shape != y.shape:
+        raise ValueError(f"x and y must have the same shape, got {x.shape} and {y.shape}")
+    for name, array in (("x", x), ("y", y)):
+        if array.size and np.all(array == array.flat[0]):
+            raise ValueError(f"{name} must not be the same in all runs: it has no ranks")
+
+    def statistic(pairs: np.ndarray) -> float:
+        ranks = [rankdata(pairs[..., i]) for i in range(2)]
+        ranks = [r - r.mean() for r in ranks]
+        norm = np.sqrt(ranks[0] @ ranks[0] * (ranks[1] @ ranks[1]))
+        # A resample may draw one seed only; without spread there is no association to see.
+        return float(ranks[0] @ ranks[1] / norm) if norm > 0 else 0.0
+
+    return bootstrap_interval(np.stack([x, y], axis=-1), generator, statistic, resamples)
