@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from flatminima import models, training
+from flatminima import models, probes, training
 from flatminima.curvature.preconditioned import preconditioner
 from flatminima.optimizers import CLIPS, ClippedAdam
 
@@ -306,6 +306,55 @@ def test_the_preconditioner_asks_for_a_step_and_for_its_own_tensors():
         optimizer.preconditioner()
     with pytest.raises(ValueError, match="belong"):
         optimizer.preconditioner([torch.zeros(1)])
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_the_probe_of_the_preconditioned_sharpness_agrees_with_the_dense_matrix(clip):
+    inputs = torch.randn(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = torch.arange(20) % 3
+    model = models.mlp([4, 5, 3], dtype=torch.float64)
+    optimizer = ClippedAdam(model.parameters(), 0.02, **options(clip, warmup=3))
+    history = training.train(
+        model, inputs, targets, optimizer=optimizer, steps=12, progress=False,
+        probes={"ours": probes.preconditioned_sharpness(tol=1e-9)}, probe_every=6,
+    )  # fmt: skip
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+
+    def value(vector):
+        pieces = vector.split([s.numel() for s in shapes.values()])
+        weights = {k: v.reshape(s) for (k, s), v in zip(shapes.items(), pieces, strict=True)}
+        return training.mse(torch.func.functional_call(model, weights, (inputs,)), targets)
+
+    point = torch.cat([p.detach().flatten() for p in model.parameters()])
+    scale = optimizer.preconditioner().rsqrt()
+    matrix = scale[:, None] * torch.func.hessian(value)(point) * scale
+    eigenvalues = torch.linalg.eigvalsh(matrix)
+    values = history.probes["ours"]
+    assert np.isnan(values[0])
+    assert np.isfinite(values[1])
+    # An eigenvalue is off by at most the residual norm, tol * |lambda|_max.
+    assert values[-1] == pytest.approx(
+        eigenvalues[-1].item(), abs=2e-9 * eigenvalues.abs().max().item()
+    )
+
+
+def test_the_probe_knows_adam_and_plain_descent():
+    inputs = torch.randn(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    data, values = (inputs, torch.arange(20) % 3), []
+    for make in (torch.optim.Adam, ClippedAdam):
+        model = models.mlp([4, 5, 3], dtype=torch.float64)
+        history = training.train(
+            model, *data, optimizer=make(model.parameters(), 0.02), steps=5, progress=False,
+            probes={"p": probes.preconditioned_sharpness(tol=1e-9)},
+        )  # fmt: skip
+        values.append(history.probes["p"][1:])
+    assert np.allclose(*values, rtol=4e-9)  # both to within tol
+    model = models.mlp([4, 5, 3], dtype=torch.float64)
+    both = {"p": probes.preconditioned_sharpness(tol=1e-9), "s": training.sharpness(tol=1e-9)}
+    history = training.gradient_descent(
+        model, *data, learning_rate=0.1, steps=2, probes=both, progress=False
+    )
+    assert np.array_equal(history.probes["p"], history.probes["s"])
 
 
 # Refusals

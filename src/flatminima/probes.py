@@ -6,7 +6,7 @@ checkpoint measures what the uninterrupted run would have measured, to the last 
 for each run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from flatminima import curvature
 from flatminima._validation import positive_float, positive_int
+from flatminima.curvature.preconditioned import PreconditionedOperator, preconditioner
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,16 @@ def sharpness_gradient_norm(*, tol: float = 1e-4) -> Probe:
     return _SharpnessGradient(1, "largest", positive_float("tol", tol))
 
 
+def preconditioned_sharpness(*, tol: float = 1e-3) -> Probe:
+    r"""Probe for the largest eigenvalue of :math:`P^{-1/2} H P^{-1/2}`, P as of the last step made.
+
+    P is that of the run's optimizer: of Adam, AdamW or RMSprop as `curvature.preconditioner` says,
+    of another one what its method ``preconditioner(parameters)`` returns, such as that of
+    `optimizers.ClippedAdam`; 1 under plain descent. NaN at step 0, where an optimizer has none.
+    """
+    return _PreconditionedSharpness(1, "largest", positive_float("tol", tol))
+
+
 def accuracy(inputs: Tensor, labels: Tensor) -> Probe:
     """Probe for the share, in [0, 1], of ``labels`` (n,) that the largest output names."""
     if len(inputs) != len(labels) or len(labels) == 0:
@@ -130,25 +141,21 @@ class _Eigenvalues:
         return np.asarray(pairs.eigenvalues, dtype=float)
 
 
+class _PreconditionedSharpness(_Eigenvalues):
+    def __call__(self, state: State) -> float:
+        if state.optimizer is None:
+            return float(self.solve(state.hessian)[0])
+        if not state.optimizer.state:
+            return float("nan")
+        own = getattr(state.optimizer, "preconditioner", None)
+        diagonal = (
+            own(state.parameters) if own else preconditioner(state.optimizer, state.parameters)
+        )
+        return float(self.solve(PreconditionedOperator(state.hessian, diagonal))[0])
+
+
 class _SharpnessGradient(_Eigenvalues):
     def __call__(self, state: State) -> float:
         self.solve(state.hessian)
-        parameters = state.parameters
-        direction = state.hessian.split(self.start[0])
-        return float(_gradient_of_curvature(state.loss, parameters, direction).norm())
-
-
-def _gradient_of_curvature(
-    loss: Callable[[], Tensor], parameters: Sequence[Tensor], direction: Sequence[Tensor]
-) -> Tensor:
-    """Flat gradient (n,) of v'H(theta)v for a fixed direction v, by differentiating three times."""
-    value = loss()
-    for _ in range(2):
-        gradients = torch.autograd.grad(
-            value, parameters, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        value = sum((g * v).sum() for g, v in zip(gradients, direction, strict=True))
-    if not value.requires_grad:  # a loss that is quadratic in all of them
-        return torch.cat([torch.zeros_like(p).flatten() for p in parameters])
-    thirds = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
-    return torch.cat([t.reshape(-1) for t in thirds])
+        gradient = curvature.sharpness_gradient(state.hessian, eigenvector=self.start[0])
+        return float(gradient.norm())
