@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export FLATMINIMA_PRESET := $(PRESET)
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test results lint lab serve clean
+.PHONY: help install book test results lint lab serve bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -44,6 +44,12 @@ lab: $(READY) ## open the chapters in JupyterLab
 serve: $(READY) ## serve the built book on http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
 
+BENCH := .venv-bench
+bench: ## time the curvature engine against its peers, in an environment of its own
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check -r benchmarks/requirements.txt
+	$(BENCH)/bin/python -m benchmarks
+
 clean: ## remove the built book and the executed chapters (the environment stays)
 	rm -rf _build _book .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

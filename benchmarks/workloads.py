@@ -1,0 +1,118 @@
+"""The two fixed workloads, each near initialization and at the edge of stability."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flatminima import datasets, models, training
+
+IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network, its data, its loss, and the gradient descent that leads it to the edge."""
+
+    name: str
+    summary: str
+    loss: str
+    learning_rate: float
+    steps: dict[str, int]
+
+    def data(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        data = datasets.load("fashion-mnist-subset", n_train=IMAGES, n_test=10, seed=0)
+        images = data.x_train
+        if self.name == "cnn":
+            images = functional.avg_pool2d(images, 2)
+        return images.to(dtype), data.y_train
+
+    def model(self, dtype: torch.dtype = torch.float32) -> nn.Module:
+        if self.name == "cnn":
+            model = models.cnn((8, 16), "relu", input_shape=(1, 14, 14), seed=0)
+        else:
+            model = models.mlp([784, 200, 200, 10], "tanh", scale=0.3, seed=0)
+        return model.to(dtype)
+
+
+WORKLOADS = [
+    Workload(
+        "mlp",
+        "MLP 784-200-200-10, tanh, squared loss, 1,000 images of 28 x 28",
+        "mse",
+        0.05,
+        {"early": 20, "edge": 1400},
+    ),
+    Workload(
+        "cnn",
+        "CNN of 8 and 16 channels, ReLU, cross-entropy, 1,000 images averaged to 14 x 14",
+        "cross_entropy",
+        0.05,
+        {"early": 20, "edge": 300},
+    ),
+]
+
+
+@dataclass
+class Problem:
+    """A network at one point of its training, in one precision."""
+
+    workload: Workload
+    model: nn.Module
+    inputs: Tensor
+    targets: Tensor
+
+    @functools.cached_property
+    def parameters(self) -> list[Tensor]:
+        return list(self.model.parameters())
+
+    @property
+    def loss_function(self):
+        return training.LOSSES[self.workload.loss]
+
+    def loss(self) -> Tensor:
+        return self.loss_function(self.model(self.inputs), self.targets)
+
+    def gradient(self) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(self.loss(), self.parameters)
+
+    def descend(self) -> None:
+        """One step of gradient descent."""
+        gradient = self.gradient()
+        with torch.no_grad():
+            torch._foreach_add_(self.parameters, gradient, alpha=-self.workload.learning_rate)
+
+    def in_double(self) -> "Problem":
+        """The same point in float64."""
+        model = self.workload.model(torch.float64)
+        model.load_state_dict({k: v.double() for k, v in self.model.state_dict().items()})
+        return Problem(self.workload, model, self.inputs.double(), self.targets)
+
+
+def problem(workload: Workload, state: dict[str, Tensor] | None = None) -> Problem:
+    """The workload at initialization, or at a saved state."""
+    model = workload.model()
+    if state is not None:
+        model.load_state_dict(state)
+    return Problem(workload, model, *workload.data())
+
+
+def checkpoints(workload: Workload) -> dict[str, dict[str, Tensor]]:
+    """Train by full-batch gradient descent; the state of the network at each named step."""
+    current = problem(workload)
+    done, states = 0, {}
+    for name, steps in workload.steps.items():
+        training.gradient_descent(
+            current.model,
+            current.inputs,
+            current.targets,
+            learning_rate=workload.learning_rate,
+            steps=steps - done,
+            loss=workload.loss,
+            progress=False,
+        )
+        done = steps
+        states[name] = {k: v.clone() for k, v in current.model.state_dict().items()}
+    return states
