@@ -105,3 +105,31 @@ def rank_correlation(
         return float(ranks[0] @ ranks[1] / norm) if norm > 0 else 0.0
 
     return bootstrap_interval(np.stack([x, y], axis=-1), generator, statistic, resamples)
+
+
+def contrast(
+    values: object, treated: object, generator: np.random.Generator, resamples: int = 2000
+) -> Interval:
+    """Mean over the treated conditions minus mean over the others, within each seed.
+
+    Args:
+        values: one quantity, shape (seeds, conditions); NaN for a run that has no value.
+        treated: which conditions are compared with the rest, boolean, shape (conditions,).
+        generator: of the resampling.
+        resamples: how often the seeds are drawn anew.
+
+    Raises:
+        ValueError: for shapes that do not match, no condition on one of the sides, or a seed
+            without a value on one of them.
+    """
+    values, treated = np.asarray(values, dtype=float), np.asarray(treated, dtype=bool)
+    if values.ndim != 2 or treated.shape != values.shape[1:]:
+        raise ValueError(
+            "values must have shape (seeds, conditions) and treated (conditions,), got "
+            f"{values.shape} and {treated.shape}"
+        )
+    sides = values[:, treated], values[:, ~treated]
+    if any(side.size == 0 or np.isnan(side).all(axis=1).any() for side in sides):
+        raise ValueError("each seed must have a value among the treated conditions and the rest")
+    gap = np.nanmean(sides[0], axis=1) - np.nanmean(sides[1], axis=1)
+    return bootstrap_interval(gap, generator, resamples=resamples)
