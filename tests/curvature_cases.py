@@ -139,7 +139,7 @@ class Idle(nn.Module):
         super().__init__()
         self.before = nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
         self.body = models.mlp([4, 5, CLASSES], seed=1, dtype=torch.float64)
-        self.behind = nn.Parameter(torch.ones(3, dtype=torch.float64))
+        self.behind = nn.ParameterList([torch.ones(3, dtype=torch.float64)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)

@@ -30,11 +30,13 @@ from flatminima.curvature.spectrum import (
     spectral_density,
     trace,
 )
+from flatminima.curvature.tracker import EigenTracker, TrackedPairs
 
 __all__ = [
     "ConvergenceError",
     "ConvergenceWarning",
     "EigenResult",
+    "EigenTracker",
     "Estimate",
     "HessianOperator",
     "MatrixOperator",
@@ -42,6 +44,7 @@ __all__ = [
     "RotationField",
     "SpectralDensity",
     "SymmetricOperator",
+    "TrackedPairs",
     "directional_derivatives",
     "lambda_min",
     "preconditioned_sharpness",
