@@ -56,7 +56,10 @@ def test_every_chapter_is_in_the_table_of_contents():
 
 
 def test_theory_half_needs_no_torch_and_import_is_cheap():
-    modules = "quadratic, maps, diagonal_network, rotation, instability, plotting"
+    modules = (
+        "quadratic, maps, diagonal_network, vector_network, label_noise, tanh_network, rotation, "
+        "instability, statistics, results, plotting"
+    )
     code = f"from flatminima import {modules}; import sys; sys.exit('torch' in sys.modules)"
     assert run(sys.executable, "-c", code).returncode == 0
     # Import times fluctuate by tens of milliseconds: the best of five runs of each is compared.
