@@ -88,7 +88,7 @@ def test_turn_over_leaves_the_model_and_a_linear_model_does_not_turn(data):
     assert found.overlap > 0.99
 
 
-def test_more_than_the_threshold_turns_more_than_less(trained, data):
+def test_only_a_rate_above_the_threshold_brings_episodes_and_stable_rates_turn_alike(trained, data):
     stable = episodes.turn_over(trained, *data, ratio=0.5, time=60)
     unstable = episodes.turn_over(trained, *data, ratio=1.5, time=60)
     assert not stable.episodes
