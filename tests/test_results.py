@@ -367,6 +367,9 @@ def test_every_preset_has_a_grid(name, preset):
 
 def test_every_experiment_has_a_stored_result_and_the_reverse():
     assert {name for _, name in STORED} == set(NAMES)
+    # A table in a folder that is no preset's would never be run again.
+    tables = {(path.parent.name, path.stem) for path in results.FOLDER.rglob("*.parquet")}
+    assert tables <= set(STORED)
 
 
 # Without an experiment there is nothing to run again; the test above fails if there should be.

@@ -270,9 +270,9 @@ def load(name: str, *choice: str, folder: Path = FOLDER) -> Result:
 
 
 def stored(folder: Path = FOLDER) -> list[tuple[str, str]]:
-    """(preset, name) of every result that has a table or a record in the folder."""
-    files = [p for p in Path(folder).glob("*/*") if p.suffix in (".parquet", ".json")]
-    return sorted({(path.parent.name, path.stem) for path in files})
+    """(preset, name) of every result that has a table or a record in the folder of a preset."""
+    files = [p for preset in presets.NAMES for p in (Path(folder) / preset).glob("*")]
+    return sorted({(p.parent.name, p.stem) for p in files if p.suffix in (".parquet", ".json")})
 
 
 def recheck(
