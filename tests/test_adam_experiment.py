@@ -62,6 +62,16 @@ def test_every_method_ends_at_the_matched_loss_with_everything_measured(method):
         assert values["clipped"] == 0
 
 
+def test_the_networks_of_the_gpu_preset_run_at_toy_size():
+    configs = [c for c in adam.grid("gpu") if c.method == "adam"]
+    kinds = {c.model: c for c in configs}
+    assert set(kinds) == {"mlp", "cnn"}
+    for config in kinds.values():
+        toy = {**TINY, "width": 2, "dataset": "fashion-mnist-subset", "device": "cpu"}
+        values = adam.run(dataclasses.replace(config, **toy, learning_rate=0.01))
+        assert set(values) == set(adam.TOLERANCES)
+
+
 def test_a_diverging_run_says_so_with_what_was_measured():
     with pytest.raises(sweep.Diverged, match="of the training") as caught:
         adam.run(adam.Config("gd", 50.0, 1, **TINY))
@@ -148,6 +158,17 @@ def test_the_criterion_by_hand():
     many = adam.compare(result, ["rise", *["episode"] * 50])
     assert many[0].accuracy_interval[0] < interval[0]
     assert many[0].improvement == "no difference"
+
+
+def test_a_best_rate_at_the_end_of_its_range_is_flagged():
+    for best, at_end in ((0.1, True), (0.2, False), (0.3, True)):
+        result = table(
+            row
+            for rate in (0.1, 0.2, 0.3)
+            for row in rows("adam", rate, validation_accuracy=[0.8 if rate == best else 0.7] * 2)
+        )
+        (found,) = adam.compare(result, ["adam"])
+        assert (found.learning_rate, found.at_end) == (best, at_end)
 
 
 def test_adam_does_not_differ_from_itself_or_from_noise():
