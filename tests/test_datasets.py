@@ -253,7 +253,11 @@ def test_no_server_says_what_to_do(remote, monkeypatch):
         remote("good")
 
 
-@pytest.mark.parametrize("damage", [PACKED[:-50], PACKED[:-1] + b"!", gzip.compress(b"other"), b""])
+@pytest.mark.parametrize(
+    "damage",
+    [PACKED[:-50], PACKED[:-1] + b"!", gzip.compress(b"other", mtime=0), b""],
+    ids=["truncated", "altered", "another file", "empty"],
+)
 def test_damaged_cached_file_is_refused_left_and_not_fetched_again(remote, damage):
     remote.cache.mkdir()
     (remote.cache / "x.gz").write_bytes(damage)
