@@ -1,8 +1,9 @@
 """Curvature of a loss by Hessian-vector products: eigenpairs, their drift, traces, densities.
 
 Every function takes an operator, or a loss with its parameters. The parts, one concept each:
-``operator`` (products), ``eigensolver`` (Lanczos), ``derivatives`` (of the sharpness and of v_1),
-``preconditioned`` (Adam and RMSprop), ``spectrum`` (trace and density).
+``operator`` (products), ``eigensolver`` (Lanczos), ``tracker`` (eigenpairs along a trajectory),
+``derivatives`` (of the sharpness and of v_1), ``preconditioned`` (Adam and RMSprop), ``spectrum``
+(trace and density).
 """
 
 from flatminima.curvature.derivatives import (

@@ -103,6 +103,11 @@ class HessianOperator(SymmetricOperator):
     product. The graph belongs to the parameters as they are when the operator is made: after
     a change of the parameters, make a new operator (a product through the old one is an error).
 
+    Measured on a CPU (MLP 784-200-200-10 and a small CNN, 1,000 images, float32): a product by
+    double backward costs 1.3 and 2 gradients, by forward over reverse 3.2 and 2.7, so the former
+    is the default. Several vectors are multiplied one by one: batching them (``is_grads_batched``,
+    ``torch.func.vmap``) was no faster on the MLP and about twice as slow on the CNN.
+
     What the loss must be: deterministic (dropout off, the same data at each call) and twice
     differentiable where it is evaluated. Of a network with ReLU the products are those of the
     piecewise smooth loss with its kinks left out: PyTorch's second derivative of ReLU is zero

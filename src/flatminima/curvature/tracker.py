@@ -33,6 +33,11 @@ from flatminima.curvature.operator import (
     as_operator,
 )
 
+SHIFT = 0.3
+"""Shift of the free power step, relative to the smallest value carried along. Between 0, which
+serves the bulk of the spectrum best, and 1/2, best for the eigenvalues just below: of 0, 0.15, 0.3
+and 0.4 this one needed the fewest corrections on an MLP at the edge of stability."""
+
 
 @dataclass(frozen=True)
 class TrackedPairs(EigenResult):
@@ -83,6 +88,11 @@ class EigenTracker:
     is seen at the latest at the next scan, provided that it has by then left the bulk of the
     others (``scan`` products find an isolated eigenvalue, not one inside a dense spectrum).
 
+    Measured over 200 steps of an MLP 784-200-200-10 on 1,000 images through instabilities at the
+    edge of stability, k = 5, tol 1e-3: 6 products a step in the median and 7 in the mean, the
+    span within 3e-3 of a float64 reference. With a denser spectrum (eigenvalues 42 to 38, the next
+    at 37) the prediction falls short more often: at tol 2e-3 7 in the median, within 2e-2.
+
     Memory: (history + 1) (k + guard + 1) n numbers, and 2 m n during a step of m products.
 
     Args:
@@ -103,11 +113,11 @@ class EigenTracker:
     def __init__(
         self,
         k: int,
-        tol: float = 2e-3,
+        tol: float = 1e-3,
         *,
         which: str = "largest",
         guard: int = 1,
-        history: int = 8,
+        history: int = 12,
         scan: int = 10,
         scan_every: int = 20,
         max_products: int | None = None,
@@ -180,10 +190,15 @@ class EigenTracker:
         return result
 
     def _error(self, space: "_Subspace") -> float:
-        """Estimated angle error of what is kept: residuals over the distance to what is outside."""
-        gap = space.values[self.k - 1] - space.values[min(self._width(space.used), space.used) - 1]
-        gap = max(gap, 0.02 * space.scale)
-        return float(np.linalg.norm(space.residuals) / gap) if gap else 0.0
+        """About the angle error of the basis that is kept, after its power step.
+
+        What a residual holds lies mostly in the bulk of the spectrum, far from the k eigenvalues:
+        its distance to the shift of the power step is the scale, not the (pessimistic) gap.
+        """
+        width = min(self._width(space.operator.shape[0]), space.used)
+        distance = space.values[self.k - 1] - SHIFT * max(space.values[width - 1], 0.0)
+        total = float(np.linalg.norm(space.residuals))
+        return total / distance if distance > 0 else min(total, 1.0)
 
     def _width(self, n: int) -> int:
         return min(self.k + self.guard, n)
@@ -406,14 +421,15 @@ class _Subspace:
     def improved(self, width: int) -> Tensor:
         """(width, n) Ritz vectors after a power step, which the images allow without a product.
 
-        With the shift at half of the smallest Ritz value among them it shrinks what they hold of
-        every eigenvector whose eigenvalue lies between 0 and that value.
+        An error along an eigenvector of eigenvalue x is multiplied, in the vector of value y, by
+        (x - shift) / (y - shift). Predictions add up errors of the past, so that without this they
+        would grow from step to step.
         """
         width = min(width, self.used)
         last = self.values[width - 1]
         if last <= 0:
             return self.ritz_rows(width)
-        rows = self._power(width, np.full(width, last / 2))
+        rows = self._power(width, np.full(width, SHIFT * last))
         return torch.linalg.qr(rows.T)[0].T.contiguous()
 
 
