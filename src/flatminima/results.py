@@ -14,7 +14,8 @@ import pkgutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -306,7 +307,8 @@ def recheck(
         raise ValueError(f"the rows of {experiment.name} are not those of its grid: make it anew")
     index = int(rng.integers(len(rows)))
     row, config = rows[index], _on_what_there_is(configs[index])
-    again = sweep.perform(experiment.part or experiment.function, config)
+    with _one_thread():
+        again = sweep.perform(experiment.part or experiment.function, config)
     peers = [r for f, r in zip(fields, rows, strict=True) if _same_but_seed(f, fields[index])]
     found = {"status": again.status, **again.values}
     tolerances = {"status": _status_tolerance(experiment), **experiment.tolerances}
@@ -320,6 +322,21 @@ def recheck(
         if complaint:
             lines.append(f"{name} of {config}: {complaint} ({again.error or again.device})")
     return lines
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for PyTorch, as a sweep's processes have: another number sums in another order."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _difference(
