@@ -160,7 +160,7 @@ class Loop:
         self.diverged_at: int | None = None
         self.seconds = 0.0
 
-    def usemake_batches(self, batch_size: int | None, generator: torch.Generator | None) -> None:
+    def use_batches(self, batch_size: int | None, generator: torch.Generator | None) -> None:
         self.batch_size = batch_size
         self.batches = make_batches(self.inputs, self.targets, batch_size, generator)
 

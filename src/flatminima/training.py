@@ -172,11 +172,9 @@ def gradient_descent(
     steps = positive_int("steps", steps)
     rates = _rates(learning_rate, steps)
     loop = Loop(model, inputs, targets, LOSSES[loss], Descent(trainable(model)), rates)
-    loop.usemake_batches(batch_size, generator)
+    loop.use_batches(batch_size, generator)
     loop.use_probes(probes, probe_every)
-    loop.diverge_beyond(divergence_factor)
-    loop.use_checkpoint(checkpoint, checkpoint_every)
-    loop.run(progress if isinstance(progress, str) else f"eta = {rates[0]:g}", bool(progress))
+    _run(loop, f"eta = {rates[0]:g}", progress, divergence_factor, checkpoint, checkpoint_every)
     return loop.history()
 
 
@@ -216,11 +214,9 @@ def train(
     update = ByOptimizer(trainable(model), optimizer, learning_rate is not None)
     rates = _rates(update.rate if learning_rate is None else learning_rate, steps)
     loop = Loop(model, inputs, targets, LOSSES[loss], update, rates)
-    loop.usemake_batches(batch_size, generator)
+    loop.use_batches(batch_size, generator)
     loop.use_probes(probes, probe_every)
-    loop.diverge_beyond(divergence_factor)
-    loop.use_checkpoint(checkpoint, checkpoint_every)
-    loop.run(progress if isinstance(progress, str) else type(optimizer).__name__, bool(progress))
+    _run(loop, type(optimizer).__name__, progress, divergence_factor, checkpoint, checkpoint_every)
     return loop.history()
 
 
@@ -267,11 +263,9 @@ def train_to_loss(
         update = ByOptimizer(trainable(model), optimizer, learning_rate is not None)
     rates = _rates(update.rate if learning_rate is None else learning_rate, max_steps)
     loop = Loop(model, inputs, targets, LOSSES[loss], update, rates, target_loss)
-    loop.usemake_batches(None, None)
+    loop.use_batches(None, None)
     loop.use_probes(probes, max_steps if probe_every is None else probe_every)
-    loop.diverge_beyond(divergence_factor)
-    loop.use_checkpoint(checkpoint, checkpoint_every)
-    loop.run(progress if isinstance(progress, str) else f"to {target_loss:g}", bool(progress))
+    _run(loop, f"to {target_loss:g}", progress, divergence_factor, checkpoint, checkpoint_every)
     history = loop.history()
     return Cooling(
         target_loss=target_loss,
@@ -307,6 +301,20 @@ def edge_arrival(history: History, sharpness: str = "sharpness") -> int | None:
     beyond = values.reshape(len(values), -1)[:, 0] >= 2 / rates
     arrivals = np.flatnonzero(~beyond[:-1] & beyond[1:])
     return int(history.probe_steps[arrivals[0] + 1]) if len(arrivals) else None
+
+
+def _run(
+    loop: Loop,
+    label: str,
+    progress: bool | str,
+    divergence_factor: float,
+    checkpoint: str | os.PathLike | None,
+    checkpoint_every: int,
+) -> None:
+    """What the three ways to train have in common once batches and probes are chosen."""
+    loop.diverge_beyond(divergence_factor)
+    loop.use_checkpoint(checkpoint, checkpoint_every)
+    loop.run(progress if isinstance(progress, str) else label, bool(progress))
 
 
 def _rates(schedule: Schedule, steps: int) -> np.ndarray:

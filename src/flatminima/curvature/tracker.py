@@ -12,7 +12,8 @@ enlarging the subspace with residuals, one product at a time.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -188,6 +189,32 @@ class EigenTracker:
         vectors = result.eigenvectors if sign > 0 else result.eigenvectors.flip(0)
         self._remember(space, point, vectors)
         return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next ``update`` depends on: tensors, numbers, lists and dicts of them."""
+        return {
+            "past": [_fields(secant) for secant in self._past],
+            "newest": None if self._newest is None else _fields(self._newest),
+            "since_scan": self._since_scan,
+            "products": list(self.products),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the `state_dict` of a tracker made with the same options."""
+        self._past = deque((_Secant(**secant) for secant in state["past"]), maxlen=self.history)
+        newest = state["newest"]
+        self._newest = None if newest is None else _Snapshot(**newest)
+        self._since_scan = state["since_scan"]
+        self.products = list(state["products"])
+        self.generator.set_state(state["generator"].cpu())
+
+    def to(self, device: torch.device | str) -> "EigenTracker":
+        """Put what is kept of the past on the device of the operators to come; returns itself."""
+        if self._newest is not None:
+            self._newest = _moved(self._newest, device)
+        self._past = deque((_moved(s, device) for s in self._past), maxlen=self.history)
+        return self
 
     def _error(self, space: "_Subspace") -> float:
         """About the angle error of the basis that is kept, after its power step.
@@ -431,6 +458,17 @@ class _Subspace:
             return self.ritz_rows(width)
         rows = self._power(width, np.full(width, SHIFT * last))
         return torch.linalg.qr(rows.T)[0].T.contiguous()
+
+
+def _fields(record: "_Snapshot | _Secant") -> dict[str, Any]:
+    """Name -> value, NumPy's numbers as Python's: a checkpoint holds no others."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+
+
+def _moved(record: Any, device: torch.device | str) -> Any:
+    tensors = {k: v.to(device) for k, v in _fields(record).items() if isinstance(v, Tensor)}
+    return replace(record, **tensors)
 
 
 def _point(operator: SymmetricOperator, point: Tensor | None) -> Tensor | None:
