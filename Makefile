@@ -20,11 +20,13 @@ $(READY): requirements.txt pyproject.toml
 install: $(READY) ## make the virtual environment and install everything into it
 
 book: $(READY) ## execute the chapters that have changed and build the book
+	$(BIN)/python tools/bundle.py
 	$(BIN)/python tools/execute.py
 	$(BIN)/jupyter-book build _book --path-output . --quiet
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
 test: $(READY) ## everything: lint, unit and theory tests, all chapters, the book and its pages
+	$(BIN)/python tools/bundle.py
 	$(BIN)/python -m pytest -n 2 -m "not book"
 	$(BIN)/python tools/execute.py --fresh
 	$(BIN)/jupyter-book build _book --path-output . --all --warningiserror --keep-going --quiet
@@ -51,5 +53,6 @@ bench: ## time the curvature engine against its peers, in an environment of its 
 	$(BENCH)/bin/python -m benchmarks
 
 clean: ## remove the built book and the executed chapters (the environment stays)
-	rm -rf _build _book .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build _book chapters/_static/playground playground/node_modules
+	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -1,9 +1,11 @@
-"""The book's own Sphinx extension: generated tables, and pages without scripts they do not need."""
+"""The book's own Sphinx extension: generated tables, and each page with the scripts it needs."""
 
+import re
 from pathlib import Path
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from statements import entries, tests_of
 
@@ -63,6 +65,26 @@ class ExerciseTable(GeneratedTable):
                 )
 
 
+def add_playground(app, pagename, templatename, context, doctree):
+    """Give a page that holds a playground its style sheet and its script, which no other needs."""
+    if doctree is None:
+        return
+    found = []
+    for raw in doctree.findall(nodes.raw):
+        found += re.findall(r'data-playground="(\w+)"', raw.astext())
+    if not found:
+        return
+    app.add_css_file("playground.css")
+    for name in found:
+        script = f"playground/{name}.js"
+        if not (Path(app.srcdir) / "chapters" / "_static" / script).is_file():
+            logging.getLogger(__name__).warning(
+                "%s is not bundled: run tools/bundle.py", script, location=pagename
+            )
+            continue
+        app.add_js_file(script, loading_method="defer")
+
+
 def keep_needed_scripts(app, pagename, templatename, context, doctree):
     """Drop inline scripts given twice, and those of Thebe: the book offers no live kernel."""
     kept, bodies = [], set()
@@ -80,6 +102,7 @@ def keep_needed_scripts(app, pagename, templatename, context, doctree):
 def setup(app):
     app.add_directive("theorem-table", TheoremTable)
     app.add_directive("exercise-table", ExerciseTable)
+    app.connect("html-page-context", add_playground)
     # After every extension has added its scripts.
     app.connect("html-page-context", keep_needed_scripts, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,4 @@
+/** All numerics of the playgrounds, without a page: lib.js, which the tests compare with Python. */
+export * as diagonal from "./diagonal.js";
+export * as instability from "./instability.js";
+export * as random from "./random.js";

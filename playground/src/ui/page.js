@@ -1,0 +1,91 @@
+/** What all playgrounds share: where they stand, when they draw, what they say aloud. */
+import { copyLink, readAddress, writeAddress } from "./address.js";
+import { h } from "./dom.js";
+
+const BETWEEN_ANNOUNCEMENTS = 1500;
+
+/**
+ * Build a playground in its place on the page, once that is there.
+ *
+ * @param {string} name as in data-playground
+ * @param {(root: HTMLElement) => object} build what it returns is kept as root.playground
+ */
+export function mount(name, build) {
+  const start = () => {
+    const selector = `.playground[data-playground="${name}"]`;
+    for (const root of /** @type {NodeListOf<HTMLElement>} */ (
+      document.querySelectorAll(selector)
+    )) {
+      root.replaceChildren();
+      Object.assign(root, { playground: build(root) });
+      root.dataset.ready = "true";
+    }
+  };
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
+}
+
+/**
+ * Draw at most once a frame, when asked to.
+ *
+ * @param {() => void} draw
+ */
+export function frames(draw) {
+  let asked = 0;
+  /** @type {number[]} how many milliseconds of script the last frames took */
+  const times = [];
+  return {
+    times,
+    request() {
+      asked ||= requestAnimationFrame(() => {
+        asked = 0;
+        const begin = performance.now();
+        draw();
+        times.push(performance.now() - begin);
+        if (times.length > 600) times.shift();
+      });
+    },
+  };
+}
+
+/**
+ * A line of text that tells the state: seen at once, read aloud only now and then.
+ *
+ * @returns {{element: HTMLElement, say: (text: string) => void}}
+ */
+export function status() {
+  const seen = h("p", { class: "pg-status" });
+  const aloud = h("div", { class: "pg-aloud", "aria-live": "polite", role: "status" });
+  let timer = 0;
+  let latest = "";
+  return {
+    element: h("div", {}, seen, aloud),
+    say(text) {
+      if (text === latest) return;
+      latest = text;
+      seen.textContent = text;
+      timer ||= setTimeout(() => {
+        timer = 0;
+        aloud.textContent = latest;
+      }, BETWEEN_ANNOUNCEMENTS);
+    },
+  };
+}
+
+/**
+ * Keep the page's address and a set of values the same.
+ *
+ * @param {object} options
+ * @param {() => Record<string, number>} options.values
+ * @param {(values: Record<string, number>) => void} options.set called at once, and when the
+ *     reader follows another link to the same page
+ */
+export function address({ values, set }) {
+  const restore = () => {
+    const given = readAddress();
+    if (Object.keys(given).length > 0) set(given);
+  };
+  window.addEventListener("hashchange", restore);
+  restore();
+  return { element: copyLink(values), write: () => writeAddress(values()) };
+}
