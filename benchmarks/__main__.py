@@ -196,9 +196,9 @@ def product_table(results: dict) -> list[str]:
 
 def tracking_table(results: dict) -> list[str]:
     lines = [
-        "Five largest eigenpairs followed along gradient descent, each step solved to a residual of",
-        f"{followers.TOLERANCE:g} relative. The ratio is the time over that of EigenTracker at the "
-        "same step.",
+        "Five largest eigenpairs followed along gradient descent, each step solved to a residual",
+        f"of {followers.TOLERANCE:g}, relative. The ratio is the time over that of EigenTracker at "
+        "the same step.",
         "",
         "| workload | method | steps (raising the loss) | products a step: median | mean | most | "
         "ratio | largest value error | largest angle |",
