@@ -5,6 +5,7 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from launch import offers_live_code
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from statements import entries, tests_of
@@ -86,11 +87,12 @@ def add_playground(app, pagename, templatename, context, doctree):
 
 
 def keep_needed_scripts(app, pagename, templatename, context, doctree):
-    """Drop inline scripts given twice, and those of Thebe: the book offers no live kernel."""
+    """Drop inline scripts given twice, and those of Thebe unless the pages offer live code."""
+    live = offers_live_code(app)
     kept, bodies = [], set()
     for script in context.get("script_files", []):
         body = getattr(script, "attributes", {}).get("body")
-        if "thebe" in str(getattr(script, "filename", "")) or "thebe" in (body or ""):
+        if not live and ("thebe" in str(script.filename or "") or "thebe" in (body or "")):
             continue
         if body is not None and body in bodies:
             continue

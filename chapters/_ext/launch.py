@@ -1,0 +1,86 @@
+"""Buttons that lead out of the book, and notebooks to download.
+
+``repository.url`` in ``_config.yml`` decides. While it is empty the book has no button that leads
+elsewhere. Once it is set, every page links to its source, and every notebook can be opened on
+Binder and, from GitHub, on Colab or, by Thebe, in the page itself. The notebook that the download
+button gives is the stored one, without outputs.
+"""
+
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import yaml
+from docutils import nodes
+
+BINDER = "https://mybinder.org"
+COLAB = "https://colab.research.google.com"
+
+
+def add_buttons(app, config):
+    """Turn every button on if the repository's address is set."""
+    settings = yaml.safe_load((Path(app.srcdir) / "_config.yml").read_text(encoding="utf-8"))
+    repository = settings.get("repository") or {}
+    url = (repository.get("url") or "").rstrip("/").removesuffix(".git")
+    if not url:
+        return
+    # Colab and Thebe take notebooks from GitHub alone.
+    on_github = urlsplit(url).netloc == "github.com"
+    config.html_theme_options |= {
+        "repository_url": url,
+        "repository_branch": repository.get("branch") or "main",
+        "use_repository_button": True,
+        "use_issues_button": True,
+        "use_edit_page_button": True,
+        "launch_buttons": {
+            "notebook_interface": "jupyterlab",
+            "binderhub_url": BINDER,
+            "colab_url": COLAB if on_github else "",
+            "thebe": on_github,
+        },
+    }
+
+
+def offers_live_code(app) -> bool:
+    """Whether cells can be run in the page, by Thebe."""
+    return bool(app.config.html_theme_options.get("launch_buttons", {}).get("thebe"))
+
+
+def drop_unused_thebe(app, doctree, docname):
+    """Remove the settings that sphinx-thebe adds to every page, where they serve nothing."""
+    if offers_live_code(app):
+        return
+    for raw in list(doctree.findall(nodes.raw)):
+        if "x-thebe-config" in raw.astext() or raw.astext().startswith("<script>kernelName"):
+            raw.parent.remove(raw)
+
+
+def without_outputs(notebook: dict) -> dict:
+    """Return a notebook without what running it has added, as the repository stores it."""
+    for cell in notebook["cells"]:
+        cell["metadata"].pop("execution", None)
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+    language = notebook["metadata"].get("language_info", {})
+    notebook["metadata"]["language_info"] = {"name": language.get("name", "python")}
+    return notebook
+
+
+def clean_downloads(app, exception):
+    """Write the notebooks that readers download as they are stored."""
+    if exception or app.builder.format != "html":
+        return
+    for path in (Path(app.outdir) / "_sources").rglob("*.ipynb"):
+        notebook = without_outputs(json.loads(path.read_text(encoding="utf-8")))
+        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+
+
+def setup(app):
+    app.connect("config-inited", add_buttons)
+    # After sphinx-thebe has added them.
+    app.connect("doctree-resolved", drop_unused_thebe, priority=900)
+    app.connect("build-finished", clean_downloads)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
