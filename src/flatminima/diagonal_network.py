@@ -321,6 +321,8 @@ class DiagonalNetwork:
         direction = generator.standard_normal((*sharpness.shape, self.depth))
         direction -= direction.mean(axis=-1, keepdims=True)
         direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+        # Where the draws nearly agree, what is left of their mean has grown with the division.
+        direction -= direction.mean(axis=-1, keepdims=True)
         goal = np.log(sharpness / self.flattest_sharpness)
 
         # log p_i^2 = const + length * direction_i; the mean of the exponentials is convex in it.
@@ -419,15 +421,8 @@ def gradient_descent(
     start = finite_array("start", network._parameters(start))
     rates = checked_rates(learning_rate)
     scale = _noise_scale(label_noise, generator)
-    try:
-        batch = np.broadcast_shapes(start.shape[:-1], rates.shape, scale.shape)
-    except ValueError as error:
-        raise ValueError(
-            f"learning_rate {rates.shape} and label_noise {scale.shape} must broadcast against "
-            f"the batch axes {start.shape[:-1]} of start"
-        ) from error
-    stride = steps if record_every is None else positive_int("record_every", record_every)
-    times = np.append(np.arange(0, steps, stride), steps)
+    batch = _batch_shape(start.shape[:-1], rates, scale)
+    times = _recorded_times(steps, record_every)
     theta = np.empty((len(times), network.depth, int(np.prod(batch))))
     theta[0] = np.moveaxis(np.broadcast_to(start, (*batch, network.depth)), -1, 0).reshape(
         network.depth, -1
@@ -436,7 +431,7 @@ def gradient_descent(
     noise = None
     if label_noise is not None:
         scale = np.broadcast_to(scale, batch).reshape(-1)
-        noise = np.empty((steps, theta.shape[2])) if stride == 1 else None
+        noise = np.empty((steps, theta.shape[2])) if len(times) == steps + 1 else None
     blocks = [slice(i, i + BLOCK) for i in range(0, theta.shape[2], BLOCK)]
     generators = generator.spawn(len(blocks)) if label_noise is not None else [None] * len(blocks)
 
@@ -576,6 +571,23 @@ def _noise_scale(label_noise: object, generator: np.random.Generator | None) -> 
     if not isinstance(generator, np.random.Generator):
         raise ValueError(f"label_noise needs a numpy Generator, got {generator!r}")
     return scale
+
+
+def _batch_shape(axes: tuple[int, ...], rates: np.ndarray, scale: np.ndarray) -> tuple[int, ...]:
+    """The batch axes of all trajectories, from those of the starts, the rates and the noise."""
+    try:
+        return np.broadcast_shapes(axes, rates.shape, scale.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"learning_rate {rates.shape} and label_noise {scale.shape} must broadcast against "
+            f"the batch axes {axes} of start"
+        ) from error
+
+
+def _recorded_times(steps: int, record_every: int | None) -> np.ndarray:
+    """The steps to record: the first, every so many after it, and the last."""
+    stride = steps if record_every is None else positive_int("record_every", record_every)
+    return np.append(np.arange(0, steps, stride), steps)
 
 
 def _draws(

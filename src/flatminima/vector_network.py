@@ -20,11 +20,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from flatminima._validation import finite_array, positive_int
+from flatminima._validation import checked_rates, finite_array, positive_int
 from flatminima.diagonal_network import (
     DiagonalNetwork,
+    _batch_shape,
     _leave_one_out,
     _noise_scale,
+    _recorded_times,
     _without_missing,
 )
 
@@ -278,27 +280,19 @@ def gradient_descent(
     """
     steps = positive_int("steps", steps)
     start = finite_array("start", network._parameters(start))
-    rates = finite_array("learning_rate", learning_rate)
-    if np.any(rates <= 0):
-        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
+    rates = checked_rates(learning_rate)
     scale = _noise_scale(label_noise, generator)
     rows = _rows(network, batch_size, generator)
-    try:
-        batch = np.broadcast_shapes(start.shape[:-2], rates.shape, scale.shape)
-    except ValueError as error:
-        raise ValueError(
-            f"learning_rate {rates.shape} and label_noise {scale.shape} must broadcast against "
-            f"the batch axes {start.shape[:-2]} of start"
-        ) from error
-    stride = steps if record_every is None else positive_int("record_every", record_every)
-    times = np.append(np.arange(0, steps, stride), steps)
+    batch = _batch_shape(start.shape[:-2], rates, scale)
+    times = _recorded_times(steps, record_every)
+    every_step = len(times) == steps + 1
     size, (n, m) = int(np.prod(batch)), network.inputs.shape
     theta = np.empty((len(times), size, network.depth, m))
     theta[0] = np.broadcast_to(start, (*batch, *start.shape[-2:])).reshape(theta.shape[1:])
     rates = np.broadcast_to(rates, batch).reshape(-1, 1)
     scale = np.broadcast_to(scale, batch).reshape(-1, 1)
-    used = np.empty((steps, size, m)) if stride == 1 else None
-    noise = np.empty((steps, size, n)) if stride == 1 and label_noise is not None else None
+    used = np.empty((steps, size, m)) if every_step else None
+    noise = np.empty((steps, size, n)) if every_step and label_noise is not None else None
     point, step = theta[0].copy(), 0
     with np.errstate(over="ignore", invalid="ignore"):
         for k, (first, last) in enumerate(pairwise(times)):
