@@ -152,3 +152,29 @@ export function gradientDescent({ start, y, eta, steps, noise }) {
   }
   return run;
 }
+
+/**
+ * What became of a run.
+ *
+ * @typedef {"diverged" | "settled" | "period two" | "moving" | "noisy"} Outcome
+ */
+
+/**
+ * @param {Run} run
+ * @param {number} eta
+ * @param {boolean} noisy whether there was label noise
+ * @returns {Outcome}
+ */
+export function outcome(run, eta, noisy) {
+  if (run.diverged) return "diverged";
+  if (noisy) return "noisy";
+  const r = run.residual;
+  const t = run.last;
+  // Residuals count in units of 1 / eta, as they do in every bound of the book.
+  if (eta * Math.max(Math.abs(r[t]), Math.abs(r[t - 1] ?? r[t])) < 1e-4) return "settled";
+  if (t >= 4) {
+    const back = Math.max(Math.abs(r[t] - r[t - 2]), Math.abs(r[t - 1] - r[t - 3]));
+    if (eta * back < 1e-6 && eta * Math.abs(r[t] - r[t - 1]) > 1e-3) return "period two";
+  }
+  return "moving";
+}

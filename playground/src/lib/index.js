@@ -2,3 +2,7 @@
 export * as diagonal from "./diagonal.js";
 export * as instability from "./instability.js";
 export * as random from "./random.js";
+export * as eigen from "./eigen.js";
+export * as episodes from "./episodes.js";
+export * as mlp from "./mlp.js";
+export * as training from "./training.js";

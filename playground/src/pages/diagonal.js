@@ -1,67 +1,265 @@
-/** The playground of the network of depth two. */
+/** The playground of the network of depth two: L = (a b - y)^2 / 2. */
+import {
+  describeOutcome,
+  describePrediction,
+  drawBudget,
+  drawPlane,
+  drawSharpness,
+  drawTurn,
+  setViews,
+} from "../figures/diagonal.js";
 import * as diagonal from "../lib/diagonal.js";
-import { panel, slider } from "../ui/controls.js";
+import * as instability from "../lib/instability.js";
+import { normal } from "../lib/random.js";
+import { panel, presetButtons, slider } from "../ui/controls.js";
 import { format, h } from "../ui/dom.js";
-import { address, frames, mount, status } from "../ui/page.js";
+import { facts } from "../ui/facts.js";
+import { address, frames, layout, mount, status } from "../ui/page.js";
 import { player } from "../ui/player.js";
 import { Plot } from "../ui/plot.js";
 
-const STEPS = 120;
-const TARGET = 1;
+const BASE = { eta: 0.1, s: 22, r: 0.01, y: 1, noise: 0, seed: 1, steps: 80 };
+const PRESETS = {
+  Stable: { ...BASE, s: 18, r: 0.3 },
+  "One instability": BASE,
+  Goldilocks: { ...BASE, s: 31, steps: 150 },
+  "Past √2": { ...BASE, s: 37.6 },
+  "Period two": { ...BASE, eta: 1.1, s: 2.5, r: 0.1 },
+  "Label noise": { ...BASE, s: 18, noise: 1, steps: 400 },
+  Diverges: { ...BASE, s: 41 },
+};
 
-mount("diagonal", (root) => {
-  const form = panel(
-    [
-      slider({ key: "eta", label: "learning rate η", min: 0.02, max: 1, value: 0.1, scale: "log" }),
-      slider({ key: "s", label: "starting sharpness", min: 2, max: 60, value: 22, step: 0.1 }),
-      slider({ key: "r", label: "starting residual", min: -1, max: 1, value: 0.01, step: 0.01 }),
-    ],
-    changed,
-  );
-  const drawing = frames(draw);
-  const plot = new Plot({
-    title: "Sharpness at each step",
-    x: { label: "step t", domain: [0, STEPS] },
-    y: { label: "sharpness λ₁", domain: [0, 40] },
-    redraw: drawing.request,
+const wide = (/** @type {number} */ width) => (width > 560 ? 2.6 : 1.2);
+const square = (/** @type {number} */ width) => (width > 560 ? 1.2 : 0.95);
+
+/** Run gradient descent from what the controls say, and work out what is to be shown. */
+function compute(/** @type {Record<string, number>} */ given) {
+  const { eta, y, r } = given;
+  const noisy = given.noise > 0;
+  const floor = 2 * Math.abs(y);
+  const start = Math.max(given.s, floor);
+  const k = Math.sqrt((start - floor) * (start + floor));
+  const noise = normal(given.steps, given.seed).map((z) => z * given.noise);
+  const point = diagonal.at(r, k, y);
+  const run = diagonal.gradientDescent({ start: point, y, eta, steps: given.steps, noise });
+  // What a step feels; the last point takes none.
+  const felt = run.residual.map((value, t) => value + (noise[t] ?? 0));
+  return {
+    key: JSON.stringify(given),
+    eta,
+    y,
+    r,
+    k,
+    start,
+    floor,
+    run,
+    noisy,
+    outcome: diagonal.outcome(run, eta, noisy),
+    spent: instability.instabilityBudget(felt, eta),
+    flattened: instability.logImbalanceFactor(felt, eta).map((value) => 0 - value),
+    shares: instability.splitFlattening(run.residual, noise, eta),
+    times: Float64Array.from(run.residual.keys()),
+    predicted: eta * start > 2 ? instability.reflectedSharpness(start, eta) : NaN,
+    refined: eta * start > 2 ? instability.reflectedSharpness(start, eta, y) : NaN,
+    margin: diagonal.escapeMargin(...point, y, eta),
+  };
+}
+
+mount("diagonal", () => {
+  const controls = {
+    eta: slider({
+      key: "eta",
+      label: "Learning rate η",
+      min: 0.02,
+      max: 2,
+      value: BASE.eta,
+      scale: "log",
+    }),
+    s: slider({ key: "s", label: "Starting sharpness", min: 1, max: 60, value: BASE.s, step: 0.1 }),
+    r: slider({ key: "r", label: "First residual r₀", min: -5, max: 5, value: BASE.r, step: 0.01 }),
+    y: slider({ key: "y", label: "Target y", min: -3, max: 3, value: BASE.y, step: 0.05 }),
+    noise: slider({
+      key: "noise",
+      label: "Label noise σ",
+      min: 0,
+      max: 3,
+      value: BASE.noise,
+      step: 0.05,
+    }),
+    seed: slider({
+      key: "seed",
+      label: "Seed of the noise",
+      min: 1,
+      max: 50,
+      value: BASE.seed,
+      step: 1,
+    }),
+    steps: slider({
+      key: "steps",
+      label: "Steps",
+      min: 20,
+      max: 1000,
+      value: BASE.steps,
+      step: 10,
+    }),
+  };
+  const form = panel(Object.values(controls), changed);
+  const presets = presetButtons("Start from", PRESETS, (values) => {
+    form.set(values);
+    play.pause();
+    state = compute(form.values());
+    play.move(Infinity);
+    changed();
   });
+  const drawing = frames(draw);
+  const redraw = drawing.request;
+  const domain = () => /** @type {[number, number]} */ ([0, 1]);
+  const plots = {
+    plane: new Plot({
+      title: "The run over the loss, with v₁ at each step",
+      x: { label: "a", domain: domain() },
+      y: { label: "b", domain: domain() },
+      aspect: square,
+      equal: true,
+      redraw,
+    }),
+    turn: new Plot({
+      title: "The angle of v₁ against the residual",
+      x: { label: "residual r", domain: domain() },
+      y: { label: "angle φ (degrees)", domain: domain(), format: (v) => `${v}`.replace("-", "−") },
+      aspect: square,
+      redraw,
+    }),
+    sharp: new Plot({
+      title: "Sharpness against the step",
+      x: { label: "step t", domain: domain() },
+      y: { label: "sharpness", domain: domain() },
+      aspect: wide,
+      redraw,
+    }),
+    budget: new Plot({
+      title: "The instability budget against the step",
+      x: { label: "step t", domain: domain() },
+      y: { label: "", domain: domain() },
+      aspect: wide,
+      redraw,
+    }),
+  };
+  for (const plot of [plots.sharp, plots.budget]) {
+    plot.element.classList.add("pg-wide");
+    plot.onDrag((x) => {
+      play.pause();
+      play.move(Math.round(x));
+    });
+  }
   const line = status();
-  const play = player({ length: () => run.last, moved: drawing.request });
-  let run = compute();
-
-  function compute() {
-    const { eta, s, r } = form.values();
-    const start = diagonal.at(r, Math.sqrt(Math.max(0, s * s - 4 * TARGET * TARGET)), TARGET);
-    return diagonal.gradientDescent({ start, y: TARGET, eta, steps: STEPS });
-  }
-  function changed() {
-    run = compute();
-    play.refresh();
-    link.write();
-    drawing.request();
-  }
-  function draw() {
-    const { eta } = form.values();
-    const t = play.at();
-    const text = `Step ${t}: sharpness ${format(run.sharpness[t])}, threshold ${format(2 / eta)}.`;
-    line.say(text);
-    plot.describe(text);
-    plot.draw(
-      String(eta),
-      (p) => p.horizontal(2 / eta, { color: "vermillion", dash: [6, 4] }),
-      (p) => p.line(Array.from(run.sharpness.keys()), run.sharpness, { color: "blue" }, 0, t),
-    );
-  }
+  const verdict = h("p", { class: "pg-verdict" });
+  const table = facts("The whole run in numbers");
+  let state = compute(form.values());
+  const play = player({ length: () => state.run.last, moved: redraw });
   const link = address({
     values: form.values,
     set: (values) => {
       form.set(values);
-      run = compute();
-      play.refresh();
-      drawing.request();
+      play.pause();
+      state = compute(form.values());
+      play.move(Infinity);
+      refresh();
     },
   });
-  play.refresh();
-  root.append(form.element, play.element, line.element, h("div", { class: "pg-plots" }, plot.element), link.element);
-  return { form, drawing };
+
+  function changed() {
+    state = compute(form.values());
+    refresh();
+    link.write();
+  }
+
+  /** Everything that does not depend on the step shown. */
+  function refresh() {
+    const { eta, r, floor, start, run, noisy, spent, flattened, shares } = state;
+    const given = form.values();
+    play.refresh();
+    presets.mark(given);
+    setViews(plots, state);
+    controls.eta.hint(`2/η = ${format(2 / eta)}, 4/η = ${format(4 / eta)}`);
+    controls.s.hint(
+      given.s < floor
+        ? `raised to the flattest, 2|y| = ${format(floor)}`
+        : `${format((start * eta) / 2)} × 2/η, of the minimum ahead`,
+    );
+    controls.r.hint(`η r₀ = ${format(eta * r)}`);
+    controls.y.hint(`flattest sharpness 2|y| = ${format(floor)}`);
+    controls.noise.hint(noisy ? `η σ = ${format(eta * given.noise)}` : "none");
+    controls.seed.hint(noisy ? "" : "without noise it has no effect");
+    verdict.textContent = describeOutcome(state);
+
+    const end = run.last;
+    const relative = (/** @type {number} */ v) => `${format(v)} = ${format((v * eta) / 2)} × 2/η`;
+    const unless = (/** @type {string} */ text) => (run.diverged ? "diverged" : text);
+    const swing = run.residual
+      .subarray(0, end + 1)
+      .reduce((m, v) => Math.max(m, Math.abs(eta * v)), 0);
+    table.set([
+      ["Sharpness of the minimum ahead at the start", relative(start)],
+      [`The same after ${end} steps`, unless(relative(run.minimumSharpness[end]))],
+      ["Predicted by reflection, 4/η − start", describePrediction(state, state.predicted)],
+      ["Predicted to second order", describePrediction(state, state.refined)],
+      ["Largest swing, max η|r|", unless(format(swing))],
+      [noisy ? "Budget Σ η²(r + ξ)²" : "Budget Σ η²r²", unless(format(spent[end]))],
+      .../** @type {[string, string][]} */ (
+        noisy
+          ? [
+              [
+                "of it residual, noise, cross term",
+                unless(
+                  Object.values(shares)
+                    .map((v) => format(v[end]))
+                    .join(", "),
+                ),
+              ],
+            ]
+          : []
+      ),
+      ["Flattening −log |κ/κ₀|", unless(format(flattened[end]))],
+      [
+        "Escape margin at the start",
+        `${format(state.margin)}${state.margin < 0 ? ": it escapes" : ""}`,
+      ],
+    ]);
+    redraw();
+  }
+
+  function draw() {
+    const t = play.at();
+    const { run, eta } = state;
+    line.say(
+      `Step ${t} of ${run.last}: residual ${format(run.residual[t])}, ` +
+        `sharpness ${format(run.sharpness[t])} = ${format((run.sharpness[t] * eta) / 2)} × 2/η, ` +
+        `v₁ at ${format((run.angle[t] * 180) / Math.PI)}°, ` +
+        `minimum ahead ${format(run.minimumSharpness[t])}.`,
+    );
+    drawPlane(plots.plane, state, t);
+    drawTurn(plots.turn, state, t);
+    drawSharpness(plots.sharp, state, t);
+    drawBudget(plots.budget, state, t);
+  }
+
+  refresh();
+  return {
+    elements: [
+      layout(
+        [presets.element, form.element],
+        [
+          h("div", { class: "pg-bar" }, play.element, link.element),
+          line.element,
+          verdict,
+          h("div", { class: "pg-plots" }, ...Object.values(plots).map((plot) => plot.element)),
+          table.element,
+        ],
+      ),
+    ],
+    state: () => state,
+    at: play.at,
+    times: drawing.times,
+  };
 });

@@ -46,9 +46,7 @@ export function copyLink(values) {
   const copy = button("Copy link", async () => {
     const address = addressOf(values());
     history.replaceState(null, "", address);
-    said.textContent = (await toClipboard(address))
-      ? "Copied."
-      : "The link is in the address bar.";
+    said.textContent = (await toClipboard(address)) ? "Copied." : "The link is in the address bar.";
     setTimeout(() => (said.textContent = ""), 4000);
   });
   return h("span", { class: "pg-copy" }, copy, said);

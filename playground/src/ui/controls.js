@@ -33,7 +33,7 @@ const NOTCHES = 1000;
 export function slider({ key, label, min, max, value, step, scale = "linear", say = format }) {
   const id = uniqueId(key);
   const log = scale === "log";
-  const notch = log ? 1 : step ?? (max - min) / NOTCHES;
+  const notch = log ? 1 : (step ?? (max - min) / NOTCHES);
   const decimals = log ? 0 : Math.max(0, Math.ceil(-Math.log10(notch) - 1e-9));
   const toRange = (/** @type {number} */ v) =>
     log ? Math.round((NOTCHES * Math.log(v / min)) / Math.log(max / min)) : v;
@@ -124,11 +124,7 @@ export function slider({ key, label, min, max, value, step, scale = "linear", sa
 export function choice({ key, label, options, value = 0 }) {
   const id = uniqueId(key);
   const hint = h("div", { class: "pg-hint" });
-  const select = h(
-    "select",
-    { id },
-    ...options.map((name, i) => h("option", { value: i }, name)),
-  );
+  const select = h("select", { id }, ...options.map((name, i) => h("option", { value: i }, name)));
   select.value = String(value);
   return {
     key,

@@ -8,21 +8,35 @@ const BETWEEN_ANNOUNCEMENTS = 1500;
  * Build a playground in its place on the page, once that is there.
  *
  * @param {string} name as in data-playground
- * @param {(root: HTMLElement) => object} build what it returns is kept as root.playground
+ * @param {() => {elements: HTMLElement[]} & Record<string, unknown>} build gives the elements, and
+ *     what the tests and the curious find in root.playground
  */
 export function mount(name, build) {
   const start = () => {
     const selector = `.playground[data-playground="${name}"]`;
-    for (const root of /** @type {NodeListOf<HTMLElement>} */ (
-      document.querySelectorAll(selector)
-    )) {
-      root.replaceChildren();
-      Object.assign(root, { playground: build(root) });
-      root.dataset.ready = "true";
-    }
+    const root = /** @type {HTMLElement | null} */ (document.querySelector(selector));
+    if (!root) return;
+    const { elements, ...rest } = build();
+    root.replaceChildren(...elements);
+    Object.assign(root, { playground: rest });
+    root.dataset.ready = "true";
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
+}
+
+/**
+ * Controls and, beside or below them, what they control.
+ *
+ * @param {HTMLElement[]} side @param {HTMLElement[]} main
+ */
+export function layout(side, main) {
+  return h(
+    "div",
+    { class: "pg-layout" },
+    h("div", { class: "pg-side" }, ...side),
+    h("div", { class: "pg-main" }, ...main),
+  );
 }
 
 /**

@@ -25,7 +25,7 @@ import { onThemeChange, readTheme } from "./theme.js";
  * @typedef {object} Style
  * @property {Color} [color]
  * @property {number} [width]
- * @property {number[]} [dash]
+ * @property {readonly number[]} [dash]
  * @property {number} [alpha]
  */
 
@@ -58,7 +58,7 @@ export class Painter {
     const c = this.context;
     c.strokeStyle = c.fillStyle = this.theme[color];
     c.lineWidth = width;
-    c.setLineDash(dash);
+    c.setLineDash([...dash]);
     c.globalAlpha = alpha;
     c.lineJoin = c.lineCap = "round";
   }
@@ -154,6 +154,38 @@ export class Painter {
     }
   }
 
+  /**
+   * Many marks of one kind, in one stroke.
+   *
+   * @param {ArrayLike<number>} xs @param {ArrayLike<number>} ys
+   * @param {Style & {shape?: "dot" | "up" | "down", size?: number}} style
+   * @param {number} first @param {number} last
+   * @param {(i: number) => boolean} wanted which of them to draw
+   */
+  marks(xs, ys, style, first, last, wanted = () => true) {
+    const c = this.context;
+    const { shape = "dot", size = 3 } = style;
+    this.#set(style);
+    c.beginPath();
+    for (let i = first; i <= last; i++) {
+      if (!wanted(i)) continue;
+      const px = this.x(xs[i]);
+      const py = this.y(ys[i]);
+      if (!(Math.abs(px) < 1e5 && Math.abs(py) < 1e5)) continue;
+      if (shape === "dot") {
+        c.moveTo(px + size, py);
+        c.arc(px, py, size, 0, 2 * Math.PI);
+      } else {
+        const s = shape === "up" ? -size : size;
+        c.moveTo(px, py + s * 1.1);
+        c.lineTo(px + size, py - s * 0.8);
+        c.lineTo(px - size, py - s * 0.8);
+        c.closePath();
+      }
+    }
+    c.fill();
+  }
+
   /** Points of one pixel or two, many of them. @param {ArrayLike<number>} xs @param {ArrayLike<number>} ys @param {Style & {size?: number}} style */
   dust(xs, ys, style) {
     const c = this.context;
@@ -209,7 +241,7 @@ export class Plot {
    * @param {string} options.title
    * @param {Axis} options.x
    * @param {Axis} options.y
-   * @param {number} [options.aspect] width over height
+   * @param {number | ((width: number) => number)} [options.aspect] width over height
    * @param {boolean} [options.equal] the same scale on both axes: domains are widened to fit
    * @param {() => void} options.redraw asks for a new frame
    */
@@ -229,7 +261,8 @@ export class Plot {
       const width = Math.floor(this.#box.clientWidth);
       if (width === this.#width) return;
       this.#width = width;
-      this.#height = Math.round(width / this.aspect);
+      const { aspect } = this;
+      this.#height = Math.round(width / (typeof aspect === "number" ? aspect : aspect(width)));
       this.#backKey = "";
       redraw();
     }).observe(this.#box);
@@ -280,10 +313,7 @@ export class Plot {
     const report = (event) => {
       const box = canvas.getBoundingClientRect();
       const { x, y } = this.#scales();
-      move(
-        Number(x.invert(event.clientX - box.left)),
-        Number(y.invert(event.clientY - box.top)),
-      );
+      move(Number(x.invert(event.clientX - box.left)), Number(y.invert(event.clientY - box.top)));
     };
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);

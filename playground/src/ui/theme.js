@@ -1,8 +1,18 @@
 /** The book's colors, light or dark, as playground.css defines them. */
 
 const NAMES = /** @type {const} */ ([
-  "text", "muted", "background", "surface", "border", "blue", "vermillion", "green", "orange",
-  "purple", "skyblue", "grey",
+  "text",
+  "muted",
+  "background",
+  "surface",
+  "border",
+  "blue",
+  "vermillion",
+  "green",
+  "orange",
+  "purple",
+  "skyblue",
+  "grey",
 ]);
 
 /** @typedef {Record<typeof NAMES[number], string> & {font: string}} Theme */
