@@ -8,16 +8,17 @@ const BETWEEN_ANNOUNCEMENTS = 1500;
  * Build a playground in its place on the page, once that is there.
  *
  * @param {string} name as in data-playground
- * @param {() => {elements: HTMLElement[]} & Record<string, unknown>} build gives the elements, and
- *     what the tests and the curious find in root.playground
+ * @param {(root: HTMLElement) => {elements?: HTMLElement[]}} build fills the root, which is empty,
+ *     or gives the elements to fill it with; what else it gives is kept as root.playground
  */
 export function mount(name, build) {
   const start = () => {
     const selector = `.playground[data-playground="${name}"]`;
     const root = /** @type {HTMLElement | null} */ (document.querySelector(selector));
     if (!root) return;
-    const { elements, ...rest } = build();
-    root.replaceChildren(...elements);
+    root.replaceChildren();
+    const { elements = [], ...rest } = build(root);
+    root.append(...elements);
     Object.assign(root, { playground: rest });
     root.dataset.ready = "true";
   };
