@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 LABELS = (
@@ -46,6 +47,39 @@ def entries(chapters: Path) -> list[Entry]:
             kind = match["kind"].removeprefix("prf:").removesuffix("-start")
             found.append(Entry(kind, match["title"].strip(), label[1] if label else "", path.stem))
     return found
+
+
+PRACTISED_TOO = {"D2": ("ex-eos-linear",), "D10": ("ex-noise-echo", "ex-noise-halving")}
+"""Exercises on a statement that neither their label nor a reference in them gives away."""
+
+
+def exercises_on(theory_label: str, chapters: Path) -> list[Entry]:
+    """The exercises on a statement: named after its label, or with a reference to it."""
+    found = []
+    exercises = {entry.label: entry for entry in entries(chapters) if entry.kind == "exercise"}
+    for label, exercise in exercises.items():
+        named = label.startswith(f"ex-{theory_label.lower()}-")
+        named = named or label in PRACTISED_TOO.get(theory_label, ())
+        mentioned = re.search(rf"\b(thm|prop|def)-{theory_label}\b", _text_of(exercise, chapters))
+        if named or mentioned:
+            found.append(exercise)
+    # Those of its own chapter come first.
+    own = {e.document for e in entries(chapters) if e.theory_label == theory_label}
+    return sorted(found, key=lambda exercise: exercise.document not in own)
+
+
+@cache
+def _cells(path: Path, changed: int) -> list[str]:
+    return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+
+
+def _text_of(exercise: Entry, chapters: Path) -> str:
+    """The cells that hold an exercise and its solution."""
+    path = chapters / f"{exercise.document}.ipynb"
+    cells = _cells(path, path.stat().st_mtime_ns)
+    label = re.escape(exercise.label)
+    marks = re.compile(rf"^:label: {label}$|\{{solution[\w-]*\}}\s+{label}$", re.MULTILINE)
+    return "\n".join(cell for cell in cells if marks.search(cell))
 
 
 def tests_of(theory_label: str, tests: Path) -> list[str]:
