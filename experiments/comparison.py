@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
+from experiments._tolerances import AT_THE_END, COOLING, spread
 from experiments.flatness import MARGIN, measure, state_of
 from flatminima import datasets, models, sweep, training
 from flatminima.results import Experiment
@@ -162,24 +163,5 @@ EXPERIMENT = Experiment(
         "flatminima.probes",
         "flatminima.training",
     ),
-    tolerances=dict.fromkeys(
-        (
-            "steps",
-            "reached",
-            "cooling_steps",
-            "final_loss",
-            "undershoot",
-            "sharpness",
-            "trace",
-            "trace_error",
-            "adaptive_sharpness",
-            "average_sharpness",
-            "average_sharpness_error",
-            "relative_flatness",
-            "relative_flatness_error",
-            "test_accuracy",
-            "test_loss",
-        ),
-        "spread",
-    ),
+    tolerances=spread("steps", *COOLING, *AT_THE_END),
 )

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments._tolerances import AT_THE_END, COOLING, spread
 from flatminima import curvature, datasets, flatness, instability, models, probes, sweep, training
 from flatminima.results import Experiment
 
@@ -242,32 +243,17 @@ TOLERANCES = {
     "start_sharpness": 2e-4,
     "start_accuracy": 2e-3,
     "learning_rate": 2e-4,
-    **dict.fromkeys(
-        (
-            "large_steps_made",
-            "large_loss",
-            "highest_loss",
-            "episodes",
-            "budget",
-            "large_sharpness",
-            "lowest_sharpness",
-            "after_first",
-            "reached",
-            "cooling_steps",
-            "final_loss",
-            "undershoot",
-            "sharpness",
-            "trace",
-            "trace_error",
-            "adaptive_sharpness",
-            "average_sharpness",
-            "average_sharpness_error",
-            "relative_flatness",
-            "relative_flatness_error",
-            "test_accuracy",
-            "test_loss",
-        ),
-        "spread",
+    **spread(
+        "large_steps_made",
+        "large_loss",
+        "highest_loss",
+        "episodes",
+        "budget",
+        "large_sharpness",
+        "lowest_sharpness",
+        "after_first",
+        *COOLING,
+        *AT_THE_END,
     ),
 }
 

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments._tolerances import AT_THE_END, COOLING, spread
 from experiments.flatness import measure, state_of
 from flatminima import datasets, models, probes, sweep, training
 from flatminima.results import Experiment
@@ -191,8 +192,7 @@ loss of 0.1 in the second stage v = 2 * 0.1 / 10, and v / 8 = 0.0025 stands agai
 def grid(preset: str) -> list[Config]:
     """The configs of a preset; its label noise, control and long run are at the small rate."""
     if preset == "ci":
-        small = {"n_train": 100, "width": 24, "steps": 150}
-        return cells(range(3), LARGE[1:], BATCHES[:1], **small)
+        return cells(range(3), LARGE[1:], BATCHES[:1], width=24)
     if preset == "default":
         return cells(range(7), LARGE, BATCHES)
     cifar = {"dataset": "cifar10", "n_train": 5000, "width": 200, "device": "cuda"}
@@ -224,28 +224,13 @@ def cells(
 TOLERANCES = {
     "start_steps": 1e-2,
     "start_sharpness": 2e-4,
-    **dict.fromkeys(
-        (
-            "treated_loss",
-            "treated_highest_loss",
-            "highest_sharpness",
-            "late_sharpness",
-            "reached",
-            "cooling_steps",
-            "final_loss",
-            "undershoot",
-            "sharpness",
-            "trace",
-            "trace_error",
-            "adaptive_sharpness",
-            "average_sharpness",
-            "average_sharpness_error",
-            "relative_flatness",
-            "relative_flatness_error",
-            "test_accuracy",
-            "test_loss",
-        ),
-        "spread",
+    **spread(
+        "treated_loss",
+        "treated_highest_loss",
+        "highest_sharpness",
+        "late_sharpness",
+        *COOLING,
+        *AT_THE_END,
     ),
 }
 
