@@ -94,16 +94,18 @@ export function spanOverlap(U, V) {
 /**
  * Follows the k largest eigenvalues, and their eigenvectors, of an operator from call to call.
  *
- * Each call does Rayleigh-Ritz on the span of the vectors of the call before, and of one fresh
- * random vector (a direction that has become leading may be orthogonal to all the old ones). It
- * then adds the residuals of those of the k pairs that are not converged, orthogonalized in full,
- * until all are: ||H v - lambda v|| <= tolerance * |lambda_1|. So each eigenvalue is that close to
- * one of H at least, and to second order in the residual where the gap to the others is larger.
+ * Each call does Rayleigh-Ritz on the span of the vectors of the call before and of two guards:
+ * the next Ritz vector, and its residual with some noise. So a direction that is orthogonal to all
+ * the others, and becomes leading, is found too, after a few calls: the guards turn toward it as in
+ * a power iteration. A call then adds the residuals of those of the k pairs that are not
+ * converged, orthogonalized in full, until all are: ||H v - lambda v|| <= tolerance * |lambda_1|.
+ * So each eigenvalue is at least that close to one of H, and closer where the gap to the others is
+ * larger than the residual.
  */
 export class LeadingPairs {
   /** @type {Float64Array[]} k unit vectors, orthogonal to each other */
   vectors = [];
-  /** @type {Float64Array[]} the next Ritz vectors, from which the following call starts too */
+  /** @type {Float64Array[]} the next Ritz vector, and its residual with some noise */
   #guards = [];
   #calls = 0;
 
@@ -143,8 +145,7 @@ export class LeadingPairs {
     };
     this.#calls += 1;
     for (const vector of [...this.vectors, ...this.#guards]) add(vector.slice());
-    const fresh = this.vectors.length > 0 ? 1 : k + 1;
-    for (let i = 0; i < fresh; i++) add(normal(size, this.#calls * 16 + i));
+    for (let i = 0; i < (this.#calls > 1 ? 0 : k + 2); i++) add(normal(size, i));
     for (;;) {
       const n = basis.length;
       const projected = new Float64Array(n * n);
@@ -169,8 +170,7 @@ export class LeadingPairs {
       const open = [];
       let worst = 0;
       for (let i = 0; i < k; i++) {
-        const residual = ritzImages[i].slice();
-        for (let j = 0; j < size; j++) residual[j] -= values[i] * ritz[i][j];
+        const residual = difference(ritzImages[i], values[i], ritz[i]);
         const norm = Math.sqrt(dot(residual, residual));
         worst = Math.max(worst, norm);
         if (norm > this.tolerance * scale) open.push(residual);
@@ -178,6 +178,9 @@ export class LeadingPairs {
       if (open.length === 0 || products >= this.limit || n === size) {
         this.vectors = ritz.slice(0, k);
         this.#guards = ritz.slice(k, k + 1);
+        if (this.#guards.length > 0) {
+          this.#guards.push(this.#next(ritz[k], ritzImages[k], values[k]));
+        }
         return {
           values: values.slice(0, k),
           residual: scale > 0 ? worst / scale : 0,
@@ -192,9 +195,26 @@ export class LeadingPairs {
       const before = basis.length;
       for (const residual of open) add(residual);
       // Only rounding is left of the residuals: there is nothing to be gained from them.
-      if (basis.length === before) add(normal(size, this.#calls * 16 + 8 + (products % 8)));
+      if (basis.length === before) add(normal(size, this.#calls + products));
     }
   }
+
+  /**
+   * The residual of the guard, of length one, and noise of a tenth of that.
+   *
+   * @param {Float64Array} vector @param {Float64Array} image @param {number} value
+   */
+  #next(vector, image, value) {
+    const residual = difference(image, value, vector);
+    const length = Math.sqrt(dot(residual, residual)) || 1;
+    const deviation = 0.1 / Math.sqrt(this.size);
+    return normal(this.size, this.#calls).map((z, i) => residual[i] / length + deviation * z);
+  }
+}
+
+/** x - factor * y. @param {Float64Array} x @param {number} factor @param {Float64Array} y */
+function difference(x, factor, y) {
+  return x.map((value, i) => value - factor * y[i]);
 }
 
 /**

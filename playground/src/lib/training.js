@@ -52,6 +52,8 @@ export function grid(count) {
 export class TrainingRun {
   step = 0;
   diverged = false;
+  /** The examples of the last minibatch. @type {number[]} */
+  drawn = [];
   #random;
   /** @type {number[]} */
   #order = [];
@@ -107,7 +109,10 @@ export class TrainingRun {
    */
   descend(eta, batch) {
     const { theta, gradient } = this;
-    if (batch < EXAMPLES) this.network.gradient(theta, gradient, this.#draw(batch));
+    if (batch < EXAMPLES) {
+      this.drawn = this.#draw(batch);
+      this.network.gradient(theta, gradient, this.drawn);
+    }
     for (let i = 0; i < theta.length; i++) theta[i] -= eta * gradient[i];
     this.step += 1;
   }
