@@ -1,6 +1,5 @@
 /** The four figures of the network of depth two. */
 import * as diagonal from "../lib/diagonal.js";
-import { drawContours } from "../ui/contours.js";
 import { format } from "../ui/dom.js";
 
 const DEGREES = 180 / Math.PI;
@@ -155,35 +154,56 @@ function segment(run, t, length) {
   return [run.a[t] - u, run.b[t] - v, run.a[t] + u, run.b[t] + v];
 }
 
+/**
+ * The two branches of a b = output, on what a painter shows: points evenly spaced in log |a|.
+ *
+ * @param {Painter} p @param {number} output
+ * @returns {[number[], number[]][]}
+ */
+function hyperbola(p, output) {
+  const [left, right] = p.x.domain();
+  const [bottom, top] = p.y.domain();
+  const far = 1.05 * Math.max(...[left, right, bottom, top].map(Math.abs));
+  if (output === 0) {
+    return [
+      [
+        [left, right],
+        [0, 0],
+      ],
+      [
+        [0, 0],
+        [bottom, top],
+      ],
+    ];
+  }
+  // On a branch |a| runs from where |b| is far to where |a| is.
+  const near = Math.abs(output) / far;
+  if (near >= far) return [];
+  const as = Array.from({ length: 161 }, (_, i) => near * (far / near) ** (i / 160));
+  return [1, -1].map((side) => [as.map((a) => side * a), as.map((a) => (side * output) / a)]);
+}
+
 /** Contours at equal steps of |r|, the minima, and the ellipse of escape. @param {Painter} p @param {State} state */
 function drawLandscape(p, { eta, y, noisy }) {
   const [left, right] = p.x.domain();
   const [bottom, top] = p.y.domain();
   const corners = [left, right].flatMap((a) => [bottom, top].map((b) => Math.abs(a * b - y)));
-  const steps = Array.from({ length: 8 }, (_, i) => ((i + 1) * Math.max(...corners)) / 9);
-  const style = /** @type {const} */ ({ color: "grey", width: 0.8, alpha: 0.45 });
-  drawContours(
-    p,
-    (a, b) => (a * b - y) ** 2 / 2,
-    steps.map((r) => (r * r) / 2),
-    style,
-  );
-  // Along the minima the imbalance runs through all values, on either branch.
-  const far = Math.max(...[left, right, bottom, top].map((v) => v * v)) + Math.abs(y);
-  const ks = Array.from(
-    { length: 801 },
-    (_, i) => (far * Math.sinh((i - 400) / 100)) / Math.sinh(4),
-  );
-  for (const side of [1, -1]) {
-    const points = ks.map((k) => diagonal.at(0, k, y).map((v) => side * v));
-    const stable = ks.map((k) => eta * diagonal.minimumSharpness(k, y) <= 2);
-    const pick = (/** @type {boolean} */ wanted, /** @type {number} */ axis) =>
-      points.map((point, i) => {
-        const joins = [i - 1, i, i + 1].some((j) => stable[j] === wanted);
-        return joins && (wanted ? stable[i] : true) ? point[axis] : NaN;
-      });
-    p.line(pick(false, 0), pick(false, 1), { color: "orange", width: 2.2, dash: [7, 5] });
-    p.line(pick(true, 0), pick(true, 1), { color: "green", width: 2.4 });
+  const most = Math.max(...corners);
+  for (let i = 1; i <= 8; i++) {
+    const r = (i * most) / 9;
+    for (const [as, bs] of [...hyperbola(p, y + r), ...hyperbola(p, y - r)]) {
+      p.line(as, bs, { color: "grey", width: 0.8, alpha: 0.45 });
+    }
+  }
+  for (const [as, bs] of hyperbola(p, y)) {
+    const tooSharp = as.map((a, i) => eta * (a * a + bs[i] * bs[i]) > 2);
+    // Neighbors of a stable point are drawn with it, so that no gap is left where they meet.
+    const stable = as.map((_, i) => [i - 1, i, i + 1].some((j) => tooSharp[j] === false));
+    const only = (/** @type {number[]} */ values, /** @type {boolean[]} */ wanted) =>
+      values.map((v, i) => (wanted[i] ? v : NaN));
+    const dashed = { color: /** @type {const} */ ("orange"), width: 2.2, dash: [7, 5] };
+    p.line(only(as, tooSharp), only(bs, tooSharp), dashed);
+    p.line(only(as, stable), only(bs, stable), { color: "green", width: 2.4 });
   }
   if (eta * Math.abs(y) < 2 && !noisy) {
     // 4 - eta (a^2 + b^2) + eta^2 y (a b - y) = 0 in the coordinates along the two diagonals.

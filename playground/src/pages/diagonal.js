@@ -258,6 +258,7 @@ mount("diagonal", () => {
         ],
       ),
     ],
+    values: form.values,
     state: () => state,
     at: play.at,
     times: drawing.times,

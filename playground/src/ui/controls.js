@@ -14,7 +14,9 @@ import { format, h, uniqueId } from "./dom.js";
  * @property {(text: string) => void} hint a few words under the control
  */
 
-const NOTCHES = 1000;
+/** A notch of a logarithmic slider changes the value by so much: more than rounding to 3 digits. */
+const RELATIVE_NOTCH = 0.02;
+const LINEAR_NOTCHES = 1000;
 
 /**
  * A slider with a field for the exact number.
@@ -25,7 +27,7 @@ const NOTCHES = 1000;
  * @param {number} options.min
  * @param {number} options.max
  * @param {number} options.value
- * @param {number} [options.step] distance of two notches; on a logarithmic scale it is relative
+ * @param {number} [options.step] distance of two notches of a linear scale
  * @param {"linear" | "log"} [options.scale]
  * @param {(value: number) => string} [options.say] the value in words, for screen readers
  * @returns {Control}
@@ -33,21 +35,22 @@ const NOTCHES = 1000;
 export function slider({ key, label, min, max, value, step, scale = "linear", say = format }) {
   const id = uniqueId(key);
   const log = scale === "log";
-  const notch = log ? 1 : (step ?? (max - min) / NOTCHES);
+  const notch = log ? 1 : (step ?? (max - min) / LINEAR_NOTCHES);
+  const notches = Math.round(Math.log(max / min) / RELATIVE_NOTCH);
   const decimals = log ? 0 : Math.max(0, Math.ceil(-Math.log10(notch) - 1e-9));
   const toRange = (/** @type {number} */ v) =>
-    log ? Math.round((NOTCHES * Math.log(v / min)) / Math.log(max / min)) : v;
+    log ? Math.round((notches * Math.log(v / min)) / Math.log(max / min)) : v;
   const fromRange = (/** @type {number} */ v) => {
     if (!log) return Number(v.toFixed(decimals));
     if (v <= 0) return min;
-    if (v >= NOTCHES) return max;
-    return Number((min * (max / min) ** (v / NOTCHES)).toPrecision(3));
+    if (v >= notches) return max;
+    return Number((min * (max / min) ** (v / notches)).toPrecision(3));
   };
   const range = h("input", {
     type: "range",
     id,
     min: log ? 0 : min,
-    max: log ? NOTCHES : max,
+    max: log ? notches : max,
     step: notch,
   });
   const field = h("input", {

@@ -315,13 +315,21 @@ export class Plot {
       const { x, y } = this.#scales();
       move(Number(x.invert(event.clientX - box.left)), Number(y.invert(event.clientY - box.top)));
     };
+    let held = false;
     canvas.addEventListener("pointerdown", (event) => {
+      held = event.isPrimary && event.button === 0;
+      if (!held) return;
       canvas.setPointerCapture(event.pointerId);
       report(event);
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (canvas.hasPointerCapture(event.pointerId)) report(event);
+      if (held && event.isPrimary) report(event);
     });
+    for (const end of ["pointerup", "pointercancel"]) {
+      canvas.addEventListener(end, () => {
+        held = false;
+      });
+    }
   }
 
   /**

@@ -1,0 +1,767 @@
+"""The playgrounds: their arithmetic against the library's, and every control in a real browser.
+
+Equality. JavaScript and NumPy do the same IEEE operations, in the same order where the functions
+are written alike; sums, square roots of sums (hypot), logarithms and arc tangents may differ by
+a few units in the last place, 2^-53 each. TOLERANCE = 1e-12 is some thousand of these, relative to
+the largest term of the sum in question.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from browser import HTML, ROOT, chromium, served, set_viewport
+from bs4 import BeautifulSoup
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
+
+from flatminima import instability, label_noise, plotting
+from flatminima.diagonal_network import DiagonalNetwork, gradient_descent
+
+TOLERANCE = 1e-12
+PLAYGROUNDS = {"diagonal": "playground"}
+"""Name of a playground -> the page that holds it."""
+
+in_a_browser = [pytest.mark.book, pytest.mark.browser]
+every_playground = pytest.mark.parametrize("name", PLAYGROUNDS)
+
+
+# The sources and their bundle
+
+
+def bundle(*arguments, **environment):
+    command = [sys.executable, str(ROOT / "tools" / "bundle.py"), *map(str, arguments)]
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_types_are_right():
+    result = bundle("--check")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_bundle_is_reproducible_and_made_once(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert bundle("--output", first).returncode == 0
+    # The second without a system's Node.js: that of requirements.txt stands beside Python.
+    made = bundle("--output", second, PATH=str(tmp_path))
+    assert made.returncode == 0, made.stderr
+    files = {path.name: path.read_bytes() for path in first.iterdir()}
+    assert {f"{name}.js" for name in (*PLAYGROUNDS, "lib")} <= files.keys()
+    assert {path.name: path.read_bytes() for path in second.iterdir()} == files
+    assert "Mike Bostock" in files["licenses.txt"].decode()
+
+    (first / "diagonal.js").write_text("kept")
+    assert bundle("--output", first).returncode == 0
+    assert (first / "diagonal.js").read_text() == "kept", "nothing has changed since"
+    assert bundle("--output", first, "--force").returncode == 0
+    assert (first / "diagonal.js").read_bytes() == files["diagonal.js"]
+
+
+def test_bundling_says_what_is_missing(tmp_path):
+    # A Python without Node.js beside it, and none on the PATH.
+    lonely = tmp_path / "bin" / "python"
+    lonely.parent.mkdir()
+    lonely.symlink_to(sys.executable)
+    code = (
+        f"import sys; sys.executable = {str(lonely)!r}\n"
+        f"sys.path.insert(0, {str(ROOT / 'tools')!r}); import bundle; bundle.node_environment()"
+    )
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode != 0
+    assert "requirements.txt" in result.stderr
+
+
+def test_colors_are_those_of_the_figures():
+    sheet = (ROOT / "chapters" / "_static" / "playground.css").read_text(encoding="utf-8")
+    light = sheet[: sheet.index('html[data-theme="dark"]')]
+    colors = dict(re.findall(r"--pg-(\w+): (#\w{6});", light))
+    named = {name: value.lower() for name, value in plotting.COLORS.items() if name in colors}
+    assert {name: colors[name] for name in named} == named
+    assert len(named) >= 7
+
+
+def test_sources_load_nothing_from_elsewhere():
+    for path in (ROOT / "playground" / "src").rglob("*.js"):
+        assert not re.search(r"https?://|\bfetch\(|importScripts", path.read_text("utf-8")), path
+
+
+# The browser
+
+
+@pytest.fixture(scope="module")
+def driver():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def site():
+    assert HTML.is_dir(), "build the book first: make book"
+    with served(HTML) as address:
+        yield address
+
+
+@pytest.fixture
+def numerics(driver):
+    """Evaluate JavaScript on the bundled numerics, given arguments by name."""
+    driver.get("about:blank")
+    source = (HTML / "_static" / "playground" / "lib.js").read_text(encoding="utf-8")
+    driver.execute_script(source + "\nglobalThis.UnstableByDesign = UnstableByDesign;")
+
+    def evaluate(expression, **arguments):
+        # JSON has no NaN and no infinity; typed arrays become lists.
+        script = f"""
+            const given = arguments[0];
+            const {{{", ".join(arguments)}}} = given;
+            const {{diagonal, instability, quadratic, maps}} = UnstableByDesign;
+            const plain = (v) => typeof v === "number" ? (Number.isFinite(v) ? v : String(v))
+                : v === null || typeof v !== "object" ? v
+                : Array.isArray(v) || ArrayBuffer.isView(v) ? Array.from(v, plain)
+                : Object.fromEntries(Object.entries(v).map(([k, w]) => [k, plain(w)]));
+            return JSON.stringify(plain({expression}));
+        """
+        plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+        text = driver.execute_script(script, plain)
+        return _numbers(json.loads(text))
+
+    return evaluate
+
+
+def _numbers(value):
+    if isinstance(value, dict):
+        return {k: _numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return np.array([_numbers(v) for v in value])
+    return value if isinstance(value, bool) else float(value)
+
+
+def assert_equal(measured, expected, scale=0.0):
+    """Equal to TOLERANCE times the values, or times ``scale`` where terms have cancelled."""
+    expected = np.asarray(expected, dtype=float)
+    np.testing.assert_allclose(
+        np.asarray(measured, dtype=float), expected, rtol=TOLERANCE, atol=TOLERANCE * scale
+    )
+
+
+class Page:
+    """One playground, opened."""
+
+    def __init__(self, driver, address):
+        self.driver = driver
+        driver.get("about:blank")
+        driver.get(address)
+        self.ready()
+
+    def ready(self):
+        self.until(lambda: self.script("return root?.dataset.ready === 'true'"))
+
+    def until(self, condition, seconds=20):
+        return WebDriverWait(self.driver, seconds, 0.05).until(lambda _: condition())
+
+    def script(self, body, *arguments):
+        root = "const root = document.querySelector('.playground'), page = root?.playground;"
+        return self.driver.execute_script(root + body, *arguments)
+
+    def values(self):
+        return self.script("return page.values()")
+
+    def find(self, selector):
+        return self.driver.find_element(By.CSS_SELECTOR, f".playground {selector}")
+
+    def all(self, selector):
+        return self.driver.find_elements(By.CSS_SELECTOR, f".playground {selector}")
+
+    def button(self, label):
+        found = [b for b in self.all("button") if b.text == label]
+        assert len(found) == 1, f"{len(found)} buttons are called {label}"
+        return found[0]
+
+    def show(self, element):
+        # At once: the theme scrolls smoothly, and a click would miss.
+        self.driver.execute_script(
+            "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element
+        )
+
+    def click(self, label):
+        element = self.button(label)
+        self.show(element)
+        element.click()
+
+    def frame(self):
+        """Wait until what has changed is drawn."""
+        self.driver.execute_async_script(
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+        )
+
+    def pictures(self):
+        self.frame()
+        return self.script("return [...root.querySelectorAll('canvas')].map((c) => c.toDataURL())")
+
+    def descriptions(self):
+        self.frame()
+        return [c.get_attribute("aria-label") for c in self.all("canvas")]
+
+    def errors(self):
+        return [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
+
+
+@pytest.fixture
+def open_page(driver, site):
+    def open_at(name, state="", base=None):
+        set_viewport(driver, 1280, 1000)
+        driver.get_log("browser")
+        address = f"{base or site}/chapters/{PLAYGROUNDS[name]}.html{state and '#' + state}"
+        return Page(driver, address)
+
+    return open_at
+
+
+# The arithmetic
+
+
+class TestNumerics:
+    pytestmark = in_a_browser
+
+    def test_functions_of_a_point(self, numerics):
+        rng = np.random.default_rng(1)
+        theta = rng.normal(size=(400, 2)) * 10 ** rng.uniform(-2, 1, size=(400, 1))
+        y = rng.normal(size=400) * 2
+        y[:40] = 0
+        theta[:20, 1] = theta[:20, 0]  # balanced, and at y = 0 next to the saddle
+        theta[0] = 0
+        measured = numerics(
+            """theta.map(([a, b], i) => [diagonal.residual(a, b, y[i]), diagonal.kappa(a, b),
+                ...diagonal.eigenvalues(a, b, y[i]), diagonal.sharpness(a, b, y[i]),
+                diagonal.angle(a, b, y[i]), diagonal.escapeMargin(a, b, y[i], 0.3),
+                ...diagonal.step(a, b, y[i], 0.3, 0.1 * i)])""",
+            theta=theta,
+            y=y,
+        )
+        for row, point, target, i in zip(measured, theta, y, range(400), strict=True):
+            network = DiagonalNetwork(2, target)
+            scale = np.sum(point**2) + abs(target) + point[0] ** 2 * point[1] ** 2
+            assert row[0] == network.residual(point)
+            assert row[1] == network.kappa(point)
+            assert_equal(row[2:4], network.eigenvalues(point))
+            assert row[4] == row[2]
+            assert_equal(row[5], network.angle(point))
+            assert_equal(row[6], network.escape_margin(point, 0.3), 4 + scale)
+            scaled = 0.3 * (network.residual(point) + 0.1 * i)
+            assert_equal(row[7:], point - scaled * point[::-1], np.abs(point).max() * (1 + scaled))
+
+    def test_points_of_given_residual_and_imbalance(self, numerics):
+        rng = np.random.default_rng(2)
+        r, kappa, y = rng.normal(size=(3, 300)) * 10 ** rng.uniform(-3, 1, size=(3, 300))
+        y[:30] = 0
+        kappa[20:40] = 0
+        r[35:45] = -y[35:45]  # output zero
+        measured = numerics(
+            """r.map((v, i) => [...diagonal.at(v, kappa[i], y[i]),
+                diagonal.angleAt(v, kappa[i], y[i]), diagonal.minimumSharpness(kappa[i], y[i])])""",
+            r=r,
+            kappa=kappa,
+            y=y,
+        )
+        for row, v, k, target in zip(measured, r, kappa, y, strict=True):
+            network = DiagonalNetwork(2, target)
+            point = network.at(v, k)
+            assert_equal(row[:2], point)
+            # The angle as a function of residual and imbalance is Theorem D3, not a function of
+            # the library: it must be the angle at that point, up to the rounding of both inputs.
+            size = np.hypot(k, 2 * (target + 2 * v))
+            rounding = (abs(k) + abs(target) + abs(v)) / size if size else np.inf
+            if rounding < 1e3:
+                turn = np.abs(row[2] - network.angle(point)) % np.pi
+                assert min(turn, np.pi - turn) <= TOLERANCE * rounding
+            assert_equal(row[3], np.hypot(k, 2 * target))
+
+    def test_whole_runs_agree_to_the_last_bit(self, numerics):
+        # The same products and differences in the same order: chaos and escape included.
+        rng = np.random.default_rng(3)
+        kinds = set()
+        for case in range(40):
+            y = rng.normal() if case else 0.0
+            eta = 10 ** rng.uniform(-1.5, 0)
+            sharpness = rng.uniform(0.5, 5) / eta
+            network = DiagonalNetwork(2, y)
+            floor = min(sharpness, 2 * abs(y))
+            start = network.at(0.1 * rng.normal(), np.sqrt(sharpness**2 - floor**2))
+            noise = 0.3 if case % 2 else None
+            run = gradient_descent(network, start, eta, 150, noise, rng if noise else None)
+            xi = np.zeros(150) if run.noise is None else run.noise
+            js = numerics(
+                "diagonal.gradientDescent({start, y, eta, steps: 150, noise})",
+                start=start,
+                y=y,
+                eta=eta,
+                noise=xi,
+            )
+            assert np.array_equal(js["a"], run.theta[:, 0], equal_nan=True)
+            assert np.array_equal(js["b"], run.theta[:, 1], equal_nan=True)
+            assert js["diverged"] == run.diverged
+            finite = ~np.isnan(run.theta[:, 0])
+            assert js["last"] == np.flatnonzero(finite)[-1]
+            with np.errstate(over="ignore"):
+                for key, values in [
+                    ("residual", run.residual),
+                    ("kappa", run.kappa),
+                    ("sharpness", run.sharpness),
+                    ("angle", run.angle),
+                    ("minimumSharpness", np.hypot(run.kappa, 2 * y)),
+                ]:
+                    assert_equal(js[key][finite], values[finite])
+                    assert np.isnan(js[key][~finite]).all()
+            kinds.add((bool(run.diverged), noise is not None))
+        assert kinds == {(False, False), (False, True), (True, False), (True, True)}
+
+    def test_budget_and_shares(self, numerics):
+        rng = np.random.default_rng(4)
+        for _ in range(30):
+            eta = 10 ** rng.uniform(-2, 0)
+            r, xi = rng.normal(size=(2, 60)) * 1.5 / eta
+            js = numerics(
+                """({budget: instability.instabilityBudget(r, eta),
+                    factor: instability.logImbalanceFactor(r, eta),
+                    shares: instability.splitFlattening(r, xi, eta)})""",
+                r=r,
+                xi=xi,
+                eta=eta,
+            )
+            for t in (1, 2, 17, 59):
+                assert_equal(js["budget"][t], instability.instability_budget(r[:t], eta))
+                factors = np.abs(np.log(np.abs(1 - (eta * r[:t]) ** 2)))
+                expected = instability.log_imbalance_factor(r[:t], eta)
+                assert_equal(js["factor"][t], expected, factors.sum())
+                shares = label_noise.split_flattening(r[:t], xi[:t], eta)
+                for key in ("residual", "noise", "cross"):
+                    scale = 2 * np.sum(np.abs(eta**2 * r[:t] * xi[:t]))
+                    assert_equal(js["shares"][key][t], getattr(shares, key), scale)
+            assert js["budget"][0] == js["factor"][0] == js["shares"]["cross"][0] == 0
+
+    def test_reflected_sharpness(self, numerics):
+        rng = np.random.default_rng(5)
+        eta = 10 ** rng.uniform(-2, 0.3, size=200)
+        before = rng.uniform(1.5, 4.5, size=200) / eta
+        y = rng.uniform(-0.99, 0.99, size=200) / eta
+        js = numerics(
+            """eta.map((e, i) => [instability.reflectedSharpness(before[i], e),
+                instability.reflectedSharpness(before[i], e, y[i])])""",
+            eta=eta,
+            before=before,
+            y=y,
+        )
+        assert_equal(js[:, 0], instability.reflected_sharpness(before, eta), (4 / eta).max())
+        for i in range(200):
+            expected = instability.reflected_sharpness(before[i], eta[i], y[i])
+            square = (eta[i] * y[i]) ** 2
+            scale = (4 + 8 / (1 - square)) / eta[i]
+            assert_equal(js[i, 1], expected, scale)
+        assert np.isnan(numerics("instability.reflectedSharpness(3, 1, 1)"))
+
+    def test_random_numbers_are_standard_normal_and_repeat(self, numerics):
+        count = 20_000
+        z = numerics("UnstableByDesign.random.normal(count, 7)", count=count)
+        assert np.array_equal(z, numerics("UnstableByDesign.random.normal(count, 7)", count=count))
+        other = numerics("UnstableByDesign.random.normal(count, 8)", count=count)
+        # Each statistic has standard deviation 1, so that 5 is passed once in a million times.
+        root = np.sqrt(count)
+        assert abs(z.mean()) * root < 5
+        assert abs((z**2).mean() - 1) / np.sqrt(2) * root < 5
+        assert abs((z**4).mean() - 3) / np.sqrt(96) * root < 5
+        assert abs((z[1:] * z[:-1]).mean()) * root < 5
+        assert abs((z * other).mean()) * root < 5
+
+
+# Every playground
+
+
+class TestEveryPlayground:
+    pytestmark = in_a_browser
+
+    @every_playground
+    def test_only_its_page_loads_it(self, name):
+        for page in (HTML / "chapters").glob("*.html"):
+            scripts = f"playground/{name}.js" in page.read_text(encoding="utf-8")
+            assert scripts == (page.stem == PLAYGROUNDS[name]), page.name
+
+    @every_playground
+    def test_says_what_stands_there_without_scripts(self, name):
+        text = (HTML / "chapters" / f"{PLAYGROUNDS[name]}.html").read_text(encoding="utf-8")
+        fallback = BeautifulSoup(text, "html.parser").select_one(".playground .pg-fallback")
+        assert len(fallback.get_text(" ", strip=True)) > 80
+
+    @every_playground
+    def test_no_errors_when_served(self, open_page, name):
+        page = open_page(name)
+        for control in page.all("input[type=range]"):
+            control.send_keys(Keys.ARROW_RIGHT)
+        page.frame()
+        assert page.errors() == []
+
+    @every_playground
+    def test_works_from_a_disk(self, open_page, name):
+        page = open_page(name, base=HTML.as_uri())
+        before = page.values()
+        control = page.find("input[type=range]")
+        control.send_keys(Keys.ARROW_RIGHT)
+        changed = page.values()
+        assert changed != before
+        page.until(lambda: page.script("return location.hash") != "")
+        page.driver.refresh()
+        page.ready()
+        assert page.values() == changed
+        # Browsers refuse the theme's icon fonts to pages from a disk; nothing else may fail.
+        assert [e for e in page.errors() if ".woff2" not in e] == []
+
+    @every_playground
+    def test_every_slider_moves_by_keyboard_and_mouse_and_field(self, open_page, name):
+        page = open_page(name)
+        keys = page.script(
+            """return [...root.querySelectorAll('.pg-control')]
+                .filter((c) => c.querySelector('input[type=range]')).map((c) => c.dataset.key)"""
+        )
+        assert set(keys) <= set(page.values())
+        for key in keys:
+            control = f".pg-control[data-key={key}]"
+            slider, field = (
+                page.find(f"{control} [type=range]"),
+                page.find(f"{control} [type=number]"),
+            )
+            label = page.find(f"{control} label")
+            assert label.get_attribute("for") == slider.get_attribute("id")
+            assert label.text
+            assert label.text in field.get_attribute("aria-label")
+
+            low, high = (float(field.get_attribute(edge)) for edge in ("min", "max"))
+            slider.send_keys(Keys.HOME)
+            assert page.values()[key] == pytest.approx(low)
+            slider.send_keys(Keys.ARROW_RIGHT)
+            after = page.values()[key]
+            assert low < after < high
+            assert float(field.get_attribute("value")) == after
+            assert slider.get_attribute("aria-valuetext")
+            slider.send_keys(Keys.END)
+            assert page.values()[key] == pytest.approx(high)
+
+            page.show(slider)
+            ActionChains(page.driver).move_to_element_with_offset(slider, 7, 0).click().perform()
+            middle = page.values()[key]
+            assert low < middle < high
+
+            field.send_keys(Keys.CONTROL, "a")
+            field.send_keys(repr(after))
+            assert page.values()[key] == after
+            # What is out of range is marked while typed, changes nothing, and moves to the edge.
+            field.send_keys(Keys.CONTROL, "a")
+            field.send_keys("-9e9")
+            assert field.get_attribute("aria-invalid") == "true"
+            assert page.values()[key] == after
+            field.send_keys(Keys.TAB)
+            assert page.values()[key] == low
+            assert float(field.get_attribute("value")) == page.values()[key]
+            page.script("location.hash = ''")
+            page = open_page(name)
+
+    @every_playground
+    def test_address_keeps_the_state(self, open_page, name):
+        page = open_page(name)
+        for control in page.all(".pg-control [type=range]"):
+            control.send_keys(Keys.PAGE_UP)
+        values = page.values()
+        page.click("Copy link")
+        assert page.until(lambda: page.find(".pg-copied").text)
+        state = page.script("return location.hash.slice(1)")
+        pictures, descriptions = page.pictures(), page.descriptions()
+
+        again = open_page(name, state)
+        assert again.values() == values
+        again.until(lambda: again.descriptions() == descriptions)
+        assert again.pictures() == pictures
+        # Another link to the open page, as a reader may paste it.
+        key = next(iter(values))
+        again.script("location.hash = arguments[0]", "")
+        again.script("location.hash = arguments[0]", f"{key}={values[key]}")
+        again.until(lambda: again.values()[key] == values[key])
+
+    @every_playground
+    def test_strange_addresses_do_no_harm(self, open_page, name):
+        plain = open_page(name).values()
+        for state in ("what-to-look-for", "eta=&s=abc&constructor=1", "=&&=3"):
+            page = open_page(name, state)
+            assert page.values() == plain
+            assert page.errors() == []
+        limits = open_page(name, "&".join(f"{key}=1e300" for key in plain))
+        for key, value in limits.values().items():
+            field = f".pg-control[data-key={key}] [type=number]"
+            for found in limits.all(field):
+                assert value == float(found.get_attribute("max"))
+        assert limits.errors() == []
+
+    @every_playground
+    @pytest.mark.parametrize("width", [320, 375, 768])
+    def test_fits_narrow_screens(self, open_page, name, width):
+        page = open_page(name)
+        set_viewport(page.driver, width, 800)
+        page.frame()
+        assert page.script("return document.documentElement.scrollWidth") <= width
+        outside = page.script(
+            """return [...root.querySelectorAll('*')].filter((e) => {
+                const box = e.getBoundingClientRect();
+                return box.width > 1 && (box.left < -0.5 || box.right > innerWidth + 0.5);
+            }).map((e) => e.outerHTML.slice(0, 100))"""
+        )
+        assert outside == []
+        small = page.script(
+            """return [...root.querySelectorAll('button, input, select')].filter((e) => {
+                const box = e.getBoundingClientRect();
+                return box.height < 24 || box.width < 24;
+            }).map((e) => e.outerHTML.slice(0, 100))"""
+        )
+        assert small == [], "targets for fingers have at least 24 pixels"
+
+    @every_playground
+    def test_pictures_are_sharp_and_follow_the_theme(self, open_page, name):
+        page = open_page(name)
+        light = page.pictures()
+        page.script("document.documentElement.dataset.theme = 'dark'")
+        dark = page.pictures()
+        assert all(a != b for a, b in zip(light, dark, strict=True))
+        page.script("document.documentElement.dataset.theme = 'light'")
+        assert page.pictures() == light
+
+        set_viewport(page.driver, 1280, 1000, ratio=2)
+        page.find("input[type=range]").send_keys(Keys.HOME)
+        page.frame()
+        sizes = page.script(
+            "return [...root.querySelectorAll('canvas')].map((c) => [c.width, c.clientWidth])"
+        )
+        assert all(abs(pixels - 2 * width) <= 2 for pixels, width in sizes)
+
+    @every_playground
+    def test_says_its_state_in_words(self, open_page, name):
+        page = open_page(name)
+        before = page.descriptions()
+        assert all(len(text) > 40 for text in before)
+        assert page.script(
+            "return [...root.querySelectorAll('canvas')].every((c) => c.role === 'img')"
+        )
+        said = page.find(".pg-status").text
+        assert len(said) > 20
+        page.find(".pg-control [type=range]").send_keys(Keys.PAGE_UP)
+        assert page.descriptions() != before
+        page.until(lambda: page.find(".pg-status").text != said)
+        aloud = page.find("[aria-live=polite]")
+        page.until(lambda: aloud.get_attribute("textContent") == page.find(".pg-status").text)
+
+    @every_playground
+    def test_focus_can_be_seen_on_every_control(self, open_page, name):
+        page = open_page(name)
+        controls = page.script(
+            "return [...root.querySelectorAll('button, input, select')].map((e) => e.outerHTML)"
+        )
+        page.script("root.querySelector('button, input, select').focus()")
+        reached = []
+        for _ in controls:
+            state = page.script(
+                """const e = document.activeElement;
+                return [e.outerHTML, root.contains(e), getComputedStyle(e).outlineStyle]"""
+            )
+            if not state[1]:
+                break
+            reached.append(state)
+            ActionChains(page.driver).send_keys(Keys.TAB).perform()
+        assert len(reached) == len(controls), "each is reached by the tabulator, in order"
+        assert all(style != "none" for _, _, style in reached[1:])
+
+    @every_playground
+    def test_a_frame_takes_little_time(self, open_page, name):
+        page = open_page(name)
+        # Time on the page's thread, not on the clock: what else runs here does not count.
+        page.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+
+        def spent():
+            metrics = page.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+            return next(m["value"] for m in metrics if m["name"] == "ScriptDuration")
+
+        slider = page.find(".pg-control [type=range]")
+        slider.send_keys(Keys.ARROW_RIGHT)  # compiled
+        frames = 60
+        drag = """
+            const done = arguments[arguments.length - 1], slider = arguments[0];
+            let left = arguments[1];
+            const next = () => {
+                if (left-- === 0) return done();
+                slider[left % 20 < 10 ? "stepUp" : "stepDown"]();
+                slider.dispatchEvent(new Event("input", {bubbles: true}));
+                requestAnimationFrame(next);
+            };
+            requestAnimationFrame(next);
+        """
+        before = spent()
+        page.driver.execute_async_script(drag, slider, frames)
+        per_frame = (spent() - before) / frames
+        page.driver.execute_cdp_cmd("Performance.disable", {})
+        # 60 frames a second leave 16.7 ms for each; script may have half of them.
+        assert per_frame < 8e-3
+
+
+# The network of depth two
+
+
+class TestDiagonal:
+    pytestmark = in_a_browser
+
+    @pytest.fixture
+    def page(self, open_page):
+        return open_page("diagonal")
+
+    def state(self, page, *keys):
+        return page.script(
+            "const s = page.state(); return arguments[0].map((k) => s[k])", list(keys)
+        )
+
+    @pytest.mark.parametrize(
+        ("preset", "outcome", "words"),
+        [
+            ("Stable", "settled", "Stable"),
+            ("One instability", "settled", "An instability"),
+            ("Goldilocks", "settled", "An instability"),
+            ("Past √2", "settled", "An instability"),
+            ("Period two", "period two", "Period two"),
+            ("Label noise", "noisy", "never rests"),
+            ("Diverges", "diverged", "Diverged"),
+        ],
+    )
+    def test_presets_do_what_they_say(self, page, preset, outcome, words):
+        page.click(preset)
+        assert self.state(page, "outcome") == [outcome]
+        assert words in page.find(".pg-verdict").text
+        assert page.button(preset).get_attribute("aria-pressed") == "true"
+        pressed = page.all("[aria-pressed=true]")
+        assert len(pressed) == 1
+        eta, y, start, swing = page.script(
+            """const s = page.state(), finite = [...s.run.residual].filter(Number.isFinite);
+            return [s.eta, s.y, s.start, Math.max(...finite.map((r) => Math.abs(s.eta * r)))]"""
+        )
+        end, last = page.script(
+            "const s = page.state(); return [s.run.minimumSharpness[s.run.last], s.run.last]"
+        )
+        claims = {
+            "Stable": eta * start < 2,
+            "One instability": eta * end < 2 < eta * start and swing < 1,
+            # Within a percent of the flattest minimum, which is where the zone has its bottom.
+            "Goldilocks": end < 1.01 * 2 * abs(y),
+            "Past √2": swing > np.sqrt(2),
+            "Period two": eta * abs(y) > 1,
+            "Label noise": eta * start < 2 and end < start / 2,
+            "Diverges": last < 80,
+        }
+        assert claims[preset]
+
+    def test_the_run_shown_is_the_library_s(self, page):
+        for preset in ("One instability", "Goldilocks", "Period two"):
+            page.click(preset)
+            values = page.values()
+            a, b = page.script("const {run} = page.state(); return [[...run.a], [...run.b]]")
+            network = DiagonalNetwork(2, values["y"])
+            start = max(values["s"], network.flattest_sharpness)
+            kappa = np.sqrt(
+                (start - network.flattest_sharpness) * (start + network.flattest_sharpness)
+            )
+            point = network.at(values["r"], kappa)
+            assert_equal([a[0], b[0]], point)
+            run = gradient_descent(network, [a[0], b[0]], values["eta"], int(values["steps"]))
+            assert np.array_equal(np.stack([a, b], -1), run.theta)
+            shown = page.find(".pg-facts").text
+            end = f"{float(f'{np.hypot(run.kappa[-1], 2 * network.target):.3g}'):g}"
+            assert f"The same after {int(values['steps'])} steps {end} " in shown
+
+    def test_play_pause_step_and_reset(self, page):
+        at = lambda: page.script("return page.at()")  # noqa: E731
+        last = self.state(page, "run")[0]["last"]
+        assert at() == last, "the whole run is shown first, and nothing moves by itself"
+        time.sleep(0.3)
+        assert at() == last
+        page.click("Reset")
+        assert at() == 0
+        page.click("Step")
+        page.click("Step")
+        assert at() == 2
+        page.frame()
+        assert page.find(".pg-status").text.startswith("Step 2 of")
+        page.click("Play")
+        page.until(lambda: at() >= 5)
+        page.button("Pause").send_keys(Keys.ENTER)
+        stopped = at()
+        assert 5 <= stopped < last
+        time.sleep(0.4)
+        assert at() == stopped
+        page.button("Play").send_keys(Keys.SPACE)
+        page.until(lambda: at() == last, 60)
+        assert page.button("Play"), "it stops at the end"
+        page.click("Play")
+        page.until(lambda: 0 < at() < last)
+        page.click("Reset")
+        assert at() == 0
+
+    def test_step_is_set_by_slider_and_by_dragging_over_a_picture(self, page):
+        at = lambda: page.script("return page.at()")  # noqa: E731
+        slider = page.find(".pg-player > [type=range]")
+        slider.send_keys(Keys.HOME)
+        slider.send_keys(Keys.ARROW_RIGHT)
+        assert at() == 1
+        assert slider.get_attribute("aria-valuetext") == "step 1 of 80"
+        pictures = page.all(".pg-wide canvas")
+        assert len(pictures) == 2
+        for canvas in pictures:
+            page.show(canvas)
+            chain = ActionChains(page.driver).move_to_element(canvas).click_and_hold()
+            chain.perform()
+            pressed = at()
+            assert 30 < pressed < 50
+            ActionChains(page.driver).move_by_offset(60, 0).release().perform()
+            dragged = at()
+            assert dragged > pressed
+            ActionChains(page.driver).move_by_offset(-100, 0).perform()
+            assert at() == dragged, "let go"
+
+    def test_every_step_lies_on_the_curve_of_its_imbalance(self, page):
+        page.click("Past √2")
+        worst = page.script(
+            """const {run, y} = page.state();
+            return Math.max(...run.residual.map((r, t) => {
+                const turn = Math.abs(run.angle[t]
+                    - Math.atan2(2 * (y + 2 * r), run.kappa[t]) / 2);
+                return Math.min(turn, Math.PI - turn);
+            }))"""
+        )
+        assert worst < 1e-12
+
+    def test_sharpness_is_raised_to_the_flattest_minimum(self, open_page):
+        page = open_page("diagonal", "y=3&s=2")
+        assert self.state(page, "start", "floor", "k") == [6, 6, 0]
+        assert "raised" in page.find(".pg-control[data-key=s] .pg-hint").text
+
+    def test_the_escape_margin_tells_what_becomes_of_a_run(self, page):
+        rng = np.random.default_rng(6)
+        seen = set()
+        for _ in range(30):
+            eta, y = rng.uniform(0.05, 1.5), rng.uniform(-1, 1)
+            state = f"eta={eta}&y={y}&s={rng.uniform(2, 5) / eta}&r={rng.uniform(-2, 2)}&steps=1000"
+            page.script("location.hash = arguments[0]", state)
+            page.until(lambda eta=eta: page.values()["eta"] == eta)
+            outcome, margin = self.state(page, "outcome", "margin")
+            assert (outcome == "diverged") == (margin < 0)
+            seen.add(outcome)
+        assert "diverged" in seen
+        assert len(seen) > 1
