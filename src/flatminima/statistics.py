@@ -53,20 +53,39 @@ def bootstrap_interval(
         ValueError: for fewer than 3 seeds, or entries that are not finite: leave out a run that
             has no value together with its seed, and say so.
     """
-    from scipy.stats import bootstrap
-
     samples = finite_array("samples", samples)
     if samples.ndim == 0 or len(samples) < 3:
         raise ValueError(f"samples must hold at least 3 seeds, got shape {samples.shape}")
-    value = float(statistic(samples))
+    if statistic is np.mean:
+        seeds = samples.reshape(len(samples), -1).mean(axis=1)
+        return _bootstrap(samples, lambda chosen: seeds[chosen].mean(axis=-1), generator, resamples)
+
+    def each(chosen: np.ndarray) -> np.ndarray:
+        return np.apply_along_axis(lambda seeds: float(statistic(samples[seeds])), -1, chosen)
+
+    return _bootstrap(samples, each, generator, resamples)
+
+
+def _bootstrap(
+    samples: np.ndarray,
+    statistics: Callable[[np.ndarray], np.ndarray],
+    generator: np.random.Generator,
+    resamples: int,
+) -> Interval:
+    """The interval of a statistic that is given for many choices of seeds, shape (..., seeds)."""
+    from scipy.stats import bootstrap
+
+    resamples = positive_int("resamples", resamples)
+    everyone = np.arange(len(samples))
+    value = float(statistics(everyone[None])[0])
     if np.all(samples == samples[:1]):
         return Interval(value, value, value)
     ends = bootstrap(
-        (np.arange(len(samples)),),
-        lambda chosen: float(statistic(samples[chosen])),
+        (everyone,),
+        lambda chosen, axis: statistics(np.moveaxis(chosen, axis, -1)),
         confidence_level=LEVEL,
-        n_resamples=positive_int("resamples", resamples),
-        vectorized=False,
+        n_resamples=resamples,
+        vectorized=True,
         method="percentile",
         rng=generator,
     ).confidence_interval
@@ -97,14 +116,20 @@ def rank_correlation(
         if array.size and np.all(array == array.flat[0]):
             raise ValueError(f"{name} must not be the same in all runs: it has no ranks")
 
-    def statistic(pairs: np.ndarray) -> float:
-        ranks = [rankdata(pairs[..., i]) for i in range(2)]
-        ranks = [r - r.mean() for r in ranks]
-        norm = np.sqrt(ranks[0] @ ranks[0] * (ranks[1] @ ranks[1]))
-        # A resample may draw one seed only; without spread there is no association to see.
-        return float(ranks[0] @ ranks[1] / norm) if norm > 0 else 0.0
+    if x.ndim == 0 or len(x) < 3:
+        raise ValueError(f"samples must hold at least 3 seeds, got shape {x.shape}")
+    pairs = np.stack([x, y], axis=-1).reshape(len(x), -1, 2)
 
-    return bootstrap_interval(np.stack([x, y], axis=-1), generator, statistic, resamples)
+    def statistics(chosen: np.ndarray) -> np.ndarray:
+        drawn = pairs[chosen].reshape(*chosen.shape[:-1], -1, 2)
+        ranks = rankdata(drawn, axis=-2)
+        ranks -= ranks.mean(axis=-2, keepdims=True)
+        square = np.einsum("...ij,...ik->...jk", ranks, ranks)
+        norm = np.sqrt(square[..., 0, 0] * square[..., 1, 1])
+        # A resample may draw one seed only; without spread there is no association to see.
+        return np.divide(square[..., 0, 1], norm, out=np.zeros_like(norm), where=norm > 0)
+
+    return _bootstrap(pairs, statistics, generator, resamples)
 
 
 def contrast(
