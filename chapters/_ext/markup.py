@@ -1,0 +1,148 @@
+"""Mend the markup that the theme and other extensions give each page.
+
+What they write is read well by most browsers, but parts of it are not valid HTML, give a screen
+reader two names for one button or none, or load scripts that nothing needs. Each rule below says
+what it mends; tests/test_markup.py has a case for each, and the tests of the built book check the
+result as a whole.
+"""
+
+from pathlib import Path
+
+from bs4 import BeautifulSoup
+
+FIRST_PAGE = "chapters/intro.html"
+INDEX = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="0; url={FIRST_PAGE}">
+<title>Unstable by Design</title>
+</head>
+<body>
+<main>
+<h1>Unstable by Design</h1>
+<p><a href="{FIRST_PAGE}">To the first page</a></p>
+</main>
+</body>
+</html>
+"""
+
+
+def lighten(page: BeautifulSoup) -> None:
+    """Drop what is loaded for nothing.
+
+    Icons come from a font by style sheet; the script that draws the same icons again is 1.5 MB. A
+    browser refuses a font that a page from the disk asks for in advance, and says so in an error.
+    """
+    for script in page.select('script[src*="fontawesome"]'):
+        script.decompose()
+    for link in page.select('link[rel="preload"]'):
+        link.decompose()
+
+
+def give_unique_ids(page: BeautifulSoup) -> None:
+    """Leave each id on one element: those that proofs and exercises share go, nothing uses them."""
+    for tag in page.select("section#proof-content, section#exercise-content, #solution-content"):
+        del tag["id"]
+        tag.name = "div"
+    for tag in page.select("div.proof#proof"):
+        del tag["id"]
+        tag["class"] = [*tag["class"], "proof-body"]
+    # The page of results has a search field in its text and another in the dialog.
+    for tag in page.select(".search-button__search-container input#search-input"):
+        tag["id"] = "search-dialog-input"
+
+
+def mend_elements(page: BeautifulSoup) -> None:
+    """Use the elements that HTML has for the purpose, where it allows them."""
+    for summary in page.select("details > summary"):
+        # Its text names it; "Toggle hidden content" would hide what "Show the code" says.
+        del summary["aria-label"]
+        for paragraph in summary.find_all("p", recursive=False):
+            paragraph.name = "span"
+    for caption in page.select('nav p.caption[role="heading"]'):
+        caption.name = "h2"
+        del caption["role"], caption["aria-level"]
+    for button in page.find_all("button", type=False):
+        button["type"] = "button"
+    for listed in page.select('div.citation-list[role="list"]'):
+        listed.name = "ul"
+        del listed["role"]
+        for entry in listed.find_all("div", class_="citation", recursive=False):
+            entry.name = "li"
+            del entry["role"]
+    for empty in page.select("thead th"):
+        if not empty.get_text(strip=True):
+            empty.name = "td"
+    for empty in page.select(".onlyprint h1"):
+        if not empty.get_text(strip=True):
+            empty.decompose()
+
+
+def name_elements(page: BeautifulSoup) -> None:
+    """Give a name to what has none that a screen reader could say, and one name to the rest."""
+    for button in page.find_all("button", title=True):
+        if not button.get_text(strip=True) and not button.get("aria-label"):
+            button["aria-label"] = button["title"]
+    for logo in page.select("div.sidebar-primary-item > a.navbar-brand"):
+        logo.parent.name = "nav"
+        logo.parent["aria-label"] = "Start page"
+    for checkbox in page.select("input.sidebar-toggle"):
+        checkbox["aria-label"] = "Toggle the sidebar"
+    for navigation in page.select("nav.bd-toc-nav"):
+        navigation["aria-label"] = "On this page"
+    for navigation in page.select(".onlyprint nav"):
+        navigation["aria-label"] = "Contents, printed"
+    for number, footer in enumerate(page.select("main footer, body > footer")):
+        if number and not footer.get_text(strip=True):
+            footer.decompose()
+    for icon in page.select("form.bd-search > i"):
+        # A form needs a button that sends it; the icon becomes one.
+        label = {"class": "search-submit", "type": "submit", "aria-label": "Search"}
+        icon.wrap(page.new_tag("button", attrs=label))
+    for script in page.find_all("script", src=False):
+        # This one writes a button that says "Search Ctrl+K" and would be called just "Search".
+        if script.string and "search-button__default-text" in script.string:
+            script.string.replace_with(script.string.replace(' aria-label="Search"', ""))
+
+
+def mend(text: str) -> str:
+    """Return a page with its markup mended; what is no page comes back as it is."""
+    if text.lstrip()[:9].lower() != "<!doctype":
+        return text
+    page = BeautifulSoup(text, "html.parser")
+    for rule in (lighten, give_unique_ids, mend_elements, name_elements):
+        rule(page)
+    return str(page)
+
+
+def mend_as_written(app):
+    """Let every page pass through `mend` between its template and its file."""
+    if app.builder.format != "html":
+        return
+    templates = app.builder.templates
+    render = templates.render
+    templates.render = lambda template, context: mend(render(template, context))
+
+
+def write_index(app, exception):
+    """Lead from the folder of the book to its first page."""
+    if not exception and app.builder.format == "html":
+        Path(app.outdir, "index.html").write_text(INDEX, encoding="utf-8")
+
+
+# Without its menu and its speech engine, MathJax is half as large.
+MATHJAX = ["input/tex", "output/chtml", "a11y/assistive-mml"]
+
+
+def use_small_mathjax(app, config):
+    """Load the parts of MathJax that pages use, not the bundle that sphinx-mathjax-offline sets."""
+    config.mathjax_path = "mathjax/startup.js"
+    config.mathjax3_config["loader"] = {"load": MATHJAX}
+
+
+def setup(app):
+    app.connect("config-inited", use_small_mathjax)
+    app.connect("builder-inited", mend_as_written)
+    app.connect("build-finished", write_index)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
