@@ -4,19 +4,20 @@ Tables of theorems, exercises, claims, stored results and benchmarks; the pages 
 below each statement the links to its tests and its exercises.
 """
 
-import json
 import re
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
 import opening
+import records
 import sources
 import usage
 import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
+from records import table
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -24,7 +25,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 from statements import LABELS, entries, exercises_on, tests_of
 
-from flatminima import claims, presets, results
+from flatminima import claims, results
 
 logger = logging.getLogger(__name__)
 
@@ -118,19 +119,6 @@ class Generated(SphinxDirective):
         return self.source / "chapters"
 
 
-def table(columns: tuple[str, ...], rows: list[tuple[str, ...]], align: str = "") -> list[str]:
-    """The lines of a Markdown table.
-
-    Raises:
-        ValueError: for a row of another length, or a cell that would end early.
-    """
-    for row in rows:
-        if len(row) != len(columns) or any("|" in cell or "\n" in cell for cell in row):
-            raise ValueError(f"a row must hold {len(columns)} cells without | or line ends: {row}")
-    marks = [":---"] * len(columns)
-    return ["| " + " | ".join(row) + " |" for row in (columns, marks, *rows)]
-
-
 class TheoremTable(Generated):
     """Every statement that has a label: where it is proved, its tests, its exercises."""
 
@@ -181,19 +169,6 @@ def _shown(claim: claims.Claim) -> str:
     document, label = claim.shown
     role = "prf:ref" if label.split("-")[0] in STATEMENTS else "numref"
     return f"{{{role}}}`{label}` in {{doc}}`{document}`"
-
-
-class ClaimsSummary(Generated):
-    """The paper's five claims with one verdict each, from their parts that are the paper's."""
-
-    def lines(self) -> list[str]:
-        _rerun_on_change(self.env, self.chapters)
-        found = findings(self.chapters)
-        lines = []
-        for number, text in enumerate(PARTS, 1):
-            own = [f.verdict for f in found if f.claim.part == number and not f.claim.ours]
-            lines.append(f"{number}. {text} {_badge(claims.combined(own))}")
-        return lines
 
 
 class ClaimsTable(Generated):
@@ -247,79 +222,20 @@ class ResultsList(Generated):
 
     def lines(self) -> list[str]:
         _rerun_on_change(self.env, self.chapters)
-        lines = []
-        larger_first = sorted(results.stored(), key=lambda s: -presets.NAMES.index(s[0]))
-        for preset, name in larger_first:
-            try:
-                record = results.load(name, preset).provenance
-            except results.CorruptResultError as error:
-                raise ExtensionError(f"How the results were made: {error}") from error
-            lines += [f"## {name}, preset {preset}", "", f"{record['summary']}.", ""]
-            lines += [*table(("what", "record"), self._rows(record)), ""]
-        return lines
-
-    def _rows(self, record: dict) -> list[tuple[str, str]]:
-        counts = ", ".join(f"{n} {status}" for status, n in record["statuses"].items())
-        varied = {k: v for k, v in record["grid"].items() if len(v) > 1 and k != "seed"}
-        fixed = {k: v[0] for k, v in record["grid"].items() if len(v) == 1}
-        used = [f"{{doc}}`{document}`" for document in self._shown_in(record)]
-        return [
-            ("made by", f"`{results.command(record['name'], record['preset'])}`"),
-            ("runs", f"{record['runs']} ({counts})"),
-            ("varied", "<br>".join(f"`{k}`: {_listed(v)}" for k, v in varied.items()) or "—"),
-            ("seeds", _listed(record["seeds"]) or "—"),
-            ("the same for all", ", ".join(f"`{k}` {_said(v)}" for k, v in fixed.items()) or "—"),
-            ("device", " and ".join(record["devices"])),
-            ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
-            ("computing", results._duration(record["seconds"])),
-            ("when (UTC)", f"{_moment(record['started'])} to {_moment(record['date'])}"),
-            ("revision", f"`{record['revision']}`" if record.get("revision") else "not recorded"),
-            ("code", f"`{record['code'][:16]}…` (SHA-256 of the modules it depends on)"),
-            ("table", f"`{record['sha256'][:16]}…` (SHA-256)"),
-            ("shown in", ", ".join(used) or "the tests alone"),
-        ]
-
-    def _shown_in(self, record: dict) -> list[str]:
-        """The chapters that load a result; without a preset they load the largest stored one."""
-        name, preset = record["name"], record["preset"]
-        largest = max(
-            (p for p, n in results.stored() if n == name), key=lambda p: presets.NAMES.index(p)
-        )
-        asked = re.compile(rf'results\.load\("{name}"(?:, "(\w+)")?\)')
-        found = []
-        for path in sorted(self.chapters.glob("*.ipynb")):
-            wanted = {m[1] or largest for m in asked.finditer(usage.code_of(path))}
-            found += [path.stem] if preset in wanted else []
-        return found
-
-
-def _said(value: object) -> str:
-    return "none" if value is None else str(value)
-
-
-def _listed(values: list) -> str:
-    return ", ".join(_said(value) for value in values)
-
-
-def _moment(text: str) -> str:
-    return text[:16].replace("T", " ")
+        try:
+            return records.result_lines(self.chapters, results.FOLDER)
+        except results.CorruptResultError as error:
+            raise ExtensionError(f"How the results were made: {error}") from error
 
 
 class BenchmarksList(Generated):
     """The stored timings, each with the machine that made them."""
 
     def lines(self) -> list[str]:
-        lines = []
-        for path in sorted((results.FOLDER / "benchmarks").glob("*.md")):
+        folder = results.FOLDER / "benchmarks"
+        for path in folder.glob("*"):
             self.env.note_dependency(str(path))
-            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            versions = record.get("machine", {}).get("versions", {})
-            text = path.read_text(encoding="utf-8").strip()
-            lines += [f"## Benchmark: {path.stem}", "", text, ""]
-            if versions:
-                said = ", ".join(f"{k} {v}" for k, v in versions.items())
-                lines += [f"Versions: {said}.", ""]
-        return lines
+        return records.benchmark_lines(folder)
 
 
 class TestList(Generated):
@@ -428,14 +344,33 @@ class EffectRole(SphinxRole):
         return [nodes.Text(text)], []
 
 
+def _mark(verdict: str) -> nodes.inline:
+    name = f"verdict-{verdict.replace(' ', '-')}"
+    return nodes.inline(verdict, verdict, classes=["verdict", name])
+
+
 class VerdictRole(SphinxRole):
     """A verdict as a colored mark."""
 
     def run(self):
         if self.text not in claims.VERDICTS:
             raise ExtensionError(f"a verdict is one of {claims.VERDICTS}, got {self.text!r}")
-        name = f"verdict-{self.text.replace(' ', '-')}"
-        return [nodes.inline(self.text, self.text, classes=["verdict", name])], []
+        return [_mark(self.text)], []
+
+
+class ClaimRole(SphinxRole):
+    """The verdict on one of the paper's five claims, from its parts that are the paper's."""
+
+    def run(self):
+        chapters = Path(self.env.srcdir) / "chapters"
+        _rerun_on_change(self.env, chapters)
+        try:
+            own = [f for f in findings(chapters) if f.claim.part == int(self.text)]
+        except NotExecutedError as error:
+            logger.warning(f"the chapters are not executed: {error}", location=self.get_location())
+            return [], []
+        verdict = claims.combined([f.verdict for f in own if not f.claim.ours])
+        return [_mark(verdict)], []
 
 
 class CheckedRole(SphinxRole):
@@ -535,7 +470,6 @@ def setup(app: Sphinx) -> dict[str, object]:
     generated = {
         "theorem-table": TheoremTable,
         "exercise-table": ExerciseTable,
-        "claims-summary": ClaimsSummary,
         "claims-table": ClaimsTable,
         "results-list": ResultsList,
         "benchmarks-list": BenchmarksList,
@@ -549,6 +483,7 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.add_role("opening", OpeningNumber())
     app.add_role("effect", EffectRole())
     app.add_role("verdict", VerdictRole())
+    app.add_role("claim", ClaimRole())
     app.add_role("checked", CheckedRole())
     app.connect("doctree-read", add_links_to_statements)
     app.connect("autodoc-process-docstring", add_used_in, priority=900)

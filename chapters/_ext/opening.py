@@ -71,8 +71,7 @@ def draw(path: Path, layout: str) -> None:
         angle.set_title("$v_1$ turns")
         sharpness.set_title("the sharpness falls")
         points = run().theta
-        for point, name in ((points[0], "start"), (points[-1], "end")):
-            place = {"xytext": (14, 2 if name == "start" else -5), "textcoords": "offset points"}
-            plane.annotate(name, point, **place, fontsize=10)
+        for point, name, shift in ((points[0], "start", (-44, 8)), (points[-1], "end", (16, -5))):
+            plane.annotate(name, point, shift, textcoords="offset points", fontsize=10)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None})

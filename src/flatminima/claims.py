@@ -19,16 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima import presets, results, sweep
+from flatminima import effects, presets, results, sweep
 from flatminima.results import Result
-from flatminima.statistics import Interval, bootstrap_interval, contrast, rank_correlation
+from flatminima.statistics import Interval
 
 REPRODUCED, PARTLY, NOT, UNTESTED = "reproduced", "partly", "not reproduced", "not tested"
 VERDICTS = (REPRODUCED, PARTLY, NOT, UNTESTED)
 LARGE_PRESETS = ("default", "gpu")
 """The presets whose stored results count; that of ``ci`` is for tests."""
-MATCHED = 0.01
-"""A run of the SGD experiment counts if its loss is within this share of the target."""
 MEASURES = {
     "sharpness": "sharpness",
     "trace": "trace of the Hessian",
@@ -100,15 +98,15 @@ class Finding:
         return UNTESTED if self.claim.measure is None else verdict(self.effects)
 
 
-def verdict(effects: Sequence[Effect]) -> str:
+def verdict(measured: Sequence[Effect]) -> str:
     """``reproduced`` if all effects are met, ``not reproduced`` if none, ``partly`` in between.
 
     Raises:
         MissingEvidenceError: without any effect: nothing measured is no evidence.
     """
-    if not effects:
+    if not measured:
         raise MissingEvidenceError("a verdict needs at least one effect, got none")
-    met = [effect.met for effect in effects]
+    met = [effect.met for effect in measured]
     return REPRODUCED if all(met) else PARTLY if any(met) else NOT
 
 
@@ -135,6 +133,11 @@ class Evidence:
     proved: Mapping[str, Sequence[str]] = field(default_factory=dict)
     load: Callable[[str, str], Result] = results.load
     used: list[str] = field(default_factory=list)
+    _computed: dict[str, dict[str, Interval]] = field(default_factory=dict)
+
+    def for_one_claim(self) -> Evidence:
+        """The same evidence with a list of its own of what is used; what was computed is shared."""
+        return Evidence(self.glued, self.proved, self.load, [], self._computed)
 
     def text(self, document: str, name: str) -> str:
         """A number as the executed chapter shows it.
@@ -180,6 +183,21 @@ class Evidence:
             self._note(f"{preset}, {' and '.join(stored.provenance['devices'])}")
             found += _split(stored)
         return found if len(found) > 1 else [("", found[0][1])]
+
+    def measured(self, name: str) -> list[tuple[str, Result, dict[str, Interval]]]:
+        """The same, each part with its effects, as the function of that name in `effects` has them.
+
+        Raises:
+            MissingEvidenceError, CorruptResultError: as `settings`.
+            ValueError: if a comparison has too few seeds.
+        """
+        found = []
+        for number, (setting, stored) in enumerate(self.settings(name)):
+            key = f"{name} {number}"
+            if key not in self._computed:
+                self._computed[key] = getattr(effects, name)(stored)
+            found.append((setting, stored, self._computed[key]))
+        return found
 
     def tests(self, label: str) -> Sequence[str]:
         """The tests of a proved statement.
@@ -249,15 +267,17 @@ def judge(claim: Claim, evidence: Evidence) -> Finding:
     Raises:
         MissingEvidenceError: if a number is missing; the message names the claim.
     """
-    own = Evidence(evidence.glued, evidence.proved, evidence.load)
+    own = evidence.for_one_claim()
     if claim.measure is None:
         return Finding(claim, (), ())
     try:
-        effects = tuple(claim.measure(own))
-        verdict(effects)
-    except MissingEvidenceError as error:
+        measured = tuple(claim.measure(own))
+        verdict(measured)
+    except (MissingEvidenceError, KeyError, ValueError) as error:
+        if isinstance(error, results.CorruptResultError):
+            raise
         raise MissingEvidenceError(f"claim {claim.key!r}: {error}") from error
-    return Finding(claim, effects, tuple(own.used))
+    return Finding(claim, measured, tuple(own.used))
 
 
 def judge_all(evidence: Evidence) -> list[Finding]:
@@ -287,231 +307,156 @@ def _named(*parts: str) -> str:
     return f" ({', '.join(kept)})" if kept else ""
 
 
-def _rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
-def _scaled(interval: Interval, scale: float) -> Interval:
-    return Interval(*(scale * part for part in interval))
-
-
 def _percent(interval: Interval) -> str:
     """A difference of logarithms as a change in percent."""
     return format(Interval(*(100 * np.expm1(part) for part in interval)), "+.0f") + " %"
 
 
-def _reached(stored: Result, value: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column of the flatness experiment, (seeds, factors), NaN where the target was missed."""
-    reached = np.nan_to_num(stored.pivot("reached", "seed", "factor")).astype(bool)
-    values = np.where(reached, stored.pivot(value, "seed", "factor"), np.nan)
-    return values, np.unique(stored["factor"])
+def _points(interval: Interval) -> str:
+    """A difference of accuracies in percentage points."""
+    return format(Interval(*(100 * part for part in interval)), "+.1f") + " points"
 
 
-def _complete(values: np.ndarray, treated: np.ndarray) -> np.ndarray:
-    """The seeds that have a value on both sides."""
-    sides = [np.isfinite(values[:, side]).any(axis=1) for side in (treated, ~treated)]
-    return values[sides[0] & sides[1]]
+def _number(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def _flatter(evidence: Evidence) -> list[Effect]:
-    effects = []
-    for setting, stored in evidence.settings("flatness"):
+    found = []
+    for setting, _, measured in evidence.measured("flatness"):
         for column, name in MEASURES.items():
-            values, factors = _reached(stored, column)
-            kept = _complete(np.log(values), factors > 1)
-            change = contrast(kept, factors > 1, _rng())
-            what = f"{name}, $c > 1$ against $c < 1${_named(setting, f'{len(kept)} seeds')}"
-            effects.append(Effect(what, _percent(change), change.high < 0))
-    return effects
+            what = f"{name}, $c > 1$ against $c < 1${_named(setting)}"
+            found.append(Effect(what, _percent(measured[column]), measured[column].high < 0))
+    return found
 
 
 def _more_accurate(evidence: Evidence) -> list[Effect]:
-    effects = []
-    for setting, stored in evidence.settings("flatness"):
-        values, factors = _reached(stored, "test_accuracy")
-        gain = 100 * (values[:, factors == 2.0] - values[:, factors == 0.5]).ravel()
-        gain = bootstrap_interval(gain[np.isfinite(gain)], _rng())
-        what = f"test accuracy at $c = 2$ minus that at $c = 1/2${_named(setting)}"
-        effects.append(Effect(what, f"{gain:+.1f} points", gain.low > 0))
-    return effects
+    found = []
+    for setting, _, measured in evidence.measured("flatness"):
+        gain = measured[f"gain-{effects.NAMED:g}"]
+        what = f"test accuracy at $c = {effects.NAMED:g}$ minus that at $c = {effects.STABLE:g}$"
+        found.append(Effect(what + _named(setting), _points(gain), gain.low > 0))
+    return found
 
 
 def _ends(evidence: Evidence) -> list[Effect]:
-    effects = []
-    for setting, stored in evidence.settings("flatness"):
-        values, factors = _reached(stored, "test_accuracy")
-        survived = float(np.mean(stored.where(factor=factors[-1])["status"] == "done"))
-        what = f"runs that survive at $c = {factors[-1]:g}${_named(setting)}"
-        effects.append(Effect(what, f"{survived:.0%}".replace("%", " %"), survived < 1))
-        last = np.flatnonzero(np.isfinite(values).sum(axis=0) > 2)[-1]
-        fall = 100 * (values[:, last] - values[:, factors == 2.0].ravel())
-        fall = bootstrap_interval(fall[np.isfinite(fall)], _rng())
-        what = f"accuracy at $c = {factors[last]:g}$ minus that at $c = 2${_named(setting)}"
-        effects.append(Effect(what, f"{fall:+.1f} points", fall.high < 0))
-    return effects
+    found = []
+    for setting, stored, measured in evidence.measured("flatness"):
+        largest = float(np.max(stored["factor"]))
+        survived = float(np.mean(stored.where(factor=largest)["status"] == "done"))
+        what = f"runs that survive at $c = {largest:g}${_named(setting)}"
+        found.append(Effect(what, f"{100 * survived:.0f} %", survived < 1))
+        last = max(float(name[5:]) for name in measured if name.startswith("gain-"))
+        what = f"accuracy at $c = {last:g}$ minus that at $c = {effects.NAMED:g}$"
+        fall = measured["fall"]
+        found.append(Effect(what + _named(setting), _points(fall), fall.high < 0))
+    return found
 
 
 def _budget(evidence: Evidence) -> list[Effect]:
-    effects = []
-    for setting, stored in evidence.settings("flatness"):
-        sharpness, _ = _reached(stored, "sharpness")
-        budget, _ = _reached(stored, "budget")
-        kept = np.isfinite(sharpness).all(axis=0)
-        paid = rank_correlation(budget[:, kept], sharpness[:, kept], _rng())
+    found = []
+    for setting, _, measured in evidence.measured("flatness"):
+        paid = measured["budget"]
         what = f"rank correlation of budget and final sharpness{_named(setting)}"
-        effects.append(Effect(what, f"{paid:.2f}", paid.high < 0))
-    return effects
+        found.append(Effect(what, f"{paid:.2f}", paid.high < 0))
+    return found
 
 
 def _reflected(evidence: Evidence) -> list[Effect]:
-    effects = []
+    found = []
     for setting, stored in evidence.settings("flatness"):
         after = stored["after_first"].astype(float) * stored["learning_rate"].astype(float) / 2
         factor = stored["factor"].astype(float)
         far = (factor >= 1.25) & np.isfinite(after)
         law, edge = (float(np.median(np.abs(after[far] - goal))) for goal in (2 - factor[far], 1.0))
         what = r"median distance of $\eta\lambda_1/2$ from the law, and from the threshold"
-        effects.append(Effect(f"{what}{_named(setting)}", f"{law:.2f} and {edge:.2f}", law < edge))
-    return effects
-
-
-def _of_architecture(stored: Result, value: str, architecture: str, method: str) -> np.ndarray:
-    """One value a seed of the comparison experiment, NaN where the target was missed."""
-    rows = stored.where(architecture=architecture, method=method)
-    reached = np.array([r is True or r == 1 for r in rows["reached"]], dtype=bool)
-    values = np.where(reached, rows[value].astype(float), np.nan)
-    return values[np.argsort(rows["seed"])]
+        found.append(Effect(what + _named(setting), f"{law:.2f} and {edge:.2f}", law < edge))
+    return found
 
 
 def _beyond(evidence: Evidence) -> list[Effect]:
-    effects = []
-    for setting, stored in evidence.settings("comparison"):
+    found = []
+    for setting, stored, measured in evidence.measured("comparison"):
         for name in dict.fromkeys(stored["architecture"].tolist()):
-            pair = (
-                _of_architecture(stored, "test_accuracy", name, m) for m in ("gd-large", "gd-small")
-            )
-            gap = np.subtract(*pair)
-            gain = bootstrap_interval(100 * gap[np.isfinite(gap)], _rng())
+            gain = measured[f"rate-{name}-test_accuracy"]
             what = "accuracy, rate beyond minus rate below the edge"
-            what += _named(ARCHITECTURES[name], setting)
-            effects.append(Effect(what, f"{gain:+.1f} points", gain.low > 0))
-    return effects
+            what += _named(ARCHITECTURES.get(name, name), setting)
+            found.append(Effect(what, _points(gain), gain.low > 0))
+    return found
 
 
 def _ranks(measure: str) -> Callable[[Evidence], list[Effect]]:
-    def effects(evidence: Evidence) -> list[Effect]:
+    def ranks(evidence: Evidence) -> list[Effect]:
         found = []
-        for setting, stored in evidence.settings("comparison"):
-            methods = sorted(set(stored["method"]))
+        for setting, stored, measured in evidence.measured("comparison"):
             for name in dict.fromkeys(stored["architecture"].tolist()):
-                x, y = (
-                    np.array([_of_architecture(stored, v, name, m) for m in methods]).T
-                    for v in (measure, "test_accuracy")
-                )
-                kept = np.isfinite(x).all(axis=1)
-                rho = rank_correlation(x[kept], y[kept], _rng())
-                what = f"rank correlation with test accuracy{_named(ARCHITECTURES[name], setting)}"
+                rho = measured[f"rho-{name}-{measure}"]
+                what = "rank correlation with test accuracy"
+                what += _named(ARCHITECTURES.get(name, name), setting)
                 found.append(Effect(what, f"{rho:.2f}", rho.high < 0))
         return found
 
-    return effects
+    return ranks
 
 
-class _Sgd:
-    """The cells of the SGD experiment: logarithms of the sharpness at the matched loss."""
+def _sgd(part: str, what: str) -> Callable[[Evidence], list[Effect]]:
+    """One part of the decomposition, for each large rate and batch size, the largest rate first."""
 
-    def __init__(self, stored: Result) -> None:
-        bad = (stored["status"] != "done") | ~(np.abs(stored["undershoot"].astype(float)) < MATCHED)
-        seeds = np.unique(stored["seed"])
-        self.kept = [s for s in seeds if not bad[stored["seed"] == s].any()]
-        if len(self.kept) < 3:
-            raise MissingEvidenceError("fewer than 3 seeds of the SGD experiment match in loss")
-        self.stored = stored
-        self.small = float(stored["small_rate"][0])
-        self.large = [float(r) for r in np.unique(stored["rate"]) if r > self.small]
-        self.batches = [int(b) for b in np.unique(stored["batch"]) if b > 0]
-        self.steps, self.longer = (int(f(stored["steps"])) for f in (np.min, np.max))
+    def parts(evidence: Evidence) -> list[Effect]:
+        found = []
+        for setting, stored, measured in evidence.measured("sgd"):
+            cells = effects.SgdCells(stored)
+            for rate in reversed(cells.large):
+                for batch in cells.batches:
+                    value = measured[f"{rate:g}-{batch}-{part}"]
+                    said = what.format(rate=rate, batch=batch) + _named(setting)
+                    found.append(Effect(said, f"{value:.2f}", value.low > 0))
+        return found
 
-    def log_sharpness(self, rate: float, batch: int, steps: int | None = None) -> np.ndarray:
-        rows = self.stored.where(rate=rate, batch=batch, steps=steps or self.steps, label_noise=0.0)
-        values = [rows.where(seed=s)["sharpness"][0] for s in self.kept]
-        return np.log(np.array(values, dtype=float))
-
-    def difference(self, flat: tuple, sharp: tuple) -> Interval:
-        """How much flatter the first cell is than the second."""
-        return bootstrap_interval(self.log_sharpness(*sharp) - self.log_sharpness(*flat), _rng())
-
-
-def _persists(evidence: Evidence) -> list[Effect]:
-    effects = []
-    for setting, stored in evidence.settings("sgd"):
-        cells = _Sgd(stored)
-        for rate in reversed(cells.large):
-            for batch in cells.batches:
-                fall = cells.difference((rate, batch), (cells.small, batch))
-                what = f"fall of $\\log\\lambda_1$ from the small rate to {rate:g}, batches of"
-                met = fall.low > 0
-                effects.append(Effect(f"{what} {batch}{_named(setting)}", f"{fall:.2f}", met))
-    return effects
-
-
-def _outweighs(evidence: Evidence) -> list[Effect]:
-    effects = []
-    for setting, stored in evidence.settings("sgd"):
-        cells = _Sgd(stored)
-        for rate in reversed(cells.large):
-            for batch in cells.batches:
-                more = cells.difference((rate, 0), (cells.small, batch))
-                what = f"instability at {rate:g} minus noise of batches of {batch}"
-                effects.append(Effect(f"{what}{_named(setting)}", f"{more:.2f}", more.low > 0))
-    return effects
+    return parts
 
 
 def _outweighs_in_time(evidence: Evidence) -> list[Effect]:
-    effects = []
-    for setting, stored in evidence.settings("sgd"):
-        cells = _Sgd(stored)
-        noise = (cells.small, min(cells.batches), cells.longer)
+    found = []
+    for setting, stored, measured in evidence.measured("sgd"):
+        cells = effects.SgdCells(stored)
         for rate in reversed(cells.large):
-            more = cells.difference((rate, 0), noise)
+            more = measured[f"{rate:g}-long-difference"]
             what = f"instability at {rate:g} minus noise over {cells.longer:,} updates"
-            effects.append(Effect(f"{what}{_named(setting)}", f"{more:.2f}", more.low > 0))
-    return effects
+            found.append(Effect(what + _named(setting), f"{more:.2f}", more.low > 0))
+    return found
 
 
 def _adam(kind: str) -> Callable[[Evidence], list[Effect]]:
-    """Adam's variants against Adam, by `compare` of the experiment."""
+    """Adam's variants against Adam, without gradient descent, which restores nothing in Adam."""
 
-    def effects(evidence: Evidence) -> list[Effect]:
-        module = __import__(
-            results.experiment("adam").function.__module__, fromlist=["compare", "VARIANTS"]
-        )
+    def variants(evidence: Evidence) -> list[Effect]:
         found = []
-        for setting, stored in evidence.settings("adam"):
-            for c in module.compare(stored, module.VARIANTS):
+        for setting, _, measured in evidence.measured("adam"):
+            for name, value in measured.items():
+                method = name.removeprefix(f"{kind}-")
+                if method in (name, "gd"):
+                    continue
                 if kind == "flatter":
-                    ratio = Interval(*np.exp([c.flatness, *c.flatness_interval]))
-                    value, met = f"{ratio:.2f}", c.flatter == "flatter"
-                    what = f"sharpness of Adam over that of `{c.method}`"
+                    said = f"{Interval(*np.exp(value)):.2f}"
+                    what = f"sharpness of Adam over that of `{method}`"
                 else:
-                    gain = _scaled(Interval(c.accuracy, *c.accuracy_interval), 100)
-                    value, met = f"{gain:+.1f} points", c.improvement == "better"
-                    what = f"test accuracy of `{c.method}` minus that of Adam"
-                found.append(Effect(f"{what}{_named(setting)}", value, met))
+                    said, what = _points(value), f"test accuracy of `{method}` minus that of Adam"
+                found.append(Effect(what + _named(setting), said, value.low > 0))
         return found
 
-    return effects
+    return variants
 
 
 def _monotone(evidence: Evidence) -> list[Effect]:
-    chapter, effects = "edge_of_stability", []
+    chapter, found = "edge_of_stability", []
     for rate in ("0.06", "0.1", "0.15"):
         count = evidence.number(chapter, f"eos-{rate}-before")
         what = f"steps that raise the loss before the edge, $\\eta = {rate}$, all seeds"
-        effects.append(Effect(what, f"{count:g}", count == 0))
+        found.append(Effect(what, f"{count:g}", count == 0))
     tests = [*evidence.tests("Q1"), *evidence.tests("Q2")]
-    effects.append(Effect("proved for quadratics and smooth losses; tests", f"{len(tests)}", True))
-    return effects
+    found.append(Effect("proved for quadratics and smooth losses; tests", f"{len(tests)}", True))
+    return found
 
 
 def _edge(evidence: Evidence) -> list[Effect]:
@@ -519,17 +464,17 @@ def _edge(evidence: Evidence) -> list[Effect]:
     exponent = evidence.number(chapter, "eos-exponent")
     error = evidence.number(chapter, "eos-exponent-error")
     what = r"exponent $a$ in $\lambda_1 \propto \eta^a$ at the edge (± standard error)"
-    return [Effect(what, f"{exponent:.2f} ± {error:.2f}".replace("-", "−"), exponent < -0.5)]
+    return [Effect(what, _number(f"{exponent:.2f} ± {error:.2f}"), exponent < -0.5)]
 
 
 def _polarity(evidence: Evidence) -> list[Effect]:
     cosine = evidence.number("episodes_and_rotation", "epi-cosine")
     what = "mean cosine of the rotations of $v_1$ at $+x$ and $-x$, $x = 0.001$"
-    return [Effect(what, f"{cosine:.4f}".replace("-", "−"), cosine < -0.9)]
+    return [Effect(what, _number(f"{cosine:.4f}"), cosine < -0.9)]
 
 
 def _polarity_size(evidence: Evidence) -> list[Effect]:
-    effects = []
+    found = []
     places = {
         "epi-deviation": "$x = 0.001$",
         "epi-deviation-10": "$x = 0.01$, as far as at the edge",
@@ -537,8 +482,8 @@ def _polarity_size(evidence: Evidence) -> list[Effect]:
     for name, place in places.items():
         error = evidence.number("episodes_and_rotation", name)
         what = f"median relative error of the predicted rotation, {place}"
-        effects.append(Effect(what, f"{100 * error:.3g} %", error < 0.1))
-    return effects
+        found.append(Effect(what, f"{100 * error:.3g} %", error < 0.1))
+    return found
 
 
 def _more_at_larger_rates(evidence: Evidence) -> list[Effect]:
@@ -558,17 +503,17 @@ def _without_depth(evidence: Evidence) -> list[Effect]:
     turn = evidence.number(chapter, "epi-linear")
     network = 1 - evidence.number(chapter, "epi-overlap-stable")
     what = "one minus the overlap: linear model, and network in stable training"
-    return [Effect(what, f"{turn:.1e} and {network:.2f}".replace("-", "−"), turn < network / 100)]
+    return [Effect(what, _number(f"{turn:.1e} and {network:.2f}"), turn < network / 100)]
 
 
 def _proved(*labels: str) -> Callable[[Evidence], list[Effect]]:
-    def effects(evidence: Evidence) -> list[Effect]:
+    def statements(evidence: Evidence) -> list[Effect]:
         return [
             Effect(f"{label} is proved; tests that check it", f"{len(evidence.tests(label))}", True)
             for label in labels
         ]
 
-    return effects
+    return statements
 
 
 def _damping(evidence: Evidence) -> list[Effect]:
@@ -743,7 +688,10 @@ CLAIMS = (
         "the interval of the fall lies above 0, for each rate and batch size",
         ("sgd_noise", "fig-sgd-effects"),
         False,
-        _persists,
+        _sgd(
+            "persists",
+            "fall of $\\log\\lambda_1$ from the small rate to {rate:g}, batches of {batch}",
+        ),
     ),
     Claim(
         "outweighs",
@@ -752,7 +700,7 @@ CLAIMS = (
         "the interval of instability minus noise lies above 0, for each rate and batch size",
         ("sgd_noise", "fig-sgd-effects"),
         False,
-        _outweighs,
+        _sgd("difference", "instability at {rate:g} minus noise of batches of {batch}"),
     ),
     Claim(
         "outweighs-in-time",
@@ -770,7 +718,7 @@ CLAIMS = (
         "Adam's second moment damps instabilities",
         "with $v$ frozen the loss peaks higher in each episode",
         ("adam", "fig-adam-damping"),
-        False,
+        True,
         _damping,
     ),
     Claim(
@@ -790,7 +738,7 @@ CLAIMS = (
         "the joint interval of the gain in accuracy lies above 0, for each variant",
         ("adam", "fig-adam-outcome"),
         False,
-        _adam("accurate"),
+        _adam("accuracy"),
         headline=1,
     ),
 )
