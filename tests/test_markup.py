@@ -8,7 +8,7 @@ from bs4 import BeautifulSoup
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "chapters" / "_ext"))
 
-from markup import mend
+from markup import keep_lone_letters, mend
 
 
 def mended(body: str) -> BeautifulSoup:
@@ -61,9 +61,16 @@ def test_elements_are_those_made_for_the_purpose():
     assert str(page.summary) == '<summary><span class="collapsed">Show</span></summary>'
     assert str(page.nav.h2) == '<h2 class="caption">Part</h2>'
     assert [button["type"] for button in page.find_all("button")] == ["button", "submit"]
-    assert [cell.name for cell in page.thead.tr.find_all(True)] == ["td", "th"]
+    assert str(page.thead.tr) == '<tr><td></td><th scope="col">x</th></tr>'
     assert str(page.ul) == '<ul class="citation-list"><li class="citation">c</li></ul>'
     assert not page.h1
+    assert not mended('<pre><div class="viewcode-block">a</div></pre>').div
+
+
+def test_a_lone_letter_begins_no_list():
+    lines = ["    width: m.", "    steps: of k.", "m. b"]
+    keep_lone_letters(None, "function", "f", None, None, lines)
+    assert lines == ["    width: m", "    steps: of k.", "m. b"]
 
 
 @pytest.mark.parametrize(

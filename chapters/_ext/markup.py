@@ -6,6 +6,7 @@ what it mends; tests/test_markup.py has a case for each, and the tests of the bu
 result as a whole.
 """
 
+import re
 from pathlib import Path
 
 from bs4 import BeautifulSoup
@@ -71,9 +72,13 @@ def mend_elements(page: BeautifulSoup) -> None:
         for entry in listed.find_all("div", class_="citation", recursive=False):
             entry.name = "li"
             del entry["role"]
-    for empty in page.select("thead th"):
-        if not empty.get_text(strip=True):
-            empty.name = "td"
+    for heading in page.select("thead th"):
+        if heading.get_text(strip=True):
+            heading["scope"] = "col"
+        else:
+            heading.name = "td"
+    for block in page.select("pre div.viewcode-block"):
+        block.name = "span"
     for empty in page.select(".onlyprint h1"):
         if not empty.get_text(strip=True):
             empty.decompose()
@@ -131,6 +136,11 @@ def write_index(app, exception):
         Path(app.outdir, "index.html").write_text(INDEX, encoding="utf-8")
 
 
+def keep_lone_letters(app, what, name, obj, options, lines):
+    """Keep "width: m." in a docstring a description: "m." alone would begin a numbered list."""
+    lines[:] = [re.sub(r"^(\s+\w+: [A-Za-z])\.$", r"\1", line) for line in lines]
+
+
 # Without its menu and its speech engine, MathJax is half as large.
 MATHJAX = ["input/tex", "output/chtml", "a11y/assistive-mml"]
 
@@ -143,6 +153,9 @@ def use_small_mathjax(app, config):
 
 def setup(app):
     app.connect("config-inited", use_small_mathjax)
+    if "sphinx.ext.autodoc" in app.extensions:
+        # Before napoleon, at the usual 500, reads the lines.
+        app.connect("autodoc-process-docstring", keep_lone_letters, priority=400)
     app.connect("builder-inited", mend_as_written)
     app.connect("build-finished", write_index)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
