@@ -19,13 +19,14 @@ import source from "worker:../worker/network.js";
 const LAST = 20000;
 const SPEEDS = [10, 60, 240];
 const VIEWS = [200, 600, 2000, Infinity];
+const BASE = { net: 1, task: 0, eta: 0.5, scale: 0.5, batch: 0, seed: 1 };
 const PRESETS = {
-  "Edge of stability": { net: 1, task: 0, eta: 0.3, scale: 0.6, batch: 0, seed: 1 },
-  "Below the threshold": { net: 1, task: 0, eta: 0.05, scale: 0.6, batch: 0, seed: 1 },
-  "Period two": { net: 1, task: 2, eta: 0.3, scale: 0.6, batch: 0, seed: 1 },
-  "Two near-equal directions": { net: 3, task: 2, eta: 0.3, scale: 0.6, batch: 0, seed: 1 },
-  "Minibatches of 4": { net: 1, task: 0, eta: 0.3, scale: 0.6, batch: 3, seed: 1 },
-  "No hidden layer": { net: 4, task: 0, eta: 2.1, scale: 0.6, batch: 0, seed: 1 },
+  "Edge of stability": BASE,
+  "Below the threshold": { ...BASE, eta: 0.05 },
+  "Period two": { ...BASE, task: 2, eta: 0.3, scale: 0.6 },
+  "Near-equal directions": { ...BASE, net: 3, task: 2, eta: 0.3, scale: 0.6 },
+  "Minibatches of 4": { ...BASE, batch: 3 },
+  "No hidden layer": { ...BASE, net: 4, eta: 2.1 },
 };
 /** Changing one of these makes another run. */
 const STARTING = ["net", "task", "scale", "seed"];
@@ -39,7 +40,7 @@ const WIDE = (/** @type {number} */ width) => (width > 560 ? 3.1 : 1.45);
 
 mount("network", () => {
   const rate = slider({
-    key: "eta", label: "Learning rate η", min: 0.01, max: 3, value: 0.3, scale: "log",
+    key: "eta", label: "Learning rate η", min: 0.01, max: 3, value: BASE.eta, scale: "log",
     say: (eta) => `${format(eta)}, threshold ${format(2 / eta)}`,
   });
   const form = panel(
@@ -49,9 +50,9 @@ mount("network", () => {
         key: "batch", label: "Examples in a step", value: 0,
         options: BATCHES.map((b) => (b === EXAMPLES ? `All ${b}: full batch` : `${b}: minibatches`)),
       }),
-      choice({ key: "net", label: "Network", value: 1, options: NETWORKS.map((w) => (w.length > 2 ? w.join("–") : "1–1: a linear model")) }),
+      choice({ key: "net", label: "Network", value: BASE.net, options: NETWORKS.map((w) => (w.length > 2 ? w.join("–") : "1–1: a linear model")) }),
       choice({ key: "task", label: "Function to learn", options: TASKS.map(({ name }) => name) }),
-      slider({ key: "scale", label: "Size of the first weights", min: 0.2, max: 3, value: 0.6, scale: "log" }),
+      slider({ key: "scale", label: "Size of the first weights", min: 0.2, max: 3, value: BASE.scale, scale: "log" }),
       slider({ key: "seed", label: "Seed", min: 1, max: 99, value: 1, step: 1 }),
       choice({
         key: "lag", label: "Compare v₁ with itself", value: 2,
@@ -68,8 +69,8 @@ mount("network", () => {
   );
   const presets = presetButtons("Try", PRESETS, (values) => {
     form.set(values);
+    began = "";
     changed();
-    restart();
   });
   const drawing = frames(draw);
   const redraw = drawing.request;
@@ -83,7 +84,7 @@ mount("network", () => {
     x: x(), y: { label: "", domain: [0, 1] }, aspect: WIDE, redraw,
   });
   const losses = new Plot({
-    title: "Training loss", x: x(), y: { label: "loss", domain: [1e-3, 1], log: true },
+    title: "Training loss", x: x(), y: { label: "loss", domain: [1e-3, 1], log: true, format: powerOfTen },
     aspect: WIDE, redraw,
   });
   const fit = new Plot({
@@ -138,7 +139,7 @@ mount("network", () => {
     values: form.values,
     set: (values) => {
       form.set(values);
-      changed();
+      apply();
     },
   });
 
@@ -209,21 +210,27 @@ mount("network", () => {
     redraw();
   }
 
-  function changed() {
+  /** Put in force what the controls say. */
+  function apply() {
     const values = form.values();
     presets.mark(values);
     if (STARTING.map((key) => values[key]).join() !== began) restart();
-    link?.write();
     redraw();
+  }
+
+  function changed() {
+    apply();
+    link.write();
   }
 
   /** The steps that the plots show. */
   function shown() {
     const width = VIEWS[form.values().view];
     const last = Math.max(0, history.length - 1);
-    if (width === Infinity) return { first: 0, last, end: Math.max(100, ceiling(last + 1)) };
+    if (width === Infinity) return { first: 0, last, end: Math.max(200, ceiling(1.02 * last)) };
     const first = Math.max(0, last - width);
-    return { first, last, end: first + width };
+    // A little room at the right, for the latest point.
+    return { first, last, end: first + 1.02 * width };
   }
 
   function draw() {
@@ -231,7 +238,11 @@ mount("network", () => {
     const { first, last, end } = shown();
     const inView = latest?.episodes.filter((e) => e.end >= first) ?? [];
     const window = { first, last, end, inView, values };
-    for (const plot of [losses, spectrum, rotation]) plot.x.domain = [first, end];
+    for (const plot of [losses, spectrum, rotation]) {
+      plot.x.domain = [first, end];
+      // A label at the very end would be cut off.
+      plot.x.format = (step) => (step > end - 0.03 * (end - first) ? "" : step.toLocaleString("en-US"));
+    }
     rate.hint(`unstable above 2/η = ${format(2 / values.eta)}`);
     drawSpectrum(window);
     drawRotation(window);
@@ -333,8 +344,14 @@ mount("network", () => {
     const angle = values.angle === 1;
     const shape = angle ? degrees : undefined;
     rotation.y.label = angle ? "angle, degrees" : "overlap";
-    rotation.y.domain = angle ? [0, 92] : [0, 1.04];
-    rotation.y.ticks = angle ? [0, 30, 60, 90] : undefined;
+    let least = 1;
+    for (const name of ["lagOverlap", "startOverlap", "spanOverlap"]) {
+      for (const v of history.column(name).subarray(first, last + 1)) if (v < least) least = v;
+    }
+    // The scale has few sizes, so that it does not change all the time.
+    const [most, bottom] = [[15, 0.9], [45, 0.5], [90, 0]].find(([, v]) => least >= v) ?? [90, 0];
+    rotation.y.domain = angle ? [0, 1.03 * most] : [bottom, 1 + 0.03 * (1 - bottom)];
+    rotation.y.ticks = angle ? [0, 5, 10, 15, 30, 45, 60, 90].filter((v) => most < 30 || v % 15 === 0) : undefined;
     const [one, two] = [history.column("lambda1"), history.column("lambda2")];
     /** @type {number[]} */
     const near = [];
@@ -352,7 +369,7 @@ mount("network", () => {
       trace(p, "spanOverlap", window, { color: "grey", dash: [2, 3] }, shape);
       trace(p, "startOverlap", window, { color: "vermillion" }, shape);
       trace(p, "lagOverlap", window, { color: "blue", width: 1.8 }, shape);
-      p.segments(near.map((i) => [i, 0, i + 1, 0]), { color: "purple", width: 7 });
+      p.segments(near.map((i) => [i, angle ? 0 : bottom, i + 1, angle ? 0 : bottom]), { color: "purple", width: 7 });
     });
     const said = (/** @type {string} */ name) => format(history.length ? history.last(name) : NaN);
     rotation.describe(
@@ -369,7 +386,13 @@ mount("network", () => {
       if (v > 0 && v < low) low = v;
       if (v > high && v < Infinity) high = v;
     }
-    if (high > 0) losses.y.domain = [10 ** Math.floor(Math.log10(low)), 10 ** Math.ceil(Math.log10(high) + 1e-9)];
+    if (high > 0) {
+      const [from, to] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high) + 1e-9)];
+      const every = Math.ceil((to - from) / 5);
+      losses.y.domain = [10 ** from, 10 ** to];
+      losses.y.ticks = [];
+      for (let k = from; k <= to; k += every) losses.y.ticks.push(10 ** k);
+    }
     losses.legend([
       { text: "loss on all 32 examples", color: "blue", shape: "line" },
       ...entry(inView),
@@ -447,7 +470,7 @@ mount("network", () => {
     );
   }
 
-  changed();
+  apply();
   return {
     elements: [
       layout(
@@ -460,12 +483,18 @@ mount("network", () => {
         ],
       ),
     ],
-    form, history: () => history, latest: () => latest, runs: () => runs, busy: () => busy,
+    values: form.values, history: () => history, latest: () => latest, runs: () => runs, busy: () => busy,
     playing: run.playing, times: drawing.times,
   };
 });
 
 function none() {}
+
+/** @param {number} value */
+function powerOfTen(value) {
+  const digits = [...String(Math.round(Math.log10(value)))];
+  return `10${digits.map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("")}`;
+}
 
 /** @param {import("../lib/episodes.js").Episode[]} inView @returns {import("../ui/plot.js").Entry[]} */
 function entry(inView) {
