@@ -1,6 +1,8 @@
 /** All numerics of the playgrounds, without a page: lib.js, which the tests compare with Python. */
 export * as diagonal from "./diagonal.js";
 export * as instability from "./instability.js";
+export * as maps from "./maps.js";
+export * as quadratic from "./quadratic.js";
 export * as random from "./random.js";
 export * as eigen from "./eigen.js";
 export * as episodes from "./episodes.js";

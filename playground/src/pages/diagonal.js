@@ -116,7 +116,7 @@ mount("diagonal", () => {
   const domain = () => /** @type {[number, number]} */ ([0, 1]);
   const plots = {
     plane: new Plot({
-      title: "The run over the loss, with v₁ at each step",
+      title: "The steps over the loss, with v₁",
       x: { label: "a", domain: domain() },
       y: { label: "b", domain: domain() },
       aspect: square,

@@ -46,6 +46,10 @@ export function format(x, digits = 3) {
 /** @param {number} x @param {number} digits */
 function power(x, digits) {
   const [mantissa, exponent] = x.toExponential(Math.max(0, Math.min(digits, 2) - 1)).split("e");
-  const raised = [...exponent.replace("+", "")].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
-  return `${mantissa} × 10${raised.join("")}`;
+  return `${mantissa} × 10${superscript(Number(exponent))}`;
+}
+
+/** An integer in raised digits. @param {number} k */
+export function superscript(k) {
+  return [...String(k)].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("");
 }

@@ -5,7 +5,7 @@
  * and kept; the front is drawn in every frame.
  */
 import { scaleLinear, scaleLog } from "d3-scale";
-import { h } from "./dom.js";
+import { h, superscript } from "./dom.js";
 import { onThemeChange, readTheme } from "./theme.js";
 
 /** @typedef {[number, number]} Interval */
@@ -313,7 +313,13 @@ export class Plot {
     const report = (event) => {
       const box = canvas.getBoundingClientRect();
       const { x, y } = this.#scales();
-      move(Number(x.invert(event.clientX - box.left)), Number(y.invert(event.clientY - box.top)));
+      // A drag that leaves the axes stays at their end.
+      const [left, right] = x.range();
+      const [bottom, top] = y.range();
+      move(
+        Number(x.invert(Math.min(right, Math.max(left, event.clientX - box.left)))),
+        Number(y.invert(Math.min(bottom, Math.max(top, event.clientY - box.top)))),
+      );
     };
     let held = false;
     canvas.addEventListener("pointerdown", (event) => {
@@ -479,11 +485,23 @@ export class Plot {
 function ticksOf(axis, scale, count) {
   const [low, high] = /** @type {Interval} */ (scale.domain());
   const given = axis.ticks?.filter((value) => value >= low && value <= high);
+  if (axis.log && !given && high / low > 50) return decades(low, high, count);
   const say = axis.format ?? scale.tickFormat(count);
-  const values = given ?? scale.ticks(count);
-  return values
+  return (given ?? scale.ticks(count))
     .map((value) => ({ value, text: say(value) }))
-    .filter(({ text }) => text !== "" || !axis.log);
+    .filter(({ text }) => text !== "");
+}
+
+/** Powers of ten, at most so many. @param {number} low @param {number} high @param {number} count */
+function decades(low, high, count) {
+  const first = Math.ceil(Math.log10(low) - 1e-9);
+  const last = Math.floor(Math.log10(high) + 1e-9);
+  const stride = Math.max(1, Math.ceil((last - first + 1) / count));
+  const ticks = [];
+  for (let k = Math.ceil(first / stride) * stride; k <= last; k += stride) {
+    ticks.push({ value: 10 ** k, text: k === 0 ? "1" : k === 1 ? "10" : `10${superscript(k)}` });
+  }
+  return ticks;
 }
 
 /** @param {Interval} interval @param {number} width @returns {Interval} */

@@ -1,0 +1,285 @@
+/** The playground of gradient descent on a loss of one variable. */
+import { diagram, drawCobweb, drawDiagram, drawLoss, drawTime, longRun } from "../figures/maps.js";
+import * as maps from "../lib/maps.js";
+import { choice, panel, presetButtons, slider } from "../ui/controls.js";
+import { format, h } from "../ui/dom.js";
+import { facts } from "../ui/facts.js";
+import { address, frames, layout, mount, status } from "../ui/page.js";
+import { player } from "../ui/player.js";
+import { Plot } from "../ui/plot.js";
+
+/** Steps after which an orbit shows where it lives in the long run. */
+const SETTLE = 4000;
+const LONGEST = 32;
+const BASE = { eta: 2.6, loss: 0, skew: 0, x: 0.1, steps: 40 };
+const PRESETS = {
+  Settles: { ...BASE, eta: 1.8, x: 0.6 },
+  "Period two": BASE,
+  "Broken symmetry": { ...BASE, eta: 3.15 },
+  "Period four": { ...BASE, eta: 3.25, steps: 80 },
+  Chaos: { ...BASE, eta: 3.6, steps: 80 },
+  "Island in chaos": { ...BASE, eta: 3.832, steps: 80 },
+  "Wide valley": { ...BASE, eta: 3.2, loss: 2 },
+  "Steeper far away": { ...BASE, eta: 2.05, loss: 1 },
+};
+
+/**
+ * The losses to choose from: how they are made from the skew, the amplitude of the symmetric cycle
+ * where it is known, the part of the line and the learning rates to show.
+ *
+ * @type {{
+ *   name: string,
+ *   make: (skew: number) => maps.Loss,
+ *   cycle: (eta: number) => number,
+ *   reach: number,
+ *   rates: [number, number],
+ * }[]}
+ */
+const LOSSES = [
+  {
+    name: "x²/2 + s x³/6 − x⁴/4",
+    make: (skew) => maps.quartic(1, -1, skew),
+    cycle: (eta) => maps.periodTwoOrbit(1, -1, eta),
+    reach: 1.15,
+    rates: [1.5, 4],
+  },
+  {
+    name: "x²/2 + s x³/6 + x⁴/4",
+    make: (skew) => maps.quartic(1, 1, skew),
+    cycle: (eta) => maps.periodTwoOrbit(1, 1, eta),
+    reach: 1.15,
+    rates: [1, 3],
+  },
+  {
+    name: "√(1 + x²) − 1",
+    make: () => maps.wide,
+    cycle: (eta) => (eta > 2 ? Math.sqrt((eta * eta) / 4 - 1) : NaN),
+    reach: 2.2,
+    rates: [1.5, 4],
+  },
+];
+
+/** @param {Record<string, number>} given */
+function compute(given) {
+  const { eta, skew, x: start, steps } = given;
+  const { make, cycle, reach, rates } = LOSSES[given.loss];
+  const loss = make(skew);
+  const x = maps.orbit(loss, start, eta, steps);
+  const lost = x.findIndex(Number.isNaN);
+  // A chosen orbit, not the diagram's, as several attractors may coexist.
+  const late = maps.orbit(loss, start, eta, SETTLE + 4 * LONGEST - 1, 4 * LONGEST);
+  const diverged = Number.isNaN(late[late.length - 1]);
+  const period = diverged ? 0 : maps.cycleLength(late, LONGEST);
+  const flat = given.loss === 2 || skew === 0;
+  return {
+    key: JSON.stringify(given),
+    shape: `${given.loss} ${skew}`,
+    loss,
+    eta,
+    // With a skew there is no symmetric cycle.
+    cycle: flat ? cycle : () => NaN,
+    reach,
+    rates,
+    x,
+    times: Array.from(x.keys()),
+    last: lost < 0 ? steps : lost - 1,
+    settled: diverged ? [] : Array.from(late),
+    period,
+    multiplier: period > 0 ? maps.multiplier(loss, late.subarray(0, period), eta) : NaN,
+  };
+}
+
+const wide = (/** @type {number} */ width) => (width > 560 ? 2.2 : 1.2);
+const low = (/** @type {number} */ width) => (width > 560 ? 3.6 : 1.4);
+const square = (/** @type {number} */ width) => (width > 560 ? 1.2 : 0.95);
+
+mount("maps", () => {
+  const controls = {
+    eta: slider({
+      key: "eta",
+      label: "Learning rate η",
+      min: 0.5,
+      max: 4,
+      value: BASE.eta,
+      step: 0.001,
+    }),
+    loss: choice({
+      key: "loss",
+      label: "Loss",
+      options: LOSSES.map((l) => l.name),
+      value: BASE.loss,
+    }),
+    skew: slider({ key: "skew", label: "Skew s", min: -1, max: 1, value: BASE.skew, step: 0.01 }),
+    x: slider({ key: "x", label: "Start x₀", min: -1, max: 1, value: BASE.x, step: 0.01 }),
+    steps: slider({ key: "steps", label: "Steps", min: 10, max: 400, value: BASE.steps, step: 10 }),
+  };
+  const form = panel(Object.values(controls), changed);
+  const presets = presetButtons("Start from", PRESETS, (values) => {
+    form.set(values);
+    play.pause();
+    state = compute(form.values());
+    play.move(Infinity);
+    changed();
+  });
+  const drawing = frames(draw);
+  const redraw = drawing.request;
+  const domain = () => /** @type {[number, number]} */ ([0, 1]);
+  const plots = {
+    diagram: new Plot({
+      title: "The bifurcation diagram: drag along it",
+      x: { label: "learning rate η", domain: domain() },
+      y: { label: "x", domain: domain() },
+      aspect: wide,
+      redraw,
+    }),
+    cobweb: new Plot({
+      title: "The map of one step",
+      x: { label: "x", domain: domain() },
+      y: { label: "next x", domain: domain() },
+      aspect: square,
+      redraw,
+    }),
+    loss: new Plot({
+      title: "The loss",
+      x: { label: "x", domain: domain() },
+      y: { label: "L(x)", domain: domain() },
+      aspect: square,
+      redraw,
+    }),
+    time: new Plot({
+      title: "The iterate against the step",
+      x: { label: "step t", domain: domain() },
+      y: { label: "x", domain: domain() },
+      aspect: low,
+      redraw,
+    }),
+  };
+  for (const plot of [plots.diagram, plots.time]) plot.element.classList.add("pg-wide");
+  plots.diagram.onDrag((eta) => {
+    controls.eta.set(Number(eta.toFixed(3)));
+    changed();
+  });
+  for (const plot of [plots.cobweb, plots.loss]) {
+    plot.onDrag((x) => {
+      controls.x.set(Number(x.toFixed(2)));
+      changed();
+    });
+  }
+  plots.time.onDrag((t) => {
+    play.pause();
+    play.move(Math.round(t));
+  });
+  const line = status();
+  const verdict = h("p", { class: "pg-verdict" });
+  const table = facts("The long run in numbers");
+  let state = compute(form.values());
+  /** @type {{shape: string, points: ReturnType<typeof diagram>} | undefined} */
+  let kept;
+  const points = () => {
+    if (kept?.shape !== state.shape) kept = { shape: state.shape, points: diagram(state) };
+    return kept.points;
+  };
+  const play = player({
+    length: () => state.last,
+    moved: redraw,
+    rate: (length) => Math.max(3, length / 12),
+  });
+  const link = address({
+    values: form.values,
+    set: (values) => {
+      form.set(values);
+      play.pause();
+      state = compute(form.values());
+      play.move(Infinity);
+      refresh();
+    },
+  });
+
+  function changed() {
+    state = compute(form.values());
+    refresh();
+    link.write();
+  }
+
+  function refresh() {
+    const { eta, loss, reach, rates, period, settled, multiplier, cycle, last, x } = state;
+    const given = form.values();
+    play.refresh();
+    presets.mark(given);
+    plots.diagram.x.domain = rates;
+    plots.diagram.y.domain = [-reach, reach];
+    plots.cobweb.x.domain = plots.cobweb.y.domain = [-reach, reach];
+    plots.loss.x.domain = [-reach, reach];
+    const heights = [-reach, reach, 0.6 * reach].map((v) => loss(v));
+    plots.loss.y.domain = [Math.min(0, ...heights), 1.05 * Math.max(...heights)];
+    plots.time.x.domain = [0, Math.max(1, last)];
+    plots.time.y.domain = [-reach, reach];
+    controls.eta.hint(`L″(0) = 1, so that 2/η = ${format(2 / eta)}`);
+    controls.skew.hint(given.loss === 2 ? "this loss has none" : "the third derivative at 0");
+    const end = longRun(state);
+    verdict.textContent = `${end[0].toUpperCase()}${end.slice(1)}.`;
+    const attracts = Math.abs(multiplier) < 1;
+    const exact = cycle(eta);
+    table.set([
+      [
+        "Period",
+        settled.length === 0 ? "diverged" : period === 0 ? "none up to 32" : String(period),
+      ],
+      [
+        "Multiplier of the cycle",
+        period ? `${format(multiplier)}${attracts ? ": it attracts" : ""}` : "none",
+      ],
+      [
+        "Points",
+        period
+          ? settled
+              .slice(0, Math.min(period, 4))
+              .map((v) => format(v))
+              .join(", ") + (period > 4 ? ", …" : "")
+          : "none",
+      ],
+      ["Exact symmetric cycle ±x", Number.isNaN(exact) ? "none" : `±${format(exact, 5)}`],
+      ["Mean of the long run", settled.length ? format(mean(settled, period)) : "diverged"],
+      ["Steps until divergence", last < x.length - 1 ? String(last + 1) : "none among those shown"],
+    ]);
+    redraw();
+  }
+
+  function draw() {
+    const t = play.at();
+    const { x, loss } = state;
+    line.say(`Step ${t} of ${state.last}: x = ${format(x[t], 4)}, loss ${format(loss(x[t]))}.`);
+    drawDiagram(plots.diagram, state, points);
+    drawCobweb(plots.cobweb, state, t);
+    drawLoss(plots.loss, state, t);
+    drawTime(plots.time, state, t);
+  }
+
+  refresh();
+  return {
+    elements: [
+      layout(
+        [presets.element, form.element],
+        [
+          h("div", { class: "pg-bar" }, play.element, link.element),
+          line.element,
+          verdict,
+          h("div", { class: "pg-plots" }, ...Object.values(plots).map((plot) => plot.element)),
+          table.element,
+        ],
+      ),
+    ],
+    values: form.values,
+    state: () => state,
+    at: play.at,
+    points,
+  };
+});
+
+/** The mean over whole periods. @param {number[]} settled @param {number} period */
+function mean(settled, period) {
+  const shown = period ? settled.slice(0, period) : settled;
+  const value = shown.reduce((sum, v) => sum + v, 0) / shown.length;
+  // What is left by rounding, or by the last bit of the way to the cycle, is none.
+  return Math.abs(value) < 1e-9 ? 0 : value;
+}
