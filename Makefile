@@ -4,6 +4,7 @@ PRESET ?= default
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PAGECHECK := tools/pagecheck/node_modules/.package-lock.json
 export FLATMINIMA_PRESET := $(PRESET)
 
 .DEFAULT_GOAL := help
@@ -17,6 +18,11 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
+# What the tests of the pages need besides: axe-core and html-validate.
+$(PAGECHECK): tools/pagecheck/package-lock.json | $(READY)
+	$(BIN)/npm ci --prefix tools/pagecheck --no-audit --no-fund --loglevel=error
+	@touch $@
+
 install: $(READY) ## make the virtual environment and install everything into it
 
 book: $(READY) ## execute the chapters that have changed and build the book
@@ -25,12 +31,12 @@ book: $(READY) ## execute the chapters that have changed and build the book
 	$(BIN)/jupyter-book build _book --path-output . --quiet
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
-test: $(READY) ## everything: lint, unit and theory tests, all chapters, the book and its pages
+test: $(READY) $(PAGECHECK) ## everything: lint, unit and theory tests, all chapters, the book and its pages
 	$(BIN)/python tools/bundle.py
 	$(BIN)/python -m pytest -n 2 -m "not book"
 	$(BIN)/python tools/execute.py --fresh
 	$(BIN)/jupyter-book build _book --path-output . --all --warningiserror --keep-going --quiet
-	$(BIN)/python -m pytest -m book
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m book
 
 results: $(READY) ## run the experiments and store their tables (ONLY=name for one of them)
 	$(BIN)/python -m experiments --preset $(PRESET) $(if $(ONLY),--only $(ONLY))
@@ -53,6 +59,6 @@ bench: ## time the curvature engine against its peers, in an environment of its 
 	$(BENCH)/bin/python -m benchmarks
 
 clean: ## remove the built book and the executed chapters (the environment stays)
-	rm -rf _build _book chapters/_static/playground playground/node_modules
+	rm -rf _build _book chapters/_static/playground playground/node_modules tools/pagecheck/node_modules
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

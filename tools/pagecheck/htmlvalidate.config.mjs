@@ -1,0 +1,10 @@
+// How tests/test_book.py checks that the pages are valid HTML: the rules of the standard and of
+// accessible markup, not those of style.
+export default {
+  root: true,
+  extends: ["html-validate:standard", "html-validate:a11y"],
+  rules: {
+    // The search page finds the text of a page, for an excerpt, by role="main".
+    "no-redundant-role": ["error", { exclude: ["main"] }],
+  },
+};
