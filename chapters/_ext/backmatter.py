@@ -137,7 +137,7 @@ class TheoremTable(Generated):
             ]
             statement = f"{{prf:ref}}`{entry.title} <{entry.label}>`<br>{{doc}}`{entry.document}`"
             rows.append((label, statement, "<br>".join(tests), "<br>".join(practice)))
-        return table(("label", "statement and proof", "checked by", "practised in"), rows)
+        return table(("label", "statement and proof", "checked by", "practiced in"), rows)
 
 
 class ExerciseTable(Generated):
@@ -192,9 +192,9 @@ class ClaimsTable(Generated):
                 if len(effects) > 1:
                     effect += f"; {met} of {len(effects)} effects as claimed"
                 effect += f"<br>{'; '.join(finding.made_by)}</small>"
-            text = f"{claim.statement}<br><small>{_shown(claim)}</small>"
-            rows.append((str(claim.part), text, effect, _badge(finding.verdict)))
-        return table(("no.", "claim", "effect, with its 95 % interval", "verdict"), rows)
+            text = f"{claim.part}. {claim.statement}<br>{_badge(finding.verdict)}"
+            rows.append((f"{text}<br><small>{_shown(claim)}</small>", effect))
+        return table(("claim and verdict", "effect, with its 95 % interval"), rows)
 
     def _full(self, found: list[claims.Finding]) -> list[str]:
         lines = []
@@ -203,7 +203,8 @@ class ClaimsTable(Generated):
             for finding in (f for f in found if f.claim.part == number):
                 claim = finding.claim
                 mark = " *(ours)*" if claim.ours else ""
-                what = f"{claim.statement}{mark}<br><small>Criterion: {claim.criterion}."
+                what = f"{claim.statement}{mark}<br>{_badge(finding.verdict)}"
+                what += f"<br><small>Criterion: {claim.criterion}."
                 what += f"<br>{_shown(claim)}</small>"
                 effects = "<br>".join(
                     f"**{e.value}** {'✓' if e.met else '✗'} <small>{e.what}</small>"
@@ -211,9 +212,9 @@ class ClaimsTable(Generated):
                 )
                 made = f"<br><small>Made by: {'; '.join(finding.made_by)}</small>"
                 effects = effects + made if effects else "—"
-                rows.append((what, effects, _badge(finding.verdict)))
+                rows.append((what, effects))
             lines += [f"## {number}. {text}", ""]
-            lines += [*table(("claim", "effects, with 95 % intervals", "verdict"), rows), ""]
+            lines += [*table(("claim and verdict", "effects, with 95 % intervals"), rows), ""]
         return lines
 
 
@@ -386,21 +387,21 @@ def add_links_to_statements(app: Sphinx, doctree: nodes.document) -> None:
     """Below each labelled statement and its proof, the links to its tests and its exercises."""
     chapters, document = Path(app.srcdir) / "chapters", app.env.docname
     own = {e.label: e for e in entries(chapters) if e.theory_label}
-    for node in list(doctree.findall(lambda n: n.get("label") in own if _is_element(n) else False)):
-        entry = own[node["label"]]
-        if entry.document != document.removeprefix("chapters/"):
+    for node in list(doctree.findall(nodes.Element)):
+        entry = own.get(node.get("label"))
+        if entry is None or entry.document != document.removeprefix("chapters/"):
             continue
         siblings = node.parent.children
         after = siblings.index(node)
-        for i in range(after + 1, len(siblings)):
-            if "proof" in siblings[i].get("classes", []) if _is_element(siblings[i]) else False:
-                after = i if entry.kind != "definition" else after
-                break
+        if entry.kind != "definition":
+            proofs = (i for i in range(after + 1, len(siblings)) if _is_proof(siblings[i]))
+            after = next(proofs, after)
         node.parent.insert(after + 1, _links_of(app, entry, chapters))
 
 
-def _is_element(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Element)
+def _is_proof(node: nodes.Node) -> bool:
+    # Theorems have the class "proof" as well.
+    return type(node).__name__ == "proof_node"
 
 
 def _links_of(app: Sphinx, entry, chapters: Path) -> nodes.paragraph:
@@ -412,7 +413,7 @@ def _links_of(app: Sphinx, entry, chapters: Path) -> nodes.paragraph:
         file, test = name.split("::")
         line += [nodes.Text(", ")] if i else []
         line += sources.link(app.config, document, file, test, nodes.Text(_in_words(test)))
-    line += nodes.Text(". Practised in ")
+    line += nodes.Text(". Practiced in ")
     for i, exercise in enumerate(exercises_on(entry.theory_label, chapters)):
         line += [nodes.Text(", ")] if i else []
         line += _reference(document, exercise.label, exercise.title)

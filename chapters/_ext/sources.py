@@ -7,6 +7,7 @@ import ast
 import html
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from docutils import nodes
@@ -27,6 +28,12 @@ def test_files() -> list[Path]:
 
 def tests_in(path: Path) -> dict[str, int]:
     """Name -> line of each test of a file, in the order of the lines."""
+    return _tests_in(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _tests_in(path: Path, changed: int) -> dict[str, int]:
+    """The same; a file is read once for each time it changes."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = {
         node.name: node.lineno

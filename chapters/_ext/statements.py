@@ -38,15 +38,25 @@ class Entry:
 
 def entries(chapters: Path) -> list[Entry]:
     """Return every theorem, proof, exercise and solution directive, in the order of the files."""
+    paths = sorted(chapters.glob("*.ipynb"))
+    return [entry for path in paths for entry in _entries_of(path, path.stat().st_mtime_ns)]
+
+
+@cache
+def _entries_of(path: Path, changed: int) -> tuple[Entry, ...]:
     found = []
-    for path in sorted(chapters.glob("*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-        for match in DIRECTIVE.finditer(text + "\n"):
-            label = re.search(r"^:label:\s*(\S+)", match["options"], re.MULTILINE)
-            kind = match["kind"].removeprefix("prf:").removesuffix("-start")
-            found.append(Entry(kind, match["title"].strip(), label[1] if label else "", path.stem))
-    return found
+    for match in DIRECTIVE.finditer("\n\n".join(_texts(path, changed)) + "\n"):
+        label = re.search(r"^:label:\s*(\S+)", match["options"], re.MULTILINE)
+        kind = match["kind"].removeprefix("prf:").removesuffix("-start")
+        found.append(Entry(kind, match["title"].strip(), label[1] if label else "", path.stem))
+    return tuple(found)
+
+
+@cache
+def _texts(path: Path, changed: int) -> tuple[str, ...]:
+    """The Markdown cells of a notebook; it is read once for each time it changes."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return tuple("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
 
 
 PRACTISED_TOO = {"D2": ("ex-eos-linear",), "D10": ("ex-noise-echo", "ex-noise-halving")}
@@ -68,15 +78,10 @@ def exercises_on(theory_label: str, chapters: Path) -> list[Entry]:
     return sorted(found, key=lambda exercise: exercise.document not in own)
 
 
-@cache
-def _cells(path: Path, changed: int) -> list[str]:
-    return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
-
-
 def _text_of(exercise: Entry, chapters: Path) -> str:
     """The cells that hold an exercise and its solution."""
     path = chapters / f"{exercise.document}.ipynb"
-    cells = _cells(path, path.stat().st_mtime_ns)
+    cells = _texts(path, path.stat().st_mtime_ns)
     label = re.escape(exercise.label)
     marks = re.compile(rf"^:label: {label}$|\{{solution[\w-]*\}}\s+{label}$", re.MULTILINE)
     return "\n".join(cell for cell in cells if marks.search(cell))
@@ -88,8 +93,13 @@ def tests_of(theory_label: str, tests: Path) -> list[str]:
     return [
         f"{path.name}::{name}"
         for path in sorted(tests.glob("test_*.py"))
-        for name in pattern.findall(path.read_text(encoding="utf-8"))
+        for name in pattern.findall(_source_of(path, path.stat().st_mtime_ns))
     ]
+
+
+@cache
+def _source_of(path: Path, changed: int) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 # Its name begins like a test's; pytest, which imports it, is told that it is none.

@@ -21,17 +21,22 @@ def public_modules() -> list[str]:
 
 
 def public_members(module: str) -> dict[str, object]:
-    """The functions and classes that a module offers: those of ``__all__``, or those made in it."""
+    """The functions and classes that a module offers: those of ``__all__``, or those made in it.
+
+    What it only passes on from another public module belongs to that one.
+    """
     loaded = importlib.import_module(f"{PACKAGE}.{module}")
-    if hasattr(loaded, "__all__"):
-        return {name: getattr(loaded, name) for name in loaded.__all__}
-    return {
-        name: member
-        for name, member in vars(loaded).items()
-        if not name.startswith("_")
-        and (inspect.isclass(member) or inspect.isfunction(member))
-        and member.__module__ == loaded.__name__
-    }
+    public = {f"{PACKAGE}.{name}" for name in public_modules()} - {loaded.__name__}
+    names = getattr(loaded, "__all__", [name for name in vars(loaded) if not name.startswith("_")])
+    found = {}
+    for name in names:
+        member = getattr(loaded, name)
+        if not (inspect.isclass(member) or inspect.isfunction(member)):
+            continue
+        own = member.__module__ == loaded.__name__
+        if own or (hasattr(loaded, "__all__") and member.__module__ not in public):
+            found[name] = member
+    return found
 
 
 def identity(member: object) -> str | None:

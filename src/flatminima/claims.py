@@ -152,7 +152,7 @@ class Evidence:
                 f"the number {name!r} of chapters/{document}.ipynb is missing: execute the chapter "
                 "with `make book`, or mend the claim that asks for it"
             ) from None
-        self._note(f"{presets.current()}, {sweep._device_name('cpu')} (in the chapter)")
+        self._note(f"preset {presets.current()}, {sweep._device_name('cpu')}, in the chapter")
         return found
 
     def number(self, document: str, name: str) -> float:
@@ -180,7 +180,7 @@ class Evidence:
                 if preset == "default":
                     raise MissingEvidenceError(str(error)) from error
                 continue
-            self._note(f"{preset}, {' and '.join(stored.provenance['devices'])}")
+            self._note(f"preset {preset}, {' and '.join(stored.provenance['devices'])}")
             found += _split(stored)
         return found if len(found) > 1 else [("", found[0][1])]
 
