@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from experiments import adam
-from flatminima import sweep
+from flatminima import results, sweep
 from flatminima.results import Result
 
 TINY = {
@@ -169,6 +169,30 @@ def test_a_best_rate_at_the_end_of_its_range_is_flagged():
         )
         (found,) = adam.compare(result, ["adam"])
         assert (found.learning_rate, found.at_end) == (best, at_end)
+
+
+def test_a_best_cap_at_the_end_of_its_range_is_flagged():
+    for best, at_end in ((1.0, True), (2.0, False), (3.0, True)):
+        result = table(
+            rows("adam", 0.2, validation_accuracy=[0.5, 0.5])
+            + [
+                row
+                for cap in (1.0, 2.0, 3.0)
+                for rate in (0.1, 0.2, 0.3)
+                for row in rows(
+                    "absolute", rate, cap=[cap] * 2,
+                    validation_accuracy=[0.6 + 0.1 * (cap == best) + 0.01 * (rate == 0.2)] * 2,
+                )
+            ]
+        )  # fmt: skip
+        (found,) = adam.compare(result, ["absolute"])
+        assert (found.learning_rate, found.cap, found.at_end) == (0.2, best, at_end)
+
+
+def test_every_tuned_setting_of_the_stored_runs_lies_inside_of_its_range():
+    found = adam.compare(results.load("adam", "default"), [*adam.METHODS])
+    assert {c.method for c in found} == set(adam.METHODS)
+    assert not [c for c in found if c.at_end]
 
 
 def test_adam_does_not_differ_from_itself_or_from_noise():
