@@ -8,7 +8,7 @@ PAGECHECK := tools/pagecheck/node_modules/.package-lock.json
 export FLATMINIMA_PRESET := $(PRESET)
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test results lint lab serve bench clean
+.PHONY: help install book pdf test results lint lab serve bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -38,10 +38,14 @@ test: $(READY) $(PAGECHECK) ## everything: lint, unit and theory tests, all chap
 	$(BIN)/jupyter-book build _book --path-output . --all --warningiserror --keep-going --quiet
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m book
 
+pdf: book ## print the built book as one PDF (needs Chromium and its driver)
+	$(BIN)/python tools/make_pdf.py
+
 results: $(READY) ## run the experiments and store their tables (ONLY=name for one of them)
 	$(BIN)/python -m experiments --preset $(PRESET) $(if $(ONLY),--only $(ONLY))
 
-lint: $(READY) ## repair what ruff and nbstripout can repair
+lint: $(READY) ## repair what ruff, nbstripout and tools/notebooks.py can repair
+	$(BIN)/python tools/notebooks.py
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/nbstripout --keep-id chapters/*.ipynb
