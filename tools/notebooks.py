@@ -26,10 +26,10 @@ EXTRAS = "torch,plot,sweep"
 READING = """\
 This notebook is a chapter of the book **Unstable by Design**. {where}
 JupyterLab shows it as the book does when it is started by `make lab` in a clone of the {project}.
-Elsewhere you see the source of some things: a block that begins with `{{prf:theorem}}`,
-`{{prf:proof}}` or `{{exercise}}` is what its name says; `{{glue:text}}` stands for a number that a
-cell above computes, `{{cite:t}}` for an entry of `references.bib`, and `{{prf:ref}}`, `{{numref}}`,
-`{{eq}}` or `{{doc}}` for something that has this label, here or in another chapter.
+Elsewhere you see the source of some things: a block that begins with {{prf:theorem}}, {{prf:proof}}
+or {{exercise}} is what its name says; {{glue:text}} stands for a number that a cell above computes,
+{{cite:t}} for an entry of `references.bib`, and {{prf:ref}}, {{numref}}, {{eq}} or {{doc}} for
+something that has this label, here or in another chapter.
 """
 
 COLAB = """\
