@@ -1,6 +1,7 @@
 """experiments/edge.py: what it measures, and that its criteria fail where the effect is absent."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import torch
 
 from experiments import edge
 from flatminima import sweep, training
-from flatminima.results import Result
+from flatminima.results import Result, load
 
 TINY = {"n_train": 60, "width": 8, "steps": 60, "dataset": "fashion-mnist-subset", "device": "cpu"}
 RATES = np.array([0.06, 0.1, 0.15])
@@ -236,3 +237,24 @@ def test_cells_controls_and_depths_are_read_from_the_right_rows():
     assert values == pytest.approx(np.array([[3, 6], [4, 7]]), rel=1e-12)
     below = edge.by_depth(result, "level", beyond=False)[1]
     assert below == pytest.approx(np.array([[2, 5], [3, 6]]), rel=1e-12)
+
+
+# The stored runs
+
+
+@pytest.mark.parametrize("model", ["tanh", "relu"])
+def test_stored_levels_meet_the_criterion_in_their_own_order_alone(model):
+    stored = load("edge", "default")
+    rates, level = edge.cell(stored, "level", model, "mse")
+    orders = [list(order) for order in itertools.permutations(range(len(rates)))]
+    met = [edge.keeps_to_the_edge(level[:, order], rates) for order in orders]
+    assert met == [True] + [False] * (len(orders) - 1)
+    # Nor with the same sharpness at every rate, as if the rate had no influence.
+    alike = np.broadcast_to(level.mean(axis=1, keepdims=True), level.shape)
+    assert not edge.keeps_to_the_edge(alike, rates)
+
+
+def test_stored_factors_of_sharpening_meet_the_criterion_unless_reversed():
+    depths, factors = edge.by_depth(load("edge", "default"), "sharpening", beyond=False)
+    assert edge.sharpens_with_depth(factors, depths, np.random.default_rng(0))[1]
+    assert not edge.sharpens_with_depth(factors[:, ::-1], depths, np.random.default_rng(0))[1]
