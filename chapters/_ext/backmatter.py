@@ -88,7 +88,9 @@ def findings(chapters: Path) -> list[claims.Finding]:
 
 
 def _rerun_on_change(env, chapters: Path) -> None:
-    for path in [*chapters.glob("*.ipynb"), *results.FOLDER.rglob("*.json")]:
+    """Read the page again when a chapter, a result or a test changes, or one is added."""
+    files = [*chapters.glob("*.ipynb"), *results.FOLDER.rglob("*"), *sources.test_files()]
+    for path in (*files, results.FOLDER, sources.TESTS):
         env.note_dependency(str(path))
 
 
@@ -233,22 +235,20 @@ class BenchmarksList(Generated):
     """The stored timings, each with the machine that made them."""
 
     def lines(self) -> list[str]:
-        folder = results.FOLDER / "benchmarks"
-        for path in folder.glob("*"):
-            self.env.note_dependency(str(path))
-        return records.benchmark_lines(folder)
+        _rerun_on_change(self.env, self.chapters)
+        return records.benchmark_lines(results.FOLDER / "benchmarks")
 
 
 class TestList(Generated):
     """Each file of tests: what it is about, and how many tests it holds."""
 
     def lines(self) -> list[str]:
+        _rerun_on_change(self.env, self.chapters)
         rows = []
         for path in sources.test_files():
-            self.env.note_dependency(str(path))
             count = len(sources.tests_in(path))
-            text = sources.summary(path).replace("|", "\\|")
-            rows.append((f"`tests/{path.name}`", text.replace("\\|", "or"), str(count)))
+            text = sources.summary(path).replace("|", "or")
+            rows.append((f"`tests/{path.name}`", text, str(count)))
         return table(("file", "what it tests", "tests"), rows)
 
 
@@ -270,6 +270,7 @@ class ApiModules(Generated):
             if name == "curvature":
                 lines += ["   :imported-members:"]
             lines += ["```", ""]
+        _rerun_on_change(self.env, self.chapters)
         return lines
 
 
@@ -386,6 +387,8 @@ class CheckedRole(SphinxRole):
 def add_links_to_statements(app: Sphinx, doctree: nodes.document) -> None:
     """Below each labelled statement and its proof, the links to its tests and its exercises."""
     chapters, document = Path(app.srcdir) / "chapters", app.env.docname
+    for path in (*sources.test_files(), sources.TESTS):
+        app.env.note_dependency(str(path))
     own = {e.label: e for e in entries(chapters) if e.theory_label}
     for node in list(doctree.findall(nodes.Element)):
         entry = own.get(node.get("label"))
