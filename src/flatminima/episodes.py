@@ -21,9 +21,14 @@ from flatminima._validation import finite_array, positive_float, positive_int
 from flatminima.instability import Episode, find_episodes
 from flatminima.probes import State, trainable
 from flatminima.rotation import subspace_overlap
+from flatminima.statistics import Interval
 
 QUANTITIES = ("sharpness", "smallest", "displacement", "along", "across", "fourth")
 """The columns of what `Watch` measures, in this order."""
+
+
+RESIDUAL = 1e-3
+"""Residual of the leading spaces of `turn_over`, relative to the largest eigenvalue."""
 
 
 class Average(NamedTuple):
@@ -52,6 +57,8 @@ class Polarity(NamedTuple):
     """lambda_1 at x = 0."""
     rate: float
     """The norm of the rotation field rho."""
+    rotations: np.ndarray
+    """The rotations themselves, at +x and at -x, shape (2, k, n)."""
 
 
 class Stretch(NamedTuple):
@@ -76,7 +83,9 @@ class Watch:
     starts from the eigenvectors of the call before; make a new one for each run.
 
     Args:
-        tol: relative residual of the eigenpairs; lambda_min is found to ten times as much.
+        tol: residual of the leading pair, relative to lambda_1; that of lambda_min may be a quarter
+            of it. It has to be small against lambda_min, which is far the smaller of the two: an
+            eigenvalue near zero passes for the smallest where the residual may be as large.
     """
 
     def __init__(self, *, tol: float = 2e-3) -> None:
@@ -97,7 +106,7 @@ class Watch:
     def __call__(self, state: State) -> np.ndarray:
         operator = state.hessian
         value, v = self._pair(state, "largest", self._tol)
-        smallest, _ = self._pair(state, "smallest", 10 * self._tol)
+        smallest, _ = self._pair(state, "smallest", self._tol / 4)
         gradient = curvature.sharpness_gradient(operator, eigenvector=v)
         along = float(gradient @ v)
         fourth = float(curvature.directional_derivatives(operator, v)[4])
@@ -186,6 +195,59 @@ def contrast(aligned: object, center: int, near: int, gap: int, groups: object) 
     return average(np.nanmean(inner, axis=1) - np.nanmean(outer, axis=1), groups)
 
 
+def stands_out(measured: object, control: object) -> bool:
+    """Whether a contrast is positive in every seed, and its mean three times that of a control.
+
+    Args:
+        measured: the contrast around the peaks of episodes, one value a seed, with the sign that
+            was predicted.
+        control: the same around steps drawn at random: what is left of it is chance.
+    """
+    measured, control = finite_array("measured", measured), finite_array("control", control)
+    return bool(np.all(measured > 0) and np.mean(measured) > 3 * abs(np.mean(control)))
+
+
+def turns_with_the_rate(ratios: object, overlap: object, trend: Interval) -> bool:
+    """Whether leading eigenvectors turn more at larger rates, by what `turn_over` found.
+
+    In every seed the overlap at the largest rate is below that at each stable one; and the rank
+    correlation of rate and overlap has its interval below zero.
+
+    Args:
+        ratios: rates in units of 2 / lambda_1, ascending, shape (k,), some below 1 and some above.
+        overlap: shape (seeds, k).
+        trend: `statistics.rank_correlation` of the two.
+
+    Raises:
+        ValueError: for shapes that do not match, or rates on one side of 1 only.
+    """
+    ratios, overlap = finite_array("ratios", ratios), finite_array("overlap", overlap)
+    if ratios.ndim != 1 or overlap.shape[1:] != ratios.shape or not ratios[0] < 1 < ratios[-1]:
+        raise ValueError(
+            "ratios must lie on both sides of 1, and overlap have one column for each, got "
+            f"{ratios.tolist()} and shape {overlap.shape}"
+        )
+    more = overlap[:, -1] < overlap[:, ratios < 1].min(axis=1)
+    return bool(np.all(more) and trend.high < 0)
+
+
+def unresolved_turn(eigenvalues: object, k: int, tol: float = RESIDUAL) -> float:
+    """Largest one minus overlap that `turn_over` may find where nothing turns.
+
+    Each of the two spaces is known to a residual of tol * lambda_1, hence to an angle of at most
+    that over the gap below the k-th eigenvalue (Davis and Kahan), and the overlap is the mean of
+    squared cosines.
+
+    Args:
+        eigenvalues: the largest of the operator, descending, more than k of them.
+    """
+    values = finite_array("eigenvalues", eigenvalues)
+    k = positive_int("k", k)
+    if values.ndim != 1 or len(values) <= k or values[k - 1] <= values[k]:
+        raise ValueError(f"more than k = {k} eigenvalues, with a gap, are needed, got {values}")
+    return float((2 * tol * values[0] / (values[k - 1] - values[k])) ** 2)
+
+
 def displaced_rotation(
     loss: Callable[[], Tensor],
     parameters: Sequence[Tensor],
@@ -257,7 +319,24 @@ def displaced_rotation(
         sharpness=values,
         center=float(pairs.eigenvalues[0]),
         rate=rate,
+        rotations=turns,
     )
+
+
+def polarity_predictions(tests: Sequence[Polarity]) -> dict[str, bool]:
+    """Theorem G2 in several networks, each displaced by the same distances, ascending.
+
+    ``opposite``: at the smallest distance the cosine of the two rotations is below -0.9, in every
+    network; ``first-order``: the error of the prediction x * rho grows with the distance over the
+    three smallest; ``decays``: at the largest distance the rotations are less opposite.
+    """
+    cosine = np.array([test.cosine for test in tests])
+    deviation = np.array([test.deviation.max(axis=0) for test in tests])
+    return {
+        "opposite": bool(np.all(cosine[:, 0] < -0.9)),
+        "first-order": bool(np.all(np.diff(deviation[:, :3], axis=1) > 0)),
+        "decays": bool(np.all(cosine[:, -1] > cosine[:, 0])),
+    }
 
 
 def turn_over(
@@ -297,7 +376,7 @@ def turn_over(
                 lambda: training.LOSSES[loss](model(inputs), targets), trainable(model)
             ),
             k=k,
-            tol=1e-3,
+            tol=RESIDUAL,
             start=start,
             generator=torch.Generator().manual_seed(0),
         )
