@@ -3,8 +3,9 @@
   // The search page shows an excerpt of each page found, which a page from the disk may not read.
   if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
-  // A formula wider than its line scrolls there; a keyboard can scroll only what has focus.
-  const scrollers = ".bd-content div.math, .bd-content mjx-container[display='true']";
+  // What is wider than the text scrolls by itself; a keyboard can scroll only what has focus.
+  const scrollers =
+    ".bd-content div.math, .bd-content mjx-container[display='true'], .bd-content figure";
 
   function update() {
     for (const element of document.querySelectorAll(scrollers)) {
