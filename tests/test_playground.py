@@ -22,11 +22,15 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from flatminima import instability, label_noise, plotting
+from flatminima import instability, label_noise, maps, plotting, quadratic
 from flatminima.diagonal_network import DiagonalNetwork, gradient_descent
 
 TOLERANCE = 1e-12
-PLAYGROUNDS = {"diagonal": "playground"}
+PLAYGROUNDS = {
+    "diagonal": "playground",
+    "quadratic": "playground_quadratic",
+    "maps": "playground_maps",
+}
 """Name of a playground -> the page that holds it."""
 
 in_a_browser = [pytest.mark.book, pytest.mark.browser]
@@ -367,6 +371,86 @@ class TestNumerics:
             scale = (4 + 8 / (1 - square)) / eta[i]
             assert_equal(js[i, 1], expected, scale)
         assert np.isnan(numerics("instability.reflectedSharpness(3, 1, 1)"))
+
+    def test_methods_on_a_quadratic(self, numerics):
+        # The same products and sums in the same order: equal to the last bit.
+        rng = np.random.default_rng(7)
+        for method, key in [("gd", None), ("heavy_ball", "momentum"), ("nesterov", "momentum")]:
+            for _ in range(20):
+                lambdas, start = 10 ** rng.uniform(-2, 1, size=2), rng.normal(size=2)
+                eta, beta = rng.uniform(0.05, 4.5) / lambdas.max(), rng.uniform(0, 0.99)
+                extra = {} if key is None else {key: beta}
+                js = numerics(
+                    """({path: quadratic.iterate(method, lambdas, start, eta, 80, beta),
+                        loss: quadratic.loss(lambdas, start),
+                        companion: lambdas.map((v) => quadratic.companion(method, v, eta, beta)),
+                        radius: lambdas.map((v) =>
+                            quadratic.spectralRadius(method, v, eta, beta)),
+                        turns: lambdas.map((v) => quadratic.turns(method, v, eta, beta)),
+                        threshold: quadratic.stabilityThreshold(method, eta, beta),
+                        best: quadratic.bestLearningRate(lambdas)})""",
+                    method=method,
+                    lambdas=lambdas,
+                    start=start,
+                    eta=eta,
+                    beta=beta,
+                )
+                path = quadratic.iterate(method, lambdas, start, eta, 80, **extra)
+                assert np.array_equal(js["path"], path)
+                assert_equal(js["loss"], quadratic.loss(lambdas, start))
+                assert_equal(js["best"], quadratic.best_learning_rate(lambdas))
+                threshold = quadratic.stability_threshold(method, eta, **extra)
+                assert_equal(js["threshold"], threshold)
+                matrices = quadratic.companion_matrix(method, lambdas, eta, **extra)
+                p, q = matrices[:, 0, 0], -matrices[:, 0, 1]
+                # p and q are sums of terms of the order of 1 + eta lambda.
+                scale = 2 + 2 * eta * lambdas.max()
+                assert_equal(js["companion"], np.stack([p, q], -1), scale)
+                discriminant = p**2 - 4 * q
+                assert np.array_equal(js["turns"] == 1, discriminant < 0)
+                # Next to a double root a rounding of p moves the roots by its root: there
+                # their relative error is EPS scale^2 / |discriminant|, at most 1e-13 here.
+                clear = np.abs(discriminant) > 0.01 * scale**2
+                radii = quadratic.spectral_radius(matrices)
+                assert_equal(js["radius"][clear], radii[clear], scale)
+
+    def test_maps_of_one_variable(self, numerics):
+        # Orbits to the last bit, chaotic ones and those that escape included.
+        rng = np.random.default_rng(8)
+        outcomes = set()
+        for case in range(40):
+            c, skew = (1, -1)[case % 2], rng.uniform(-1, 1) * (case % 4 < 2)
+            eta, start = rng.uniform(0.1, 4), rng.uniform(-1, 1)
+            loss = maps.Wide() if case % 5 == 0 else maps.quartic(1.0, c, skew)
+            source = "maps.wide" if case % 5 == 0 else "maps.quartic(1, c, skew)"
+            js = numerics(
+                f"""(() => {{ const loss = {source}; return {{
+                    x: maps.orbit(loss, start, eta, 300),
+                    late: maps.orbit(loss, start, eta, 300, 70),
+                    values: [0, 1, 2].map((k) => [-1.3, -0.2, 0, 0.7].map((x) => loss(x, k))),
+                    period: maps.cycleLength(maps.orbit(loss, start, eta, 2000, 128), 32, 1e-6),
+                    multiplier: maps.multiplier(loss, [start, -0.3, 0.8], eta),
+                    cycle: maps.periodTwoOrbit(1, c, eta)}}; }})()""",
+                c=c,
+                skew=skew,
+                eta=eta,
+                start=start,
+            )
+            orbit = maps.orbit(loss, start, eta, 300)
+            assert np.array_equal(js["x"], orbit.x, equal_nan=True)
+            assert np.array_equal(js["late"], orbit.x[-70:], equal_nan=True)
+            points = np.array([-1.3, -0.2, 0, 0.7])
+            expected = [loss.derivative(points, k) for k in range(3)]
+            # Derivatives are sums of terms of the order of 1.
+            assert_equal(js["values"], expected, 10)
+            late = maps.orbit(loss, start, eta, 2000, 128)
+            assert js["period"] == maps.cycle_length(late)
+            factors = 1 - eta * loss.derivative(np.array([start, -0.3, 0.8]), 2)
+            terms = np.prod(np.abs(factors) + 1 + 10 * eta)
+            assert_equal(js["multiplier"], maps.multiplier(loss, [start, -0.3, 0.8], eta), terms)
+            assert_equal(js["cycle"], maps.period_two_orbit(1.0, c, eta), 1.0)
+            outcomes.add((bool(late.diverged), int(js["period"]) > 0))
+        assert outcomes == {(False, True), (False, False), (True, False)}
 
     def test_random_numbers_are_standard_normal_and_repeat(self, numerics):
         count = 20_000
@@ -765,3 +849,177 @@ class TestDiagonal:
             seen.add(outcome)
         assert "diverged" in seen
         assert len(seen) > 1
+
+
+# The quadratic
+
+
+class TestQuadratic:
+    pytestmark = in_a_browser
+
+    @pytest.mark.parametrize(
+        ("preset", "stable", "words"),
+        [
+            ("Below 1/λ₁", True, "monotone"),
+            ("Between 1/λ₁ and 2/λ₁", True, "oscillating"),
+            ("Best step", True, "oscillating"),
+            ("At 2/λ₁", False, "for ever"),
+            ("Past 2/λ₁", False, "Unstable"),
+            ("Heavy ball past 2/λ₁", True, "heavy ball"),
+            ("Nesterov below 2/λ₁", False, "Nesterov"),
+        ],
+    )
+    def test_presets_do_what_they_say(self, open_page, preset, stable, words):
+        page = open_page("quadratic")
+        page.click(preset)
+        assert words in page.find(".pg-verdict").text
+        assert page.button(preset).get_attribute("aria-pressed") == "true"
+        values = page.values()
+        radii, edge, losses = page.script(
+            "const s = page.state(); return [s.radii, s.edge, s.losses]"
+        )
+        assert (max(radii) < 1) == stable == (values["eta"] < edge)
+        assert (losses[-1] < 1e-2 * losses[0]) == stable
+        if preset == "Heavy ball past 2/λ₁":
+            assert values["eta"] * values["lambda"] > 2
+        if preset == "Nesterov below 2/λ₁":
+            assert values["eta"] * values["lambda"] < 2
+        if preset == "Best step":
+            low, high = values["ratio"] * values["lambda"], values["lambda"]
+            best, rate = quadratic.best_learning_rate([high, low])
+            # The slider has two decimals.
+            assert abs(values["eta"] - best) <= 0.005
+            assert max(radii) == pytest.approx(rate, abs=0.005 * high)
+
+    def test_method_is_chosen_by_keyboard_and_by_address(self, open_page):
+        page = open_page("quadratic")
+        select = page.find("select")
+        label = page.find(".pg-control[data-key=method] label")
+        assert label.get_attribute("for") == select.get_attribute("id")
+        select.send_keys(Keys.ARROW_DOWN)
+        assert page.script("return page.state().method") == "heavy_ball"
+        assert page.values()["method"] == 1
+        page = open_page("quadratic", "method=2&eta=1")
+        assert page.script("return page.state().method") == "nesterov"
+        # A method that does not exist leaves the one that is set.
+        assert open_page("quadratic", "method=7").values()["method"] == 0
+        assert open_page("quadratic", "method=1.5").values()["method"] == 0
+
+    def test_start_and_learning_rate_are_dragged(self, open_page):
+        page = open_page("quadratic")
+        plane, factor = page.all("canvas")[:2]
+        page.show(plane)
+        before = page.values()
+        ActionChains(page.driver).move_to_element_with_offset(plane, 40, 30).click().perform()
+        after = page.values()
+        assert after["x"] != before["x"]
+        assert after["y"] < 0 < after["x"], "to the right of the middle, and below it"
+        assert page.script("return page.state().path[0]") == [after["x"], after["y"]]
+        ActionChains(page.driver).move_to_element(factor).click_and_hold().perform()
+        middle = page.values()["eta"]
+        ActionChains(page.driver).move_by_offset(50, 0).perform()
+        assert page.values()["eta"] > middle
+        # The axis ends some pixels before the picture does.
+        beyond = factor.size["width"] // 2 - 5
+        ActionChains(page.driver).move_by_offset(beyond - 50, 0).perform()
+        ActionChains(page.driver).release().perform()
+        edge = page.values()["eta"]
+        assert edge == 2.5, "held at the end of the axis"
+
+    def test_play_and_step(self, open_page):
+        page = open_page("quadratic")
+        page.click("Reset")
+        page.click("Step")
+        assert page.script("return page.at()") == 1
+        page.click("Play")
+        page.until(lambda: page.script("return page.at()") == 30, 60)
+        assert page.button("Play")
+
+
+# The maps
+
+
+class TestMaps:
+    pytestmark = in_a_browser
+
+    @pytest.mark.parametrize(
+        ("preset", "period"),
+        [
+            ("Settles", 1),
+            ("Period two", 2),
+            ("Broken symmetry", 2),
+            ("Period four", 4),
+            ("Chaos", 0),
+            ("Island in chaos", 4),
+            ("Wide valley", 2),
+            ("Steeper far away", 0),
+        ],
+    )
+    def test_presets_do_what_they_say(self, open_page, preset, period):
+        page = open_page("maps")
+        page.click(preset)
+        assert page.button(preset).get_attribute("aria-pressed") == "true"
+        found, settled, multiplier = page.script(
+            "const s = page.state(); return [s.period, s.settled, String(s.multiplier)]"
+        )
+        assert found == period
+        values = page.values()
+        loss = [maps.quartic(1.0, -1.0), maps.quartic(1.0, 1.0), maps.Wide()][values["loss"]]
+        late = maps.orbit(loss, values["x"], values["eta"], 4127, 128)
+        assert (not settled) == late.diverged == (preset == "Steeper far away")
+        if period:
+            assert maps.cycle_length(late) == period
+            assert abs(float(multiplier)) < 1
+        if settled:
+            assert np.array_equal(settled, late.x)
+        if preset == "Broken symmetry":
+            mirrored = open_page("maps", f"eta={values['eta']}&x={-values['x']}")
+            other = mirrored.script("return page.state().settled.slice(-2)")
+            # Mirror images, not the same cycle.
+            assert sorted(np.negative(other)) == sorted(settled[-2:])
+            assert sorted(other) != sorted(settled[-2:])
+
+    def test_the_diagram_is_the_library_s(self, open_page):
+        page = open_page("maps")
+        dust = page.script("return page.points()")
+        for start, points in zip([0.1, -0.1], dust, strict=True):
+            etas = np.array(points["etas"]).reshape(-1, 60)
+            assert etas.shape == (480, 60), "no orbit leaves the picture"
+            expected = maps.bifurcation_diagram(
+                maps.quartic(1.0, -1.0), etas[:, 0], [start], settle=600, keep=60
+            )
+            assert np.array_equal(np.array(points["xs"]).reshape(-1, 60), expected.x[:, 0].T)
+
+    def test_learning_rate_is_dragged_along_the_diagram(self, open_page):
+        page = open_page("maps")
+        canvas = page.all("canvas")[0]
+        page.show(canvas)
+        ActionChains(page.driver).move_to_element(canvas).click_and_hold().perform()
+        middle = page.values()["eta"]
+        # The axis runs from 1.5 to 4; its middle lies a little right of the picture's.
+        assert 2.5 < middle < 2.75
+        ActionChains(page.driver).move_by_offset(100, 20).perform()
+        dragged = page.values()["eta"]
+        assert dragged > middle
+        ActionChains(page.driver).release().perform()
+        # Held and moved in one chain: the driver forgets between two that a button is down.
+        chain = ActionChains(page.driver).move_to_element(canvas).click_and_hold()
+        chain.move_by_offset(-450, 0).perform()
+        assert page.values()["eta"] == 1.5, "held at the end of the axis"
+        page.until(lambda: "eta=1.5" in page.script("return location.hash"))
+
+    def test_start_is_dragged_in_the_map_and_on_the_loss(self, open_page):
+        page = open_page("maps")
+        for canvas in page.all("canvas")[1:3]:
+            page.show(canvas)
+            ActionChains(page.driver).move_to_element_with_offset(canvas, 60, 0).click().perform()
+            right = page.values()["x"]
+            ActionChains(page.driver).move_to_element_with_offset(canvas, -60, 0).click().perform()
+            assert page.values()["x"] < 0 < right
+
+    def test_the_mean_drifts_against_the_skew(self, open_page):
+        page = open_page("maps")
+        for skew in (-0.5, 0.5):
+            page = open_page("maps", f"eta=2.1&skew={skew}")
+            settled = page.script("return page.state().settled")
+            assert np.sign(np.mean(settled)) == -np.sign(skew)

@@ -210,7 +210,7 @@ mount("maps", () => {
     plots.diagram.y.domain = [-reach, reach];
     plots.cobweb.x.domain = plots.cobweb.y.domain = [-reach, reach];
     plots.loss.x.domain = [-reach, reach];
-    const heights = [-reach, reach, 0.6 * reach].map((v) => loss(v));
+    const heights = Array.from({ length: 81 }, (_, i) => loss(reach * (i / 40 - 1)));
     plots.loss.y.domain = [Math.min(0, ...heights), 1.05 * Math.max(...heights)];
     plots.time.x.domain = [0, Math.max(1, last)];
     plots.time.y.domain = [-reach, reach];
