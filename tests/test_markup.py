@@ -78,6 +78,11 @@ def test_a_lone_letter_begins_no_list():
     [
         ('<button title="Fullscreen"><i></i></button>', "button", "Fullscreen"),
         ('<button title="b" aria-label="a"><i></i></button>', "button", "a"),
+        (
+            '<li><a>A</a><details><summary><span class="toctree-toggle"></span></summary>',
+            "summary",
+            "Pages under A",
+        ),
         ('<input class="sidebar-toggle">', "input", "Toggle the sidebar"),
         ('<nav class="bd-toc-nav"></nav>', "nav", "On this page"),
         ('<div class="onlyprint"><nav></nav></div>', "nav", "Contents, printed"),

@@ -92,6 +92,9 @@ def name_elements(page: BeautifulSoup) -> None:
     for logo in page.select("div.sidebar-primary-item > a.navbar-brand"):
         logo.parent.name = "nav"
         logo.parent["aria-label"] = "Start page"
+    for toggle in page.select("summary > span.toctree-toggle"):
+        above = toggle.find_parent("li").a.get_text(strip=True)
+        toggle.parent["aria-label"] = f"Pages under {above}"
     for checkbox in page.select("input.sidebar-toggle"):
         checkbox["aria-label"] = "Toggle the sidebar"
     for navigation in page.select("nav.bd-toc-nav"):
