@@ -32,6 +32,8 @@ const PRESETS = {
 const STARTING = ["net", "task", "scale", "seed"];
 /** Two leading eigenvalues closer than this, relative to the first, share their directions. */
 const NEAR = 0.1;
+/** @type {import("../ui/plot.js").Entry} */
+const NEAR_ENTRY = { text: "λ₁ ≈ λ₂: read the span", color: "purple", shape: "line" };
 
 const degrees = (/** @type {number} */ cosine) => (Math.acos(Math.min(1, cosine)) * 180) / Math.PI;
 
@@ -50,7 +52,10 @@ mount("network", () => {
         key: "batch", label: "Examples in a step", value: 0,
         options: BATCHES.map((b) => (b === EXAMPLES ? `All ${b}: full batch` : `${b}: minibatches`)),
       }),
-      choice({ key: "net", label: "Network", value: BASE.net, options: NETWORKS.map((w) => (w.length > 2 ? w.join("–") : "1–1: a linear model")) }),
+      choice({
+        key: "net", label: "Network", value: BASE.net,
+        options: NETWORKS.map((w) => w.join("–") + (w.length > 2 ? "" : ": a linear model")),
+      }),
       choice({ key: "task", label: "Function to learn", options: TASKS.map(({ name }) => name) }),
       slider({ key: "scale", label: "Size of the first weights", min: 0.2, max: 3, value: BASE.scale, scale: "log" }),
       slider({ key: "seed", label: "Seed", min: 1, max: 99, value: 1, step: 1 }),
@@ -237,7 +242,11 @@ mount("network", () => {
     const values = form.values();
     const { first, last, end } = shown();
     const inView = latest?.episodes.filter((e) => e.end >= first) ?? [];
-    const window = { first, last, end, inView, values };
+    // Words and numbers that change with every frame can be neither read nor read aloud.
+    const now = performance.now();
+    const speak = !run.playing() || now - told > 150;
+    if (speak) told = now;
+    const window = { first, last, end, inView, values, speak };
     for (const plot of [losses, spectrum, rotation]) {
       plot.x.domain = [first, end];
       // A label at the very end would be cut off.
@@ -247,13 +256,8 @@ mount("network", () => {
     drawSpectrum(window);
     drawRotation(window);
     drawLoss(window);
-    drawFit(values.task);
-    // Numbers that change with every frame can be neither read nor read aloud.
-    const now = performance.now();
-    if (!run.playing() || now - told > 150) {
-      told = now;
-      tell(values);
-    }
+    drawFit(window);
+    if (speak) tell(values);
   }
 
   /**
@@ -261,6 +265,7 @@ mount("network", () => {
    * @property {number} first @property {number} last @property {number} end
    * @property {import("../lib/episodes.js").Episode[]} inView
    * @property {Record<string, number>} values
+   * @property {boolean} speak whether to say in words what is drawn
    */
 
   /** The episodes in view, behind the curves. @param {Painter} p @param {Window} window */
@@ -281,8 +286,7 @@ mount("network", () => {
 
   /** @param {Window} window */
   function drawSpectrum(window) {
-    const { first, last, inView, values } = window;
-    const threshold = history.column("eta").subarray(first, last + 1).map((eta) => 2 / eta);
+    const { first, last, inView, values, speak } = window;
     const now = 2 / values.eta;
     let top = 1e-9;
     for (const v of history.column("lambda1").subarray(first, last + 1)) if (v > top) top = v;
@@ -313,10 +317,11 @@ mount("network", () => {
         });
       }
     });
+    if (!speak) return;
     spectrum.describe(
       history.length
         ? `Eigenvalues over the steps. Now ${leading().map((v) => format(v)).join(", ")}; ` +
-            `threshold ${format(now)}, crossed ${crossings(threshold, first)} times in view.`
+            `threshold ${format(now)}, crossed ${crossings(first, last)} times in view.`
         : "Eigenvalues over the steps; none yet.",
     );
   }
@@ -326,20 +331,18 @@ mount("network", () => {
     return [1, 2, 3].map((k) => history.last(`lambda${k}`)).filter((v) => !Number.isNaN(v));
   }
 
-  /** How often the sharpness rises through the threshold. @param {Float64Array} threshold @param {number} first */
-  function crossings(threshold, first) {
-    const sharpness = history.column("lambda1");
+  /** How often the sharpness rises through 2/η. @param {number} first @param {number} last */
+  function crossings(first, last) {
+    const [sharpness, eta] = [history.column("lambda1"), history.column("eta")];
+    const above = (/** @type {number} */ t) => sharpness[t] > 2 / eta[t];
     let count = 0;
-    for (let i = 1; i < threshold.length; i++) {
-      const [a, b] = [sharpness[first + i - 1] - threshold[i - 1], sharpness[first + i] - threshold[i]];
-      if (a <= 0 && b > 0) count += 1;
-    }
+    for (let t = first + 1; t <= last; t++) if (above(t) && !above(t - 1)) count += 1;
     return count;
   }
 
   /** @param {Window} window */
   function drawRotation(window) {
-    const { first, last, inView, values } = window;
+    const { first, last, inView, values, speak } = window;
     const lag = LAGS[values.lag];
     const angle = values.angle === 1;
     const shape = angle ? degrees : undefined;
@@ -361,7 +364,7 @@ mount("network", () => {
       { text: `v₁ with v₁ ${ago}`, color: "blue", shape: "line" },
       { text: "v₁ with v₁ at the last start", color: "vermillion", shape: "line" },
       { text: `span of v₁, v₂, v₃, ${ago}`, color: "grey", shape: "dotted" },
-      ...(near.length ? [{ text: "λ₁ ≈ λ₂: read the span", color: /** @type {const} */ ("purple"), shape: /** @type {const} */ ("line") }] : []),
+      ...(near.length ? [NEAR_ENTRY] : []),
       ...entry(inView),
     ]);
     rotation.draw(String(angle), none, (p) => {
@@ -371,6 +374,7 @@ mount("network", () => {
       trace(p, "lagOverlap", window, { color: "blue", width: 1.8 }, shape);
       p.segments(near.map((i) => [i, angle ? 0 : bottom, i + 1, angle ? 0 : bottom]), { color: "purple", width: 7 });
     });
+    if (!speak) return;
     const said = (/** @type {string} */ name) => format(history.length ? history.last(name) : NaN);
     rotation.describe(
       `Overlaps over the steps. Now ${said("lagOverlap")} with ${ago}, ${said("startOverlap")} with the ` +
@@ -380,7 +384,7 @@ mount("network", () => {
 
   /** @param {Window} window */
   function drawLoss(window) {
-    const { first, last, inView } = window;
+    const { first, last, inView, speak } = window;
     let [low, high] = [Infinity, 0];
     for (const v of history.column("loss").subarray(first, last + 1)) {
       if (v > 0 && v < low) low = v;
@@ -401,13 +405,14 @@ mount("network", () => {
       shade(p, window);
       trace(p, "loss", window, { color: "blue", width: 1.8 });
     });
+    if (!speak) return;
     losses.describe(
       history.length ? `Loss over the steps, now ${format(history.last("loss"))}.` : "Loss over the steps.",
     );
   }
 
-  /** @param {number} task */
-  function drawFit(task) {
+  /** @param {Window} window */
+  function drawFit({ values: { task }, speak }) {
     const inputs = grid(EXAMPLES);
     fit.legend([
       { text: "data", color: "vermillion", shape: "dot" },
@@ -417,6 +422,7 @@ mount("network", () => {
       for (const input of inputs) p.point(input, TASKS[task].f(input), { color: "vermillion", size: 3 });
       if (latest) p.line(grid(latest.fit.length), latest.fit, { color: "blue", width: 2 });
     });
+    if (!speak) return;
     fit.describe(
       `The ${EXAMPLES} examples of ${TASKS[task].name}, and the function that the network computes` +
         (history.length ? `, off by ${format(Math.sqrt(2 * history.last("loss")))} in root mean square.` : "."),
@@ -466,7 +472,9 @@ mount("network", () => {
         ? `Instability ${episodes.length}, since step ${current.start}: the loss is above its minimum, and v₁ turns.`
       : sharpness > 2 / eta
         ? "Sharpness above 2/η: each step multiplies the displacement along v₁, still too small to see in the loss."
-        : `Stable: the sharpness is below 2/η${episodes.length ? ` again, after ${episodes.length} instabilities` : ""}.`,
+      : episodes.length
+        ? `Stable again: the sharpness is below 2/η. Instabilities so far: ${episodes.length}.`
+        : "Stable: the sharpness is below 2/η.",
     );
   }
 
