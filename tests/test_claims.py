@@ -27,8 +27,6 @@ PRESENT = {
         "eos-0.06-before": "0",
         "eos-0.1-before": "0",
         "eos-0.15-before": "0",
-        "eos-exponent": "-0.92",
-        "eos-exponent-error": "0.01",
     },
     "episodes_and_rotation": {
         "epi-cosine": "-0.9994",
@@ -43,7 +41,6 @@ PRESENT = {
 }
 ABSENT = {
     "monotone": ("edge_of_stability", {"eos-0.1-before": "3"}),
-    "edge": ("edge_of_stability", {"eos-exponent": "-0.02"}),
     "polarity": ("episodes_and_rotation", {"epi-cosine": "0.1"}),
     "polarity-size": ("episodes_and_rotation", {"epi-deviation-10": "40%"}),
     "rates": ("episodes_and_rotation", {"epi-trend": "−0.26 [−0.69, 0.19]"}),
@@ -222,6 +219,20 @@ def test_reflection_would_be_reproduced_where_it_held():
         ).verdict
         == claims.REPRODUCED
     )
+
+
+def test_the_edge_is_judged_in_each_architecture():
+    stored = only_default("edge", "default")
+    finding = judged("edge")
+    assert [effect.met for effect in finding.effects] == [True, True, False]
+    assert "do not arrive" in finding.effects[2].what
+    # A level that the rate does not matter to, as it would be without an edge.
+    flat = np.where(np.isfinite(stored["level"].astype(float)), 20.0, np.nan)
+    load = loading("edge", changed(stored, "level", flat))
+    assert judged("edge", load=load).verdict == claims.NOT
+    rises = np.full(len(stored), 0.1)
+    load = loading("edge", changed(stored, "rises_before", rises))
+    assert judged("monotone", load=load).verdict == claims.PARTLY
 
 
 def test_sgd_is_judged_by_the_difference_of_instability_and_noise():

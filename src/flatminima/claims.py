@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +37,7 @@ MEASURES = {
     "relative_flatness": "relative flatness",
 }
 ARCHITECTURES = {"tanh": "tanh", "relu": "ReLU", "deep": "tanh, four hidden layers"}
+NETWORKS = {"tanh": "tanh MLP", "relu": "ReLU MLP", "cnn": "CNN"}
 _VALUE = r"[+-]?\d+(?:\.\d+)?"
 _INTERVAL = re.compile(rf"({_VALUE}) \[({_VALUE}), ({_VALUE})\]")
 _NUMBER = re.compile(rf"({_VALUE})(%| × 10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?")
@@ -172,6 +175,15 @@ class Evidence:
             MissingEvidenceError: if the experiment is not stored at the default preset.
             CorruptResultError: as `results.load`.
         """
+        found = [part for stored in self.stored(name) for part in _split(stored)]
+        return found if len(found) > 1 else [("", found[0][1])]
+
+    def stored(self, name: str) -> list[Result]:
+        """The stored result at each preset that counts.
+
+        Raises:
+            MissingEvidenceError, CorruptResultError: as `settings`.
+        """
         found = []
         for preset in LARGE_PRESETS:
             try:
@@ -181,8 +193,8 @@ class Evidence:
                     raise MissingEvidenceError(str(error)) from error
                 continue
             self._note(f"preset {preset}, {' and '.join(stored.provenance['devices'])}")
-            found += _split(stored)
-        return found if len(found) > 1 else [("", found[0][1])]
+            found.append(stored)
+        return found
 
     def measured(self, name: str) -> list[tuple[str, Result, dict[str, Interval]]]:
         """The same, each part with its effects, as the function of that name in `effects` has them.
@@ -448,23 +460,43 @@ def _adam(kind: str) -> Callable[[Evidence], list[Effect]]:
     return variants
 
 
+def _experiment(name: str) -> ModuleType:
+    """The module of an experiment, with the criteria that its chapter uses."""
+    return sys.modules[results.experiment(name).function.__module__]
+
+
 def _monotone(evidence: Evidence) -> list[Effect]:
     chapter, found = "edge_of_stability", []
     for rate in ("0.06", "0.1", "0.15"):
         count = evidence.number(chapter, f"eos-{rate}-before")
         what = f"steps that raise the loss before the edge, $\\eta = {rate}$, all seeds"
         found.append(Effect(what, f"{count:g}", count == 0))
+    edge = _experiment("edge")
+    for stored in evidence.stored("edge"):
+        for model in edge.MODELS:
+            share = float(np.max(edge.control(stored, "rises_before", model, "mse")))
+            what = f"steps of a stable run that raise the loss, all seeds ({NETWORKS[model]})"
+            found.append(Effect(what, f"{100 * share:.0f} %", share == 0))
     tests = [*evidence.tests("Q1"), *evidence.tests("Q2")]
     found.append(Effect("proved for quadratics and smooth losses; tests", f"{len(tests)}", True))
     return found
 
 
 def _edge(evidence: Evidence) -> list[Effect]:
-    chapter = "edge_of_stability"
-    exponent = evidence.number(chapter, "eos-exponent")
-    error = evidence.number(chapter, "eos-exponent-error")
-    what = r"exponent $a$ in $\lambda_1 \propto \eta^a$ at the edge (± standard error)"
-    return [Effect(what, _number(f"{exponent:.2f} ± {error:.2f}"), exponent < -0.5)]
+    edge, found = _experiment("edge"), []
+    for stored in evidence.stored("edge"):
+        for model in edge.MODELS:
+            rates, level = edge.cell(stored, "level", model, "mse")
+            whole = np.isfinite(level).all(axis=0)
+            exponent = edge.exponents(level[:, whole], rates[whole])
+            error = exponent.std(ddof=1) / np.sqrt(len(exponent))
+            text = _number(f"{exponent.mean():.2f} ± {error:.2f}")
+            what = r"exponent $a$ in $\lambda_1 \propto \eta^a$ at the edge, ± its standard error"
+            rest = "" if whole.all() else f"; at {len(rates) - whole.sum()} of {len(rates)} rates "
+            rest += "" if whole.all() else "some runs do not arrive"
+            met = edge.keeps_to_the_edge(level, rates)
+            found.append(Effect(f"{what} ({NETWORKS[model]}){rest}", text, met))
+    return found
 
 
 def _polarity(evidence: Evidence) -> list[Effect]:
@@ -528,7 +560,7 @@ CLAIMS = (
         "monotone",
         1,
         r"Below $2/\eta$ gradient descent is stable, and its loss falls at each step",
-        "no step before the edge raises the loss, in any seed; proofs with tests",
+        "no step before the edge, and none of a stable run, raises the loss, in any seed; proofs",
         ("edge_of_stability", "fig-eos-mse"),
         False,
         _monotone,
@@ -537,8 +569,9 @@ CLAIMS = (
         "edge",
         1,
         r"Networks train past that limit, at the edge, $\lambda_1 \approx 2/\eta$",
-        r"the exponent is nearer to $-1$ (the threshold decides) than to 0 (it does not)",
-        ("edge_of_stability", "fig-eos-mse"),
+        r"every run arrives; its exponent is nearer to $-1$ (the threshold decides) than to 0 (it "
+        r"does not), and the mean level within a quarter of $2/\eta$, in each architecture",
+        ("edge_of_stability", "fig-eos-levels"),
         False,
         _edge,
     ),
