@@ -33,15 +33,15 @@ FLAGS = (
 
 
 @contextmanager
-def chromium() -> Iterator[webdriver.Chrome]:
+def chromium(*flags: str, logs: tuple[str, ...] = ("browser",)) -> Iterator[webdriver.Chrome]:
     """A browser with a profile of its own, gone when the context ends."""
     with tempfile.TemporaryDirectory() as profile:
         options = Options()
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
             options.add_argument(flag)
         found = [shutil.which(n) for n in ("chromium", "chromium-browser", "google-chrome")]
         options.binary_location = next(filter(None, found), "")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        options.set_capability("goog:loggingPrefs", dict.fromkeys(logs, "ALL"))
         driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
         try:
             driver.set_script_timeout(60)
