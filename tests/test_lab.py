@@ -14,9 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
+from browser import chromium
 from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,14 +73,9 @@ def lab(tmp_path):
 
 
 @pytest.fixture
-def driver(tmp_path):
-    options = Options()
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1300,1000",
-                 f"user-data-dir={tmp_path / 'browser'}"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
-    yield driver
-    driver.quit()
+def driver():
+    with chromium() as driver:
+        yield driver
 
 
 @pytest.mark.browser
@@ -94,7 +87,8 @@ def test_theorems_proofs_exercises_and_references_are_shown_as_such(lab, driver)
     def shown(script):
         return driver.execute_script(f"return [...document.querySelectorAll({script!r})]")
 
-    wait = WebDriverWait(driver, 120)
+    # Seconds on a free machine; a busy one may take minutes.
+    wait = WebDriverWait(driver, 400)
     wait.until(lambda _: len(shown(".jp-MarkdownCell .myst")) == texts)
     # References are resolved once all cells are there.
     wait.until(lambda _: "Theorem 1" in " ".join(a.text for a in shown(".myst p a")))
