@@ -25,7 +25,8 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import matplotlib
 import yaml
 from bs4 import BeautifulSoup
-from pypdf import PdfReader
+from pypdf import PdfReader, PdfWriter
+from pypdf.generic import NameObject, TextStringObject
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
@@ -70,7 +71,9 @@ MathJax.startup.promise.then(() => document.fonts.ready).then(() => {
     .map((e) => `too wide for the paper: ${e.textContent.slice(0, 80)}`);
   const bad = [...document.querySelectorAll("mjx-merror")]
     .map((e) => `cannot be typeset: ${e.textContent.slice(0, 80)}`);
-  done([...new Set([...bad, ...wide])]);
+  const absent = [...document.images].filter((e) => !e.naturalWidth)
+    .map((e) => `is missing: ${e.src}`);
+  done([...new Set([...bad, ...wide, ...absent])]);
 });
 """
 
@@ -244,6 +247,25 @@ def page_numbers(pdf: bytes) -> dict[str, int]:
     return found
 
 
+def with_whole_titles(pdf: bytes, titles: list[str]) -> bytes:
+    """Mend the outline, where Chromium drops the space at which a title breaks into two lines."""
+    writer = PdfWriter(clone_from=BytesIO(pdf))
+    whole = {re.sub(r"\s", "", title): title for title in titles}
+
+    def mend(item):
+        while item is not None:
+            item = item.get_object()
+            bare = re.sub(r"\s", "", item["/Title"])
+            item[NameObject("/Title")] = TextStringObject(whole.get(bare, item["/Title"]))
+            mend(item.get("/First"))
+            item = item.get("/Next")
+
+    mend(writer.root_object["/Outlines"].get_object().get("/First"))
+    result = BytesIO()
+    writer.write(result)
+    return result.getvalue()
+
+
 def browser(profile: str):
     """Start a headless Chromium that may read the book's fonts from the disk."""
     options = Options()
@@ -293,6 +315,9 @@ def main() -> int:
                 raise RuntimeError("the page numbers did not settle")
         finally:
             driver.quit()
+    titles = BeautifulSoup(source.read_text(encoding="utf-8"), "html.parser")
+    titles = [" ".join(h.get_text().split()) for h in titles.find_all(re.compile("h[1-6]"))]
+    pdf = with_whole_titles(pdf, titles)
     temporary = result.with_suffix(".tmp")
     temporary.write_bytes(pdf)
     temporary.replace(result)
