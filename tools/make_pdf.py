@@ -85,7 +85,7 @@ for (const place of document.querySelectorAll("[data-page]"))
 
 @dataclass
 class Chapter:
-    """One page of the book: its document, part, title, sections as (anchor, title), and HTML."""
+    """One page of the book: its document, part, title, sections as (anchor, HTML), and HTML."""
 
     document: str
     part: str
@@ -137,7 +137,11 @@ def read_page(chapter: Chapter, folder: Path, slugs: dict[Path, str]) -> None:
     for heading in article.find_all("h2"):
         section, text = heading.find_parent("section"), heading.get_text().strip()
         if not text.endswith(("Summary", "Further reading")):
-            chapter.sections.append((section["id"], text))
+            # With its formulas; a link within would end the one that the contents make of it.
+            shown = BeautifulSoup(heading.decode_contents(), "html.parser")
+            for link in shown.find_all("a"):
+                link.unwrap()
+            chapter.sections.append((section["id"], shown.decode().strip()))
     # Parts are the first level of the PDF's outline, chapters the second.
     for level in range(5, 0, -1):
         for heading in article.find_all(f"h{level}"):
@@ -171,7 +175,7 @@ def joined(chapters: list[Chapter], book: dict, html_folder: Path) -> str:
 
     def line(anchor, text, kind):
         numbers.append(
-            f'<li class="{kind}"><a href="#{anchor}"><span>{html.escape(text)}</span>'
+            f'<li class="{kind}"><a href="#{anchor}"><span>{text}</span>'
             f'<span data-page="{anchor}"></span></a></li>'
         )
 
@@ -179,11 +183,11 @@ def joined(chapters: list[Chapter], book: dict, html_folder: Path) -> str:
         if chapter.part != part:
             part = chapter.part
             anchor = f"part--{index}"
-            line(anchor, part, "part")
+            line(anchor, html.escape(part), "part")
             body.append(
                 f'<section class="part" id="{anchor}"><h1>{html.escape(part)}</h1></section>'
             )
-        line(f"{chapter.slug}--top", chapter.title, "chapter")
+        line(f"{chapter.slug}--top", html.escape(chapter.title), "chapter")
         for anchor, title in chapter.sections:
             line(anchor, title, "section")
         head = chapter.title.replace("\\", "").replace('"', "'")
