@@ -98,7 +98,7 @@ def benchmark_lines(folder: Path) -> list[str]:
     for path in sorted(folder.glob("*.md")):
         record = path.with_suffix(".json")
         if not record.exists():
-            raise ValueError(f"{path} needs its record, {record.name}: make it anew by `make bench`")
+            raise ValueError(f"{path} needs its record, {record.name}: `make bench` makes both")
         machine = json.loads(record.read_text(encoding="utf-8"))["machine"]
         versions = {"python": machine["python"], **machine["versions"]}
         said = ", ".join(f"{name} {version}" for name, version in versions.items())
