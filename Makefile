@@ -36,7 +36,7 @@ test: $(READY) $(PAGECHECK) ## everything: lint, unit and theory tests, all chap
 	$(BIN)/python -m pytest -n 2 -m "not book"
 	$(BIN)/python tools/execute.py --fresh
 	$(BIN)/jupyter-book build _book --path-output . --all --warningiserror --keep-going --quiet
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m book
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "book and not pdf"
 
 pdf: book ## print the built book as one PDF (needs Chromium and its driver)
 	$(BIN)/python tools/make_pdf.py

@@ -60,6 +60,7 @@ def numbers_in(article: BeautifulSoup) -> set[str]:
 # One test, so that the book is printed once however the tests are distributed.
 @pytest.mark.book
 @pytest.mark.browser
+@pytest.mark.pdf
 def test_the_pdf_is_the_book(printed):
     numbered = 0
     for chapter in CHAPTERS:
