@@ -5,7 +5,8 @@
 
   // What is wider than the text scrolls by itself; a keyboard can scroll only what has focus.
   const scrollers =
-    ".bd-content div.math, .bd-content mjx-container[display='true'], .bd-content figure";
+    ".bd-content div.math, .bd-content mjx-container[display='true'], .bd-content figure, " +
+    ".bd-content table.table";
 
   function update() {
     for (const element of document.querySelectorAll(scrollers)) {
