@@ -1,6 +1,6 @@
 """Probes that follow the leading eigenpairs along a run: values, vectors, and how far they turn.
 
-They share one `curvature.EigenTracker`: following k pairs costs about k + 1 products a call.
+They share one `curvature.EigenTracker`, and its cost: k + 1 products a call, or more.
 """
 
 import weakref

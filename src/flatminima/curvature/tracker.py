@@ -69,7 +69,7 @@ class TrackedPairs(EigenResult):
 
 
 class EigenTracker:
-    r"""The k leading eigenpairs of a Hessian along a trajectory, at about k + 1 products a step.
+    r"""The k leading eigenpairs of a Hessian along a trajectory, at k + guard products a step or more.
 
     Call ``update`` with the operator of each step::
 
@@ -89,10 +89,10 @@ class EigenTracker:
     is seen at the latest at the next scan, provided that it has by then left the bulk of the
     others (``scan`` products find an isolated eigenvalue, not one inside a dense spectrum).
 
-    Measured over 200 steps of an MLP 784-200-200-10 on 1,000 images through instabilities at the
-    edge of stability, k = 5, tol 1e-3: 6 products a step in the median and 7 in the mean, the
-    span within 3e-3 of a float64 reference. With a denser spectrum (eigenvalues 42 to 38, the next
-    at 37) the prediction falls short more often: at tol 2e-3 7 in the median, within 2e-2.
+    What a step costs beyond k + ``guard`` products depends on how dense the spectrum is below the
+    k-th eigenvalue. At the edge of stability, where eigenvalues nearly repeat, several corrections
+    a step are usual: ``results/benchmarks/tracking.md`` has the counts on an MLP and on a CNN,
+    beside those of LOBPCG and of warm-started Lanczos.
 
     Memory: (history + 1) (k + guard + 1) n numbers, and 2 m n during a step of m products.
 
