@@ -11,12 +11,11 @@ import {
 import * as diagonal from "../lib/diagonal.js";
 import * as instability from "../lib/instability.js";
 import { normal } from "../lib/random.js";
-import { panel, presetButtons, slider } from "../ui/controls.js";
-import { format, h } from "../ui/dom.js";
-import { facts } from "../ui/facts.js";
-import { address, frames, layout, mount, status } from "../ui/page.js";
-import { player } from "../ui/player.js";
+import { slider } from "../ui/controls.js";
+import { format } from "../ui/dom.js";
+import { mount } from "../ui/page.js";
 import { Plot } from "../ui/plot.js";
+import { shownRun } from "../ui/run.js";
 
 const BASE = { eta: 0.1, s: 22, r: 0.01, y: 1, noise: 0, seed: 1, steps: 80 };
 const PRESETS = {
@@ -103,164 +102,111 @@ mount("diagonal", () => {
       step: 10,
     }),
   };
-  const form = panel(Object.values(controls), changed);
-  const presets = presetButtons("Start from", PRESETS, (values) => {
-    form.set(values);
-    play.pause();
-    state = compute(form.values());
-    play.move(Infinity);
-    changed();
-  });
-  const drawing = frames(draw);
-  const redraw = drawing.request;
   const domain = () => /** @type {[number, number]} */ ([0, 1]);
-  const plots = {
-    plane: new Plot({
-      title: "The steps over the loss, with v₁",
-      x: { label: "a", domain: domain() },
-      y: { label: "b", domain: domain() },
-      aspect: square,
-      equal: true,
-      redraw,
+  return shownRun({
+    controls,
+    presets: PRESETS,
+    caption: "The whole run in numbers",
+    compute,
+    length: (state) => state.run.last,
+    plots: (redraw) => ({
+      plane: new Plot({
+        title: "The steps over the loss, with v₁",
+        x: { label: "a", domain: domain() },
+        y: { label: "b", domain: domain() },
+        aspect: square,
+        equal: true,
+        redraw,
+      }),
+      turn: new Plot({
+        title: "The angle of v₁ against the residual",
+        x: { label: "residual r", domain: domain() },
+        y: {
+          label: "angle φ (degrees)",
+          domain: domain(),
+          format: (v) => `${v}`.replace("-", "−"),
+        },
+        aspect: square,
+        redraw,
+      }),
+      sharp: new Plot({
+        title: "Sharpness against the step",
+        x: { label: "step t", domain: domain() },
+        y: { label: "sharpness", domain: domain() },
+        aspect: wide,
+        redraw,
+      }),
+      budget: new Plot({
+        title: "The instability budget against the step",
+        x: { label: "step t", domain: domain() },
+        y: { label: "", domain: domain() },
+        aspect: wide,
+        redraw,
+      }),
     }),
-    turn: new Plot({
-      title: "The angle of v₁ against the residual",
-      x: { label: "residual r", domain: domain() },
-      y: { label: "angle φ (degrees)", domain: domain(), format: (v) => `${v}`.replace("-", "−") },
-      aspect: square,
-      redraw,
-    }),
-    sharp: new Plot({
-      title: "Sharpness against the step",
-      x: { label: "step t", domain: domain() },
-      y: { label: "sharpness", domain: domain() },
-      aspect: wide,
-      redraw,
-    }),
-    budget: new Plot({
-      title: "The instability budget against the step",
-      x: { label: "step t", domain: domain() },
-      y: { label: "", domain: domain() },
-      aspect: wide,
-      redraw,
-    }),
-  };
-  for (const plot of [plots.sharp, plots.budget]) {
-    plot.element.classList.add("pg-wide");
-    plot.onDrag((x) => {
-      play.pause();
-      play.move(Math.round(x));
-    });
-  }
-  const line = status();
-  const verdict = h("p", { class: "pg-verdict" });
-  const table = facts("The whole run in numbers");
-  let state = compute(form.values());
-  const play = player({ length: () => state.run.last, moved: redraw });
-  const link = address({
-    values: form.values,
-    set: (values) => {
-      form.set(values);
-      play.pause();
-      state = compute(form.values());
-      play.move(Infinity);
-      refresh();
+    overSteps: ({ sharp, budget }) => [sharp, budget],
+    describe(state, plots, given) {
+      const { eta, r, floor, start, run, noisy, spent, flattened, shares } = state;
+      setViews(plots, state);
+      controls.eta.hint(`2/η = ${format(2 / eta)}, 4/η = ${format(4 / eta)}`);
+      controls.s.hint(
+        given.s < floor
+          ? `raised to the flattest, 2|y| = ${format(floor)}`
+          : `${format((start * eta) / 2)} × 2/η, of the minimum ahead`,
+      );
+      controls.r.hint(`η r₀ = ${format(eta * r)}`);
+      controls.y.hint(`flattest sharpness 2|y| = ${format(floor)}`);
+      controls.noise.hint(noisy ? `η σ = ${format(eta * given.noise)}` : "none");
+      controls.seed.hint(noisy ? "" : "without noise it has no effect");
+      const end = run.last;
+      const relative = (/** @type {number} */ v) => `${format(v)} = ${format((v * eta) / 2)} × 2/η`;
+      const unless = (/** @type {string} */ text) => (run.diverged ? "diverged" : text);
+      const swing = run.residual
+        .subarray(0, end + 1)
+        .reduce((m, v) => Math.max(m, Math.abs(eta * v)), 0);
+      return {
+        verdict: describeOutcome(state),
+        rows: [
+          ["Sharpness of the minimum ahead at the start", relative(start)],
+          [`The same after ${end} steps`, unless(relative(run.minimumSharpness[end]))],
+          ["Predicted by reflection, 4/η − start", describePrediction(state, state.predicted)],
+          ["Predicted to second order", describePrediction(state, state.refined)],
+          ["Largest swing, max η|r|", unless(format(swing))],
+          [noisy ? "Budget Σ η²(r + ξ)²" : "Budget Σ η²r²", unless(format(spent[end]))],
+          .../** @type {[string, string][]} */ (
+            noisy
+              ? [
+                  [
+                    "of it residual, noise, cross term",
+                    unless(
+                      Object.values(shares)
+                        .map((v) => format(v[end]))
+                        .join(", "),
+                    ),
+                  ],
+                ]
+              : []
+          ),
+          ["Flattening −log |κ/κ₀|", unless(format(flattened[end]))],
+          [
+            "Escape margin at the start",
+            `${format(state.margin)}${state.margin < 0 ? ": it escapes" : ""}`,
+          ],
+        ],
+      };
     },
-  });
-
-  function changed() {
-    state = compute(form.values());
-    refresh();
-    link.write();
-  }
-
-  /** Everything that does not depend on the step shown. */
-  function refresh() {
-    const { eta, r, floor, start, run, noisy, spent, flattened, shares } = state;
-    const given = form.values();
-    play.refresh();
-    presets.mark(given);
-    setViews(plots, state);
-    controls.eta.hint(`2/η = ${format(2 / eta)}, 4/η = ${format(4 / eta)}`);
-    controls.s.hint(
-      given.s < floor
-        ? `raised to the flattest, 2|y| = ${format(floor)}`
-        : `${format((start * eta) / 2)} × 2/η, of the minimum ahead`,
-    );
-    controls.r.hint(`η r₀ = ${format(eta * r)}`);
-    controls.y.hint(`flattest sharpness 2|y| = ${format(floor)}`);
-    controls.noise.hint(noisy ? `η σ = ${format(eta * given.noise)}` : "none");
-    controls.seed.hint(noisy ? "" : "without noise it has no effect");
-    verdict.textContent = describeOutcome(state);
-
-    const end = run.last;
-    const relative = (/** @type {number} */ v) => `${format(v)} = ${format((v * eta) / 2)} × 2/η`;
-    const unless = (/** @type {string} */ text) => (run.diverged ? "diverged" : text);
-    const swing = run.residual
-      .subarray(0, end + 1)
-      .reduce((m, v) => Math.max(m, Math.abs(eta * v)), 0);
-    table.set([
-      ["Sharpness of the minimum ahead at the start", relative(start)],
-      [`The same after ${end} steps`, unless(relative(run.minimumSharpness[end]))],
-      ["Predicted by reflection, 4/η − start", describePrediction(state, state.predicted)],
-      ["Predicted to second order", describePrediction(state, state.refined)],
-      ["Largest swing, max η|r|", unless(format(swing))],
-      [noisy ? "Budget Σ η²(r + ξ)²" : "Budget Σ η²r²", unless(format(spent[end]))],
-      .../** @type {[string, string][]} */ (
-        noisy
-          ? [
-              [
-                "of it residual, noise, cross term",
-                unless(
-                  Object.values(shares)
-                    .map((v) => format(v[end]))
-                    .join(", "),
-                ),
-              ],
-            ]
-          : []
-      ),
-      ["Flattening −log |κ/κ₀|", unless(format(flattened[end]))],
-      [
-        "Escape margin at the start",
-        `${format(state.margin)}${state.margin < 0 ? ": it escapes" : ""}`,
-      ],
-    ]);
-    redraw();
-  }
-
-  function draw() {
-    const t = play.at();
-    const { run, eta } = state;
-    line.say(
-      `Step ${t} of ${run.last}: residual ${format(run.residual[t])}, ` +
+    draw(state, plots, t) {
+      const { run, eta } = state;
+      drawPlane(plots.plane, state, t);
+      drawTurn(plots.turn, state, t);
+      drawSharpness(plots.sharp, state, t);
+      drawBudget(plots.budget, state, t);
+      return (
+        `Step ${t} of ${run.last}: residual ${format(run.residual[t])}, ` +
         `sharpness ${format(run.sharpness[t])} = ${format((run.sharpness[t] * eta) / 2)} × 2/η, ` +
         `v₁ at ${format((run.angle[t] * 180) / Math.PI)}°, ` +
-        `minimum ahead ${format(run.minimumSharpness[t])}.`,
-    );
-    drawPlane(plots.plane, state, t);
-    drawTurn(plots.turn, state, t);
-    drawSharpness(plots.sharp, state, t);
-    drawBudget(plots.budget, state, t);
-  }
-
-  refresh();
-  return {
-    elements: [
-      layout(
-        [presets.element, form.element],
-        [
-          h("div", { class: "pg-bar" }, play.element, link.element),
-          line.element,
-          verdict,
-          h("div", { class: "pg-plots" }, ...Object.values(plots).map((plot) => plot.element)),
-          table.element,
-        ],
-      ),
-    ],
-    values: form.values,
-    state: () => state,
-    at: play.at,
-    times: drawing.times,
-  };
+        `minimum ahead ${format(run.minimumSharpness[t])}.`
+      );
+    },
+  });
 });

@@ -1,12 +1,11 @@
 /** The playground of gradient descent on a loss of one variable. */
 import { diagram, drawCobweb, drawDiagram, drawLoss, drawTime, longRun } from "../figures/maps.js";
 import * as maps from "../lib/maps.js";
-import { choice, panel, presetButtons, slider } from "../ui/controls.js";
-import { format, h } from "../ui/dom.js";
-import { facts } from "../ui/facts.js";
-import { address, frames, layout, mount, status } from "../ui/page.js";
-import { player } from "../ui/player.js";
+import { choice, slider } from "../ui/controls.js";
+import { format } from "../ui/dom.js";
+import { mount } from "../ui/page.js";
 import { Plot } from "../ui/plot.js";
+import { shownRun } from "../ui/run.js";
 
 /** Steps after which an orbit shows where it lives in the long run. */
 const SETTLE = 4000;
@@ -113,167 +112,119 @@ mount("maps", () => {
     x: slider({ key: "x", label: "Start x₀", min: -1, max: 1, value: BASE.x, step: 0.01 }),
     steps: slider({ key: "steps", label: "Steps", min: 10, max: 400, value: BASE.steps, step: 10 }),
   };
-  const form = panel(Object.values(controls), changed);
-  const presets = presetButtons("Start from", PRESETS, (values) => {
-    form.set(values);
-    play.pause();
-    state = compute(form.values());
-    play.move(Infinity);
-    changed();
-  });
-  const drawing = frames(draw);
-  const redraw = drawing.request;
   const domain = () => /** @type {[number, number]} */ ([0, 1]);
-  const plots = {
-    diagram: new Plot({
-      title: "The bifurcation diagram: drag along it",
-      x: { label: "learning rate η", domain: domain() },
-      y: { label: "x", domain: domain() },
-      aspect: wide,
-      redraw,
-    }),
-    cobweb: new Plot({
-      title: "The map of one step",
-      x: { label: "x", domain: domain() },
-      y: { label: "next x", domain: domain() },
-      aspect: square,
-      redraw,
-    }),
-    loss: new Plot({
-      title: "The loss",
-      x: { label: "x", domain: domain() },
-      y: { label: "L(x)", domain: domain() },
-      aspect: square,
-      redraw,
-    }),
-    time: new Plot({
-      title: "The iterate against the step",
-      x: { label: "step t", domain: domain() },
-      y: { label: "x", domain: domain() },
-      aspect: low,
-      redraw,
-    }),
-  };
-  for (const plot of [plots.diagram, plots.time]) plot.element.classList.add("pg-wide");
-  plots.diagram.onDrag((eta) => {
-    controls.eta.set(Number(eta.toFixed(3)));
-    changed();
-  });
-  for (const plot of [plots.cobweb, plots.loss]) {
-    plot.onDrag((x) => {
-      controls.x.set(Number(x.toFixed(2)));
-      changed();
-    });
-  }
-  plots.time.onDrag((t) => {
-    play.pause();
-    play.move(Math.round(t));
-  });
-  const line = status();
-  const verdict = h("p", { class: "pg-verdict" });
-  const table = facts("The long run in numbers");
-  let state = compute(form.values());
   /** @type {{shape: string, points: ReturnType<typeof diagram>} | undefined} */
   let kept;
-  const points = () => {
+  /** The diagram's points, which do not depend on the learning rate. */
+  const pointsOf = (/** @type {ReturnType<typeof compute>} */ state) => {
     if (kept?.shape !== state.shape) kept = { shape: state.shape, points: diagram(state) };
     return kept.points;
   };
-  const play = player({
-    length: () => state.last,
-    moved: redraw,
+  const shown = shownRun({
+    controls,
+    presets: PRESETS,
+    caption: "The long run in numbers",
+    compute,
+    length: (state) => state.last,
     rate: (length) => Math.max(3, length / 12),
-  });
-  const link = address({
-    values: form.values,
-    set: (values) => {
-      form.set(values);
-      play.pause();
-      state = compute(form.values());
-      play.move(Infinity);
-      refresh();
+    plots: (redraw) => ({
+      diagram: new Plot({
+        title: "The bifurcation diagram: drag along it",
+        x: { label: "learning rate η", domain: domain() },
+        y: { label: "x", domain: domain() },
+        aspect: wide,
+        redraw,
+      }),
+      cobweb: new Plot({
+        title: "The map of one step",
+        x: { label: "x", domain: domain() },
+        y: { label: "next x", domain: domain() },
+        aspect: square,
+        redraw,
+      }),
+      loss: new Plot({
+        title: "The loss",
+        x: { label: "x", domain: domain() },
+        y: { label: "L(x)", domain: domain() },
+        aspect: square,
+        redraw,
+      }),
+      time: new Plot({
+        title: "The iterate against the step",
+        x: { label: "step t", domain: domain() },
+        y: { label: "x", domain: domain() },
+        aspect: low,
+        redraw,
+      }),
+    }),
+    overSteps: ({ time }) => [time],
+    connect(plots, changed) {
+      plots.diagram.element.classList.add("pg-wide");
+      plots.diagram.onDrag((eta) => {
+        controls.eta.set(Number(eta.toFixed(3)));
+        changed();
+      });
+      for (const plot of [plots.cobweb, plots.loss]) {
+        plot.onDrag((x) => {
+          controls.x.set(Number(x.toFixed(2)));
+          changed();
+        });
+      }
+    },
+    describe(state, plots, given) {
+      const { eta, loss, reach, rates, period, settled, multiplier, cycle, last, x } = state;
+      plots.diagram.x.domain = rates;
+      plots.diagram.y.domain = [-reach, reach];
+      plots.cobweb.x.domain = plots.cobweb.y.domain = [-reach, reach];
+      plots.loss.x.domain = [-reach, reach];
+      const heights = Array.from({ length: 81 }, (_, i) => loss(reach * (i / 40 - 1)));
+      plots.loss.y.domain = [Math.min(0, ...heights), 1.05 * Math.max(...heights)];
+      plots.time.x.domain = [0, Math.max(1, last)];
+      plots.time.y.domain = [-reach, reach];
+      controls.eta.hint(`L″(0) = 1, so that 2/η = ${format(2 / eta)}`);
+      controls.skew.hint(given.loss === 2 ? "this loss has none" : "the third derivative at 0");
+      const end = longRun(state);
+      const attracts = Math.abs(multiplier) < 1;
+      const exact = cycle(eta);
+      return {
+        verdict: `${end[0].toUpperCase()}${end.slice(1)}.`,
+        rows: [
+          [
+            "Period",
+            settled.length === 0 ? "diverged" : period === 0 ? "none up to 32" : String(period),
+          ],
+          [
+            "Multiplier of the cycle",
+            period ? `${format(multiplier)}${attracts ? ": it attracts" : ""}` : "none",
+          ],
+          [
+            "Points",
+            period
+              ? settled
+                  .slice(0, Math.min(period, 4))
+                  .map((v) => format(v))
+                  .join(", ") + (period > 4 ? ", …" : "")
+              : "none",
+          ],
+          ["Exact symmetric cycle ±x", Number.isNaN(exact) ? "none" : `±${format(exact, 5)}`],
+          ["Mean of the long run", settled.length ? format(mean(settled, period)) : "diverged"],
+          [
+            "Steps until divergence",
+            last < x.length - 1 ? String(last + 1) : "none among those shown",
+          ],
+        ],
+      };
+    },
+    draw(state, plots, t) {
+      const { x, loss } = state;
+      drawDiagram(plots.diagram, state, () => pointsOf(state));
+      drawCobweb(plots.cobweb, state, t);
+      drawLoss(plots.loss, state, t);
+      drawTime(plots.time, state, t);
+      return `Step ${t} of ${state.last}: x = ${format(x[t], 4)}, loss ${format(loss(x[t]))}.`;
     },
   });
-
-  function changed() {
-    state = compute(form.values());
-    refresh();
-    link.write();
-  }
-
-  function refresh() {
-    const { eta, loss, reach, rates, period, settled, multiplier, cycle, last, x } = state;
-    const given = form.values();
-    play.refresh();
-    presets.mark(given);
-    plots.diagram.x.domain = rates;
-    plots.diagram.y.domain = [-reach, reach];
-    plots.cobweb.x.domain = plots.cobweb.y.domain = [-reach, reach];
-    plots.loss.x.domain = [-reach, reach];
-    const heights = Array.from({ length: 81 }, (_, i) => loss(reach * (i / 40 - 1)));
-    plots.loss.y.domain = [Math.min(0, ...heights), 1.05 * Math.max(...heights)];
-    plots.time.x.domain = [0, Math.max(1, last)];
-    plots.time.y.domain = [-reach, reach];
-    controls.eta.hint(`L″(0) = 1, so that 2/η = ${format(2 / eta)}`);
-    controls.skew.hint(given.loss === 2 ? "this loss has none" : "the third derivative at 0");
-    const end = longRun(state);
-    verdict.textContent = `${end[0].toUpperCase()}${end.slice(1)}.`;
-    const attracts = Math.abs(multiplier) < 1;
-    const exact = cycle(eta);
-    table.set([
-      [
-        "Period",
-        settled.length === 0 ? "diverged" : period === 0 ? "none up to 32" : String(period),
-      ],
-      [
-        "Multiplier of the cycle",
-        period ? `${format(multiplier)}${attracts ? ": it attracts" : ""}` : "none",
-      ],
-      [
-        "Points",
-        period
-          ? settled
-              .slice(0, Math.min(period, 4))
-              .map((v) => format(v))
-              .join(", ") + (period > 4 ? ", …" : "")
-          : "none",
-      ],
-      ["Exact symmetric cycle ±x", Number.isNaN(exact) ? "none" : `±${format(exact, 5)}`],
-      ["Mean of the long run", settled.length ? format(mean(settled, period)) : "diverged"],
-      ["Steps until divergence", last < x.length - 1 ? String(last + 1) : "none among those shown"],
-    ]);
-    redraw();
-  }
-
-  function draw() {
-    const t = play.at();
-    const { x, loss } = state;
-    line.say(`Step ${t} of ${state.last}: x = ${format(x[t], 4)}, loss ${format(loss(x[t]))}.`);
-    drawDiagram(plots.diagram, state, points);
-    drawCobweb(plots.cobweb, state, t);
-    drawLoss(plots.loss, state, t);
-    drawTime(plots.time, state, t);
-  }
-
-  refresh();
-  return {
-    elements: [
-      layout(
-        [presets.element, form.element],
-        [
-          h("div", { class: "pg-bar" }, play.element, link.element),
-          line.element,
-          verdict,
-          h("div", { class: "pg-plots" }, ...Object.values(plots).map((plot) => plot.element)),
-          table.element,
-        ],
-      ),
-    ],
-    values: form.values,
-    state: () => state,
-    at: play.at,
-    points,
-  };
+  return { ...shown, points: () => pointsOf(shown.state()) };
 });
 
 /** The mean over whole periods. @param {number[]} settled @param {number} period */

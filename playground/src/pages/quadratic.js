@@ -9,12 +9,11 @@ import {
   setViews,
 } from "../figures/quadratic.js";
 import * as quadratic from "../lib/quadratic.js";
-import { choice, panel, presetButtons, slider } from "../ui/controls.js";
-import { format, h } from "../ui/dom.js";
-import { facts } from "../ui/facts.js";
-import { address, frames, layout, mount, status } from "../ui/page.js";
-import { player } from "../ui/player.js";
+import { choice, slider } from "../ui/controls.js";
+import { format } from "../ui/dom.js";
+import { mount } from "../ui/page.js";
 import { Plot } from "../ui/plot.js";
+import { shownRun } from "../ui/run.js";
 
 /** @type {quadratic.Method[]} */
 const METHODS = ["gd", "heavy_ball", "nesterov"];
@@ -100,139 +99,85 @@ mount("quadratic", () => {
     y: slider({ key: "y", label: "Start along v₂", min: -2, max: 2, value: BASE.y, step: 0.01 }),
     steps: slider({ key: "steps", label: "Steps", min: 5, max: 200, value: BASE.steps, step: 5 }),
   };
-  const form = panel(Object.values(controls), changed);
-  const presets = presetButtons("Start from", PRESETS, (values) => {
-    form.set(values);
-    play.pause();
-    state = compute(form.values());
-    play.move(Infinity);
-    changed();
-  });
-  const drawing = frames(draw);
-  const redraw = drawing.request;
   const domain = () => /** @type {[number, number]} */ ([0, 1]);
-  const plots = {
-    plane: new Plot({
-      title: "The iterates over the loss",
-      x: { label: "x₁, along v₁", domain: [-REACH, REACH] },
-      y: { label: "x₂, along v₂", domain: [-REACH, REACH] },
-      aspect: square,
-      equal: true,
-      redraw,
-    }),
-    factor: new Plot({
-      title: "Factor per step against η",
-      x: { label: "learning rate η", domain: domain() },
-      y: { label: "spectral radius", domain: domain() },
-      aspect: square,
-      redraw,
-    }),
-    along: new Plot({
-      title: "The coordinates against the step",
-      x: { label: "step t", domain: domain() },
-      y: { label: "x₁, x₂", domain: domain() },
-      aspect: wide,
-      redraw,
-    }),
-    fall: new Plot({
-      title: "The loss against the step",
-      x: { label: "step t", domain: domain() },
-      y: { label: "loss", domain: [0.1, 1], log: true },
-      aspect: wide,
-      redraw,
-    }),
-  };
-  for (const plot of [plots.along, plots.fall]) {
-    plot.element.classList.add("pg-wide");
-    plot.onDrag((x) => {
-      play.pause();
-      play.move(Math.round(x));
-    });
-  }
-  plots.plane.onDrag((x, y) => {
-    controls.x.set(Number(x.toFixed(2)));
-    controls.y.set(Number(y.toFixed(2)));
-    changed();
-  });
-  plots.factor.onDrag((x) => {
-    controls.eta.set(Number(x.toFixed(2)));
-    changed();
-  });
-  const line = status();
-  const verdict = h("p", { class: "pg-verdict" });
-  const table = facts("In numbers");
-  let state = compute(form.values());
-  const play = player({
-    length: () => state.path.length - 1,
-    moved: redraw,
+  return shownRun({
+    controls,
+    presets: PRESETS,
+    caption: "In numbers",
+    compute,
+    length: (state) => state.path.length - 1,
     rate: (length) => Math.max(3, length / 10),
-  });
-  const link = address({
-    values: form.values,
-    set: (values) => {
-      form.set(values);
-      play.pause();
-      state = compute(form.values());
-      play.move(Infinity);
-      refresh();
+    plots: (redraw) => ({
+      plane: new Plot({
+        title: "The iterates over the loss",
+        x: { label: "x₁, along v₁", domain: [-REACH, REACH] },
+        y: { label: "x₂, along v₂", domain: [-REACH, REACH] },
+        aspect: square,
+        equal: true,
+        redraw,
+      }),
+      factor: new Plot({
+        title: "Factor per step against η",
+        x: { label: "learning rate η", domain: domain() },
+        y: { label: "spectral radius", domain: domain() },
+        aspect: square,
+        redraw,
+      }),
+      along: new Plot({
+        title: "The coordinates against the step",
+        x: { label: "step t", domain: domain() },
+        y: { label: "x₁, x₂", domain: domain() },
+        aspect: wide,
+        redraw,
+      }),
+      fall: new Plot({
+        title: "The loss against the step",
+        x: { label: "step t", domain: domain() },
+        y: { label: "loss", domain: [0.1, 1], log: true },
+        aspect: wide,
+        redraw,
+      }),
+    }),
+    overSteps: ({ along, fall }) => [along, fall],
+    connect({ plane, factor }, changed) {
+      plane.onDrag((x, y) => {
+        controls.x.set(Number(x.toFixed(2)));
+        controls.y.set(Number(y.toFixed(2)));
+        changed();
+      });
+      factor.onDrag((x) => {
+        controls.eta.set(Number(x.toFixed(2)));
+        changed();
+      });
+    },
+    describe(state, plots) {
+      const { eta, lambdas, edge, radii, method } = state;
+      setViews(plots, state);
+      controls.eta.hint(`η λ₁ = ${format(eta * lambdas[0])}, η λ₂ = ${format(eta * lambdas[1])}`);
+      controls.beta.hint(method === "gd" ? "gradient descent has none" : "");
+      controls.ratio.hint(`λ₂ = ${format(lambdas[1])}`);
+      const [best, rate] = quadratic.bestLearningRate(lambdas);
+      return {
+        verdict: describeOutcome(state),
+        rows: [
+          ["Edge of stability, the largest stable η", format(edge)],
+          ["Factor per step along v₁", format(radii[0])],
+          ["Factor per step along v₂", format(radii[1])],
+          ["Best η of gradient descent, 2/(λ₁ + λ₂)", `${format(best)}, factor ${format(rate)}`],
+          ["Condition number λ₁/λ₂", format(lambdas[0] / lambdas[1])],
+        ],
+      };
+    },
+    draw(state, plots, t) {
+      const [x, y] = state.path[t];
+      drawPlane(plots.plane, state, t);
+      drawFactor(plots.factor, state);
+      drawAlong(plots.along, state, t);
+      drawFall(plots.fall, state, t);
+      return (
+        `Step ${t} of ${state.path.length - 1}: x₁ = ${format(x)}, x₂ = ${format(y)}, ` +
+        `loss ${format(state.losses[t])}.`
+      );
     },
   });
-
-  function changed() {
-    state = compute(form.values());
-    refresh();
-    link.write();
-  }
-
-  function refresh() {
-    const { eta, lambdas, edge, radii, method } = state;
-    play.refresh();
-    presets.mark(form.values());
-    setViews(plots, state);
-    controls.eta.hint(`η λ₁ = ${format(eta * lambdas[0])}, η λ₂ = ${format(eta * lambdas[1])}`);
-    controls.beta.hint(method === "gd" ? "gradient descent has none" : "");
-    controls.ratio.hint(`λ₂ = ${format(lambdas[1])}`);
-    verdict.textContent = describeOutcome(state);
-    const [best, rate] = quadratic.bestLearningRate(lambdas);
-    table.set([
-      ["Edge of stability, the largest stable η", format(edge)],
-      ["Factor per step along v₁", format(radii[0])],
-      ["Factor per step along v₂", format(radii[1])],
-      ["Best η of gradient descent, 2/(λ₁ + λ₂)", `${format(best)}, factor ${format(rate)}`],
-      ["Condition number λ₁/λ₂", format(lambdas[0] / lambdas[1])],
-    ]);
-    redraw();
-  }
-
-  function draw() {
-    const t = play.at();
-    const [x, y] = state.path[t];
-    line.say(
-      `Step ${t} of ${state.path.length - 1}: x₁ = ${format(x)}, x₂ = ${format(y)}, ` +
-        `loss ${format(state.losses[t])}.`,
-    );
-    drawPlane(plots.plane, state, t);
-    drawFactor(plots.factor, state);
-    drawAlong(plots.along, state, t);
-    drawFall(plots.fall, state, t);
-  }
-
-  refresh();
-  return {
-    elements: [
-      layout(
-        [presets.element, form.element],
-        [
-          h("div", { class: "pg-bar" }, play.element, link.element),
-          line.element,
-          verdict,
-          h("div", { class: "pg-plots" }, ...Object.values(plots).map((plot) => plot.element)),
-          table.element,
-        ],
-      ),
-    ],
-    values: form.values,
-    state: () => state,
-    at: play.at,
-  };
 });
