@@ -74,8 +74,14 @@ export class EpisodeFinder {
     if (!this.#current) {
       const { step: start, memory } = lowest;
       this.#current = {
-        start, peak: step, end: step, explained: false, open: true,
-        height: -Infinity, exceeded: lowest.exceeded, memory,
+        start,
+        peak: step,
+        end: step,
+        explained: false,
+        open: true,
+        height: -Infinity,
+        exceeded: lowest.exceeded,
+        memory,
       };
     }
     const current = this.#current;

@@ -19,7 +19,10 @@ export const NETWORKS = [
 export const TASKS = [
   { name: "one wave", f: (/** @type {number} */ x) => Math.sin(Math.PI * x) },
   { name: "a bump", f: (/** @type {number} */ x) => 1 / (1 + 25 * x * x) },
-  { name: "Chebyshev polynomial T₅", f: (/** @type {number} */ x) => x * (5 + x * x * (16 * x * x - 20)) },
+  {
+    name: "Chebyshev polynomial T₅",
+    f: (/** @type {number} */ x) => x * (5 + x * x * (16 * x * x - 20)),
+  },
 ];
 
 export const BATCHES = [EXAMPLES, 16, 8, 4];
@@ -32,8 +35,16 @@ export const DIVERGED = 1e9;
 
 /** What is recorded of each step, in this order. */
 export const COLUMNS = /** @type {const} */ ([
-  "loss", "lambda1", "lambda2", "lambda3", "eta", "lagOverlap", "startOverlap", "spanOverlap",
-  "products", "residual",
+  "loss",
+  "lambda1",
+  "lambda2",
+  "lambda3",
+  "eta",
+  "lagOverlap",
+  "startOverlap",
+  "spanOverlap",
+  "products",
+  "residual",
 ]);
 
 /**
@@ -94,11 +105,16 @@ export class TrainingRun {
     const before = this.#past[this.#past.length - 1 - lag];
     const start = this.finder.remembered;
     return [
-      loss, values[0], values[1], values[2] ?? NaN, eta,
+      loss,
+      values[0],
+      values[1],
+      values[2] ?? NaN,
+      eta,
       before ? overlap(before[0], vectors[0]) : NaN,
       start ? overlap(start, vectors[0]) : NaN,
       before ? spanOverlap(before, vectors) : NaN,
-      products, residual,
+      products,
+      residual,
     ];
   }
 

@@ -1,7 +1,5 @@
 /** The playground of a real network: trained in a worker, measured at every step. */
-import {
-  BATCHES, COLUMNS, EXAMPLES, LAGS, NETWORKS, TASKS, grid,
-} from "../lib/training.js";
+import { BATCHES, COLUMNS, EXAMPLES, LAGS, NETWORKS, TASKS, grid } from "../lib/training.js";
 import { choice, panel, presetButtons, slider } from "../ui/controls.js";
 import { format, h } from "../ui/dom.js";
 import { facts } from "../ui/facts.js";
@@ -42,31 +40,62 @@ const WIDE = (/** @type {number} */ width) => (width > 560 ? 3.1 : 1.45);
 
 mount("network", () => {
   const rate = slider({
-    key: "eta", label: "Learning rate η", min: 0.01, max: 3, value: BASE.eta, scale: "log",
+    key: "eta",
+    label: "Learning rate η",
+    min: 0.01,
+    max: 3,
+    value: BASE.eta,
+    scale: "log",
     say: (eta) => `${format(eta)}, threshold ${format(2 / eta)}`,
   });
   const form = panel(
     [
       rate,
       choice({
-        key: "batch", label: "Examples in a step", value: 0,
-        options: BATCHES.map((b) => (b === EXAMPLES ? `All ${b}: full batch` : `${b}: minibatches`)),
+        key: "batch",
+        label: "Examples in a step",
+        value: 0,
+        options: BATCHES.map((b) =>
+          b === EXAMPLES ? `All ${b}: full batch` : `${b}: minibatches`,
+        ),
       }),
       choice({
-        key: "net", label: "Network", value: BASE.net,
+        key: "net",
+        label: "Network",
+        value: BASE.net,
         options: NETWORKS.map((w) => w.join("–") + (w.length > 2 ? "" : ": a linear model")),
       }),
       choice({ key: "task", label: "Function to learn", options: TASKS.map(({ name }) => name) }),
-      slider({ key: "scale", label: "Size of the first weights", min: 0.2, max: 3, value: BASE.scale, scale: "log" }),
+      slider({
+        key: "scale",
+        label: "Size of the first weights",
+        min: 0.2,
+        max: 3,
+        value: BASE.scale,
+        scale: "log",
+      }),
       slider({ key: "seed", label: "Seed", min: 1, max: 99, value: 1, step: 1 }),
       choice({
-        key: "lag", label: "Compare v₁ with itself", value: 2,
+        key: "lag",
+        label: "Compare v₁ with itself",
+        value: 2,
         options: LAGS.map((k) => (k === 1 ? "1 step ago" : `${k} steps ago`)),
       }),
-      choice({ key: "angle", label: "Rotation shown as", options: ["overlap, |cos|", "angle, degrees"] }),
-      choice({ key: "speed", label: "Speed", value: 1, options: SPEEDS.map((s) => `${s} steps a second`) }),
       choice({
-        key: "view", label: "Plots show", value: 1,
+        key: "angle",
+        label: "Rotation shown as",
+        options: ["overlap, |cos|", "angle, degrees"],
+      }),
+      choice({
+        key: "speed",
+        label: "Speed",
+        value: 1,
+        options: SPEEDS.map((s) => `${s} steps a second`),
+      }),
+      choice({
+        key: "view",
+        label: "Plots show",
+        value: 1,
         options: VIEWS.map((v) => (v < Infinity ? `the last ${v} steps` : "all steps")),
       }),
     ],
@@ -82,19 +111,30 @@ mount("network", () => {
   const x = () => ({ label: "step", domain: /** @type {[number, number]} */ ([0, 1]) });
   const spectrum = new Plot({
     title: "The three largest Hessian eigenvalues",
-    x: x(), y: { label: "eigenvalue", domain: [0, 1] }, aspect: WIDE, redraw,
+    x: x(),
+    y: { label: "eigenvalue", domain: [0, 1] },
+    aspect: WIDE,
+    redraw,
   });
   const rotation = new Plot({
     title: "Rotation of the leading eigenvector v₁",
-    x: x(), y: { label: "", domain: [0, 1] }, aspect: WIDE, redraw,
+    x: x(),
+    y: { label: "", domain: [0, 1] },
+    aspect: WIDE,
+    redraw,
   });
   const losses = new Plot({
-    title: "Training loss", x: x(), y: { label: "loss", domain: [1e-3, 1], log: true, format: powerOfTen },
-    aspect: WIDE, redraw,
+    title: "Training loss",
+    x: x(),
+    y: { label: "loss", domain: [1e-3, 1], log: true, format: powerOfTen },
+    aspect: WIDE,
+    redraw,
   });
   const fit = new Plot({
     title: "What the network has learned",
-    x: { label: "input x", domain: [-1.08, 1.08] }, y: { label: "output", domain: [-1.4, 1.4] }, redraw,
+    x: { label: "input x", domain: [-1.08, 1.08] },
+    y: { label: "output", domain: [-1.4, 1.4] },
+    redraw,
   });
   const line = status();
   const table = facts("The latest step in numbers");
@@ -250,7 +290,8 @@ mount("network", () => {
     for (const plot of [losses, spectrum, rotation]) {
       plot.x.domain = [first, end];
       // A label at the very end would be cut off.
-      plot.x.format = (step) => (step > end - 0.03 * (end - first) ? "" : step.toLocaleString("en-US"));
+      plot.x.format = (step) =>
+        step > end - 0.03 * (end - first) ? "" : step.toLocaleString("en-US");
     }
     rate.hint(`unstable above 2/η = ${format(2 / values.eta)}`);
     drawSpectrum(window);
@@ -310,17 +351,23 @@ mount("network", () => {
       trace(p, "lambda3", window, { color: "purple" });
       trace(p, "lambda2", window, { color: "green" });
       trace(p, "lambda1", window, { color: "blue", width: 2 });
-      if (history.length) p.point(last, history.last("lambda1"), { color: "blue", size: 4, ring: true });
+      if (history.length)
+        p.point(last, history.last("lambda1"), { color: "blue", size: 4, ring: true });
       if (far) {
         p.text(`2/η = ${format(now)} is far above ↑`, window.end, limit, {
-          align: "right", dx: -6, dy: 12, color: "vermillion",
+          align: "right",
+          dx: -6,
+          dy: 12,
+          color: "vermillion",
         });
       }
     });
     if (!speak) return;
     spectrum.describe(
       history.length
-        ? `Eigenvalues over the steps. Now ${leading().map((v) => format(v)).join(", ")}; ` +
+        ? `Eigenvalues over the steps. Now ${leading()
+            .map((v) => format(v))
+            .join(", ")}; ` +
             `threshold ${format(now)}, crossed ${crossings(first, last)} times in view.`
         : "Eigenvalues over the steps; none yet.",
     );
@@ -352,9 +399,15 @@ mount("network", () => {
       for (const v of history.column(name).subarray(first, last + 1)) if (v < least) least = v;
     }
     // The scale has few sizes, so that it does not change all the time.
-    const [most, bottom] = [[15, 0.9], [45, 0.5], [90, 0]].find(([, v]) => least >= v) ?? [90, 0];
+    const [most, bottom] = [
+      [15, 0.9],
+      [45, 0.5],
+      [90, 0],
+    ].find(([, v]) => least >= v) ?? [90, 0];
     rotation.y.domain = angle ? [0, 1.03 * most] : [bottom, 1 + 0.03 * (1 - bottom)];
-    rotation.y.ticks = angle ? [0, 5, 10, 15, 30, 45, 60, 90].filter((v) => most < 30 || v % 15 === 0) : undefined;
+    rotation.y.ticks = angle
+      ? [0, 5, 10, 15, 30, 45, 60, 90].filter((v) => most < 30 || v % 15 === 0)
+      : undefined;
     const [one, two] = [history.column("lambda1"), history.column("lambda2")];
     /** @type {number[]} */
     const near = [];
@@ -372,7 +425,10 @@ mount("network", () => {
       trace(p, "spanOverlap", window, { color: "grey", dash: [2, 3] }, shape);
       trace(p, "startOverlap", window, { color: "vermillion" }, shape);
       trace(p, "lagOverlap", window, { color: "blue", width: 1.8 }, shape);
-      p.segments(near.map((i) => [i, angle ? 0 : bottom, i + 1, angle ? 0 : bottom]), { color: "purple", width: 7 });
+      p.segments(
+        near.map((i) => [i, angle ? 0 : bottom, i + 1, angle ? 0 : bottom]),
+        { color: "purple", width: 7 },
+      );
     });
     if (!speak) return;
     const said = (/** @type {string} */ name) => format(history.length ? history.last(name) : NaN);
@@ -407,7 +463,9 @@ mount("network", () => {
     });
     if (!speak) return;
     losses.describe(
-      history.length ? `Loss over the steps, now ${format(history.last("loss"))}.` : "Loss over the steps.",
+      history.length
+        ? `Loss over the steps, now ${format(history.last("loss"))}.`
+        : "Loss over the steps.",
     );
   }
 
@@ -419,13 +477,16 @@ mount("network", () => {
       { text: "network", color: "blue", shape: "line" },
     ]);
     fit.draw("", none, (p) => {
-      for (const input of inputs) p.point(input, TASKS[task].f(input), { color: "vermillion", size: 3 });
+      for (const input of inputs)
+        p.point(input, TASKS[task].f(input), { color: "vermillion", size: 3 });
       if (latest) p.line(grid(latest.fit.length), latest.fit, { color: "blue", width: 2 });
     });
     if (!speak) return;
     fit.describe(
       `The ${EXAMPLES} examples of ${TASKS[task].name}, and the function that the network computes` +
-        (history.length ? `, off by ${format(Math.sqrt(2 * history.last("loss")))} in root mean square.` : "."),
+        (history.length
+          ? `, off by ${format(Math.sqrt(2 * history.last("loss")))} in root mean square.`
+          : "."),
     );
   }
 
@@ -459,22 +520,24 @@ mount("network", () => {
       ],
     ]);
     line.say(
-      broken ? broken
-      : latest?.diverged
-        ? `Diverged: at step ${t} the loss is beyond 10⁹ or no number. Lower η and press Reset.`
-      : t >= LAST ? `The run ends here, at ${LAST} steps. Reset begins it again.`
-      : t === 0
-        ? `Before the first step: sharpness ${format(sharpness)}, threshold 2/η = ${format(2 / eta)}. Press Play.`
-      : !full
-        ? `Minibatches of ${BATCHES[batch]}: noise, too, raises the loss. Sharpness ` +
-          `${sharpness > 2 / eta ? "above" : "below"} 2/η.`
-      : current?.open
-        ? `Instability ${episodes.length}, since step ${current.start}: the loss is above its minimum, and v₁ turns.`
-      : sharpness > 2 / eta
-        ? "Sharpness above 2/η: each step multiplies the displacement along v₁, still too small to see in the loss."
-      : episodes.length
-        ? `Stable again: the sharpness is below 2/η. Instabilities so far: ${episodes.length}.`
-        : "Stable: the sharpness is below 2/η.",
+      broken
+        ? broken
+        : latest?.diverged
+          ? `Diverged: at step ${t} the loss is beyond 10⁹ or no number. Lower η and press Reset.`
+          : t >= LAST
+            ? `The run ends here, at ${LAST} steps. Reset begins it again.`
+            : t === 0
+              ? `Before the first step: sharpness ${format(sharpness)}, threshold 2/η = ${format(2 / eta)}. Press Play.`
+              : !full
+                ? `Minibatches of ${BATCHES[batch]}: noise, too, raises the loss. Sharpness ` +
+                  `${sharpness > 2 / eta ? "above" : "below"} 2/η.`
+                : current?.open
+                  ? `Instability ${episodes.length}, since step ${current.start}: the loss is above its minimum, and v₁ turns.`
+                  : sharpness > 2 / eta
+                    ? "Sharpness above 2/η: each step multiplies the displacement along v₁, still too small to see in the loss."
+                    : episodes.length
+                      ? `Stable again: the sharpness is below 2/η. Instabilities so far: ${episodes.length}.`
+                      : "Stable: the sharpness is below 2/η.",
     );
   }
 
@@ -486,13 +549,25 @@ mount("network", () => {
         [
           h("div", { class: "pg-bar" }, run.element, link.element),
           line.element,
-          h("div", { class: "pg-plots" },
-            wide(spectrum), wide(rotation), wide(losses), fit.element, table.element),
+          h(
+            "div",
+            { class: "pg-plots" },
+            wide(spectrum),
+            wide(rotation),
+            wide(losses),
+            fit.element,
+            table.element,
+          ),
         ],
       ),
     ],
-    values: form.values, history: () => history, latest: () => latest, runs: () => runs, busy: () => busy,
-    playing: run.playing, times: drawing.times,
+    values: form.values,
+    history: () => history,
+    latest: () => latest,
+    runs: () => runs,
+    busy: () => busy,
+    playing: run.playing,
+    times: drawing.times,
   };
 });
 

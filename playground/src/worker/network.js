@@ -55,7 +55,11 @@ self.onmessage = (/** @type {MessageEvent<Request>} */ { data }) => {
     records: Float64Array.from(records),
     fit: curve.outputs().slice(),
     episodes: run.finder.episodes.map(({ start, peak, end, explained, open }) => ({
-      start, peak, end, explained, open,
+      start,
+      peak,
+      end,
+      explained,
+      open,
     })),
     diverged: run.diverged,
     seconds: (performance.now() - begin) / 1000,
@@ -63,4 +67,3 @@ self.onmessage = (/** @type {MessageEvent<Request>} */ { data }) => {
   // Not window.postMessage, which the compiler takes it for: it is handed a list to transfer.
   /** @type {any} */ (self).postMessage(answer, [answer.records.buffer, answer.fit.buffer]);
 };
-
