@@ -69,7 +69,7 @@ class TrackedPairs(EigenResult):
 
 
 class EigenTracker:
-    r"""The k leading eigenpairs of a Hessian along a trajectory, at k + guard products a step or more.
+    r"""The k leading eigenpairs of a Hessian along a trajectory, warm-started at every step.
 
     Call ``update`` with the operator of each step::
 
@@ -89,10 +89,10 @@ class EigenTracker:
     is seen at the latest at the next scan, provided that it has by then left the bulk of the
     others (``scan`` products find an isolated eigenvalue, not one inside a dense spectrum).
 
-    What a step costs beyond k + ``guard`` products depends on how dense the spectrum is below the
-    k-th eigenvalue. At the edge of stability, where eigenvalues nearly repeat, several corrections
-    a step are usual: ``results/benchmarks/tracking.md`` has the counts on an MLP and on a CNN,
-    beside those of LOBPCG and of warm-started Lanczos.
+    A step costs k + ``guard`` products or more; how many more depends on how dense the spectrum is
+    below the k-th eigenvalue. At the edge of stability, where eigenvalues nearly repeat, several
+    are usual: ``results/benchmarks/tracking.md`` has the counts on an MLP and on a CNN, beside
+    those of LOBPCG and of warm-started Lanczos.
 
     Memory: (history + 1) (k + guard + 1) n numbers, and 2 m n during a step of m products.
 
