@@ -116,13 +116,16 @@ def poor_alternatives(page: Path) -> list[str]:
         if (
             len(alternative) <= 15
             or len(alternative.split()) < 4
-            or re.search(
-                r"_images|\.(svg|png)\b|^(image|figure|picture|plot) of\b", alternative, re.I
-            )
+            or EMPTY_WORDS.search(alternative)
             or without_space(alternative) in without_space(captions)
         ):
             poor.append(str(image))
     return poor
+
+
+@every_page
+def test_no_warning_or_progress_bar_is_shown(page):
+    assert soup(page).select("article .output.stderr") == []
 
 
 @every_page
