@@ -87,6 +87,15 @@ def test_D1_minima_are_rank_one_with_the_stated_eigenpair(depth, y, log_ratio, s
     assert abs(abs(inverse @ network.leading_eigenvector(theta)) - 1) <= 100 * depth**2 * EPS
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4, 5])
+def test_start_is_a_minimum_where_the_random_direction_nearly_vanishes(depth):
+    # Among thousands of draws some nearly agree, and what is left of them is mostly rounding.
+    network = DiagonalNetwork(depth, 1.0)
+    sharpness = np.full(4000, network.flattest_sharpness * np.exp(3.0))
+    theta = network.start_with_sharpness(sharpness, np.random.default_rng(1))
+    assert np.abs(network.residual(theta)).max() <= 100 * depth * EPS
+
+
 @given(st.integers(2, 6), targets, st.integers(0, 2**32 - 1))
 def test_D1_no_minimum_is_flatter_than_the_balanced_one(depth, y, seed):
     network = DiagonalNetwork(depth, y)
