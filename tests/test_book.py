@@ -97,6 +97,11 @@ def test_internal_links_lead_somewhere(page):
     assert broken_links(page) == []
 
 
+@every_page
+def test_page_names_no_folder_of_the_machine_that_built_it(page):
+    assert str(ROOT) not in page.read_text(encoding="utf-8")
+
+
 # What an alternative text must not be: a file's name, or an announcement of what is plain.
 EMPTY_WORDS = re.compile(r"_images|\.(svg|png)\b|^(image|figure|picture|plot) of\b", re.IGNORECASE)
 
