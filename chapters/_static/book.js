@@ -15,26 +15,55 @@
     }
   }
 
-  // A formula in a line of text cannot be broken: one that is too wide is set smaller, to 70 % at
-  // the most, below which it could not be read.
+  // A formula cannot be broken: one that is too wide is set smaller, to 70 % at the most, below
+  // which it could not be read. What is still too wide then scrolls, with a hint that it does.
   const formulas = ".bd-content mjx-container:not([display])";
   const lines = "p, li, dd, figcaption, h1, h2, h3, h4";
+  const displays = ".bd-content div.math";
 
-  function fit() {
+  const widthOf = (formula) => formula.firstElementChild?.getBoundingClientRect().width ?? 0;
+
+  function reset() {
     for (const formula of document.querySelectorAll(".bd-content mjx-container[data-size]")) {
       formula.style.fontSize = formula.dataset.size;
       delete formula.dataset.size;
     }
+    for (const display of document.querySelectorAll(displays)) {
+      display.classList.remove("number-below", "scrolls");
+    }
+  }
+
+  function shrink(formula, ratio) {
+    formula.dataset.size = formula.style.fontSize;
+    const size = parseFloat(getComputedStyle(formula).fontSize) * Math.max(0.7, 0.99 * ratio);
+    formula.style.setProperty("font-size", `${size}px`, "important");
+  }
+
+  function fit() {
+    reset();
     const wide = [];
     for (const formula of document.querySelectorAll(formulas)) {
       const room = formula.closest(lines)?.clientWidth ?? 0;
-      const width = formula.firstElementChild?.getBoundingClientRect().width ?? 0;
+      const width = widthOf(formula);
       if (room > 0 && width > room && !formula.closest("table")) wide.push([formula, room / width]);
     }
-    for (const [formula, ratio] of wide) {
-      formula.dataset.size = formula.style.fontSize;
-      const size = parseFloat(getComputedStyle(formula).fontSize) * Math.max(0.7, 0.99 * ratio);
-      formula.style.setProperty("font-size", `${size}px`, "important");
+    // The number of a formula that needs its room stands on a line of its own.
+    const crowded = [];
+    for (const display of document.querySelectorAll(displays)) {
+      const formula = display.querySelector("mjx-container[display='true']");
+      const room = display.clientWidth;
+      if (!formula || room === 0) continue;
+      const width = widthOf(formula);
+      const number = display.querySelector(".eqno");
+      const gap = parseFloat(getComputedStyle(display).columnGap) || 0;
+      if (number && width > room - number.offsetWidth - gap) crowded.push(display);
+      if (width > room) wide.push([formula, room / width]);
+    }
+    for (const display of crowded) display.classList.add("number-below");
+    for (const [formula, ratio] of wide) shrink(formula, ratio);
+    for (const [formula] of wide) {
+      const scrolls = widthOf(formula) > formula.clientWidth + 1;
+      formula.closest("div.math")?.classList.toggle("scrolls", scrolls);
     }
   }
 
