@@ -25,6 +25,26 @@ def output_hessian(depth, theta):
 # --- D1 ---------------------------------------------------------------------------------------
 
 
+@given(st.integers(2, 5), targets, st.floats(-3, 3), seeds)
+def test_D1_the_residual_changes_the_spectrum_but_not_its_sum(depth, y, factor, seed):
+    # Exercise ex-d1-trace: the one exception is depth two at r = -2 pi.
+    generator = np.random.default_rng(seed)
+    theta = generator.choice([-1.0, 1.0], depth) * generator.uniform(0.5, 1.5, depth)
+    output = np.prod(theta)
+    p = output / theta
+    alone = np.zeros(depth)
+    alone[0] = p @ p
+    for r in (factor * output, -2 * output):
+        values = DiagonalNetwork(depth, output - r).eigenvalues(theta)
+        rounding = 100 * depth * EPS * (p @ p) * (1 + abs(r / output))
+        assert abs(values.sum() - p @ p) <= rounding
+        same = np.abs(values - alone).max() <= rounding
+        if r == -2 * output:
+            assert same == (depth == 2)
+        elif abs(factor) > 1e-3 and abs(factor + 2) > 1e-3:
+            assert not same
+
+
 @given(st.integers(2, 5), st.integers(2, 5), targets, seeds)
 def test_D1_critical_points(depth, zeros, y, seed):
     assume(zeros <= depth)

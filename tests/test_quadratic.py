@@ -97,6 +97,27 @@ def test_Q1_best_step_is_best_and_has_its_rate(seed, n):
     assert (factors >= rate - 100 * n * EPS).all()
 
 
+@given(st.floats(1.01, 50), st.floats(-1, 1), st.floats(-1, 1))
+def test_Q1_no_two_steps_beat_the_schedule_of_chebyshev(condition, u, v):
+    low, high = 1 / condition, 1.0
+    middle, width = (high + low) / 2, (high - low) / 2
+    steps = 1 / (middle + np.array([1, -1]) * width / np.sqrt(2))
+
+    def worst(first, second):
+        # A polynomial of degree two has its extremes at the ends or at its vertex.
+        roots = np.array([first, second])
+        at = [low, high]
+        if roots.prod() != 0:
+            at.append(np.clip(np.mean(1 / roots), low, high))
+        return np.abs((1 - first * np.array(at)) * (1 - second * np.array(at))).max()
+
+    best = worst(*steps)
+    assert np.isclose(best, 1 / (2 * (middle / width) ** 2 - 1), rtol=1e-6)
+    assert worst(steps[0] + u, steps[1] + v) >= best * (1 - 1e-9)
+    if abs(condition - (1 + np.sqrt(2))) > 1e-9:
+        assert (steps.max() > 2 / high) == (condition > 1 + np.sqrt(2))
+
+
 # --- Q2 -------------------------------------------------------------------------------------
 
 
@@ -187,6 +208,22 @@ def test_Q3_companion_matrix_describes_the_iterates(method, beta, product, seed)
         state = matrix @ state
         # Rounding of eight steps, relative to the largest iterate, grown by at most 7 a step.
         assert abs(state[0] - path[t + 1]) <= 1e3 * EPS * np.abs(path).max() * 7 ** (t / 2)
+
+
+@pytest.mark.parametrize("method", quadratic.METHODS)
+def test_Q3_a_start_at_rest_decides_the_same(method):
+    for beta in (0.0, 0.5, 0.9):
+        extra = options(method, beta)
+        threshold = float(quadratic.stability_threshold(method, 1.0, **extra))
+        for ratio in (0.95, 1.05):
+            matrix = quadratic.companion_matrix(method, ratio * threshold, 1.0, **extra)
+            rest = np.ones(2)
+            assert np.linalg.det([rest, matrix @ rest]) > 0, "rest and its image span the plane"
+            path = quadratic.iterate(method, [ratio * threshold], [1.0], 1.0, 400, **extra)
+            # 0.98^400 < 4e-4 and 1.01^400 > 50 leave room for eigenvectors that are not orthogonal.
+            radius = np.abs(eigvals(matrix)).max()
+            assert radius < 0.98 if ratio < 1 else radius > 1.01
+            assert np.abs(path[-2:]).max() < 0.1 if ratio < 1 else np.abs(path[-2:]).max() > 10
 
 
 def test_Q3_values():
