@@ -21,7 +21,37 @@
   const lines = "p, li, dd, figcaption, h1, h2, h3, h4";
   const displays = ".bd-content div.math";
 
-  const widthOf = (formula) => formula.firstElementChild?.getBoundingClientRect().width ?? 0;
+  const widthOf = (formula) =>
+    (formula.closest(".unbroken") ?? formula.firstElementChild)?.getBoundingClientRect().width ?? 0;
+
+  // A comma after a formula, or a bracket before it, stays on its line.
+  function hold() {
+    for (const formula of document.querySelectorAll(formulas)) {
+      const math = formula.closest("span.math") ?? formula;
+      const { previousSibling: before, nextSibling: after } = math;
+      const start = before?.nodeType === 3 ? before.data.search(/\S{1,4}$/) : -1;
+      const end = after?.nodeType === 3 ? after.data.match(/^\S{1,8}/)?.[0].length : 0;
+      if (start < 0 && !end) continue;
+      const group = document.createElement("span");
+      group.className = "unbroken";
+      math.replaceWith(group);
+      if (start >= 0) group.append(before.splitText(start));
+      group.append(math);
+      if (end) {
+        after.splitText(end);
+        group.append(after);
+      }
+    }
+  }
+
+  // The name of a test may break after a mark rather than within a word.
+  function divide() {
+    for (const name of document.querySelectorAll(".bd-content code.literal .pre")) {
+      if (name.childElementCount > 0 || name.textContent.length < 24) continue;
+      const parts = name.textContent.match(/[^_/:.=]+[_/:.=]*|[_/:.=]+/g);
+      name.replaceChildren(...parts.flatMap((part) => [part, document.createElement("wbr")]));
+    }
+  }
 
   function reset() {
     for (const formula of document.querySelectorAll(".bd-content mjx-container[data-size]")) {
@@ -69,6 +99,8 @@
 
   window.addEventListener("load", async () => {
     await window.MathJax?.startup?.promise;
+    hold();
+    divide();
     const adapt = () => {
       fit();
       update();
