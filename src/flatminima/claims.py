@@ -10,6 +10,7 @@ claim whose evidence is missing raises `MissingEvidenceError` and never passes f
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -38,6 +39,8 @@ MEASURES = {
 }
 ARCHITECTURES = {"tanh": "tanh", "relu": "ReLU", "deep": "tanh, four hidden layers"}
 NETWORKS = {"tanh": "tanh MLP", "relu": "ReLU MLP", "cnn": "CNN"}
+REPEATS = {"flatness": ("flatness", "cifar")}
+"""Experiments that put the same question to other data; the claims are judged by all of them."""
 _VALUE = r"[+-]?\d+(?:\.\d+)?"
 _INTERVAL = re.compile(rf"({_VALUE}) \[({_VALUE}), ({_VALUE})\]")
 _NUMBER = re.compile(rf"({_VALUE})(%| × 10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?")
@@ -167,9 +170,9 @@ class Evidence:
         return parse_interval(self.text(document, name))
 
     def settings(self, name: str) -> list[tuple[str, Result]]:
-        """The stored result, one part for each data set and network, with what tells it apart.
+        """The stored result and its repeats, one part for each data set and network, with its name.
 
-        The name of a part is empty if there is one only.
+        The name is what tells a part from the others, and empty if there is one only.
 
         Raises:
             MissingEvidenceError: if the experiment is not stored at the default preset.
@@ -179,15 +182,15 @@ class Evidence:
         return found if len(found) > 1 else [("", found[0][1])]
 
     def stored(self, name: str) -> list[Result]:
-        """The stored result at each preset that counts.
+        """The stored result and its repeats at each preset that counts.
 
         Raises:
             MissingEvidenceError, CorruptResultError: as `settings`.
         """
         found = []
-        for preset in LARGE_PRESETS:
+        for one, preset in itertools.product(REPEATS.get(name, (name,)), LARGE_PRESETS):
             try:
-                stored = self.load(name, preset)
+                stored = self.load(one, preset)
             except results.MissingResultError as error:
                 if preset == "default":
                     raise MissingEvidenceError(str(error)) from error
@@ -307,7 +310,11 @@ def _split(stored: Result) -> list[tuple[str, Result]]:
     parts = []
     for place in places:
         part = stored.where(**dict(zip(fields, place, strict=True)))
-        data = {"fashion-mnist-subset": "Fashion-MNIST subset", "cifar10": "CIFAR-10"}
+        data = {
+            "fashion-mnist-subset": "Fashion-MNIST subset",
+            "cifar10": "CIFAR-10",
+            "cifar10-subset": "CIFAR-10 subset",
+        }
         names = [data.get(str(place[0]), str(place[0])), *(str(p) for p in place[1:-1])]
         parts.append((", ".join(names), part))
     return parts
