@@ -372,6 +372,13 @@ def test_every_experiment_has_a_stored_result_and_the_reverse():
     assert tables <= set(STORED)
 
 
+def test_a_program_that_loads_a_result_ends_well():
+    """Read by Arrow's threads from a Python file, about three interpreters in ten aborted."""
+    program = "from flatminima import results; results.load('flatness')"
+    for _ in range(8):
+        subprocess.run([sys.executable, "-c", program], check=True)
+
+
 # Without an experiment there is nothing to run again; the test above fails if there should be.
 @pytest.mark.parametrize(("preset", "name"), STORED, ids=lambda word: word)
 def test_a_random_row_of_a_stored_result_comes_out_again(preset, name):

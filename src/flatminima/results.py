@@ -442,7 +442,10 @@ def _read(path: Path, name: str, preset: str) -> Result:
     if hashlib.sha256(content).hexdigest() != record["sha256"]:
         message = f"{path.with_suffix('.parquet')} is not the file that its record describes"
         raise CorruptResultError(f"{message}. {remedy}")
-    return Result(parquet.read_table(io.BytesIO(content)), record)
+    # Without threads, and not from a Python file: a thread of Arrow that still holds something when
+    # the interpreter ends aborts it.
+    table = parquet.read_table(pa.BufferReader(content), use_threads=False, pre_buffer=False)
+    return Result(table, record)
 
 
 def _distinct(values: Any) -> list:
