@@ -218,6 +218,94 @@ class Page:
     def errors(self):
         return [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
 
+    def press(self, *keys):
+        """Press keys wherever the focus is."""
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def touch(self, canvas, *places, lift=True):
+        """Put a finger on a picture, at a place in shares of its width and height, and move it."""
+        self.show(canvas)
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+        box = self.script(
+            "const b = arguments[0].getBoundingClientRect();"
+            " return [b.left, b.top, b.width, b.height]",
+            canvas,
+        )
+        for i, (x, y) in enumerate(places):
+            point = {"x": box[0] + x * box[2], "y": box[1] + y * box[3]}
+            kind = "touchMove" if i else "touchStart"
+            event = {"type": kind, "touchPoints": [point]}
+            self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", event)
+        if lift:
+            event = {"type": "touchEnd", "touchPoints": []}
+            self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", event)
+        self.frame()
+
+
+def work_through_by_keyboard(page, at, settled):
+    """Reach each control of a playground by the tabulator and use it, by keys alone.
+
+    Args:
+        page: the playground, as opened.
+        at: () -> the step that is shown.
+        settled: () -> None, waits until what was asked for has been done.
+
+    Returns:
+        The keys of the controls that moved.
+    """
+    page.script("document.activeElement?.blur(); root.querySelector('.pg-presets button').focus()")
+    count = page.script("return root.querySelectorAll('button, input, select').length")
+    moved, used = set(), 0
+    for _ in range(count):
+        inside, tag, kind, text, key = page.script(
+            """const e = document.activeElement;
+            return [root.contains(e), e.tagName, e.type, e.textContent,
+                e.closest('[data-key]')?.dataset.key ?? null]"""
+        )
+        assert inside, "the tabulator stays in the playground until its last control"
+        used += 1
+        if tag == "BUTTON" and text == "Play":
+            page.press(Keys.ENTER)
+            assert page.button("Pause")
+            page.until(lambda: at() > 0)
+            page.press(Keys.SPACE)
+            assert page.button("Play")
+        elif tag == "BUTTON" and text == "Step":
+            settled()
+            before = at()
+            page.press(Keys.ENTER)
+            page.until(lambda before=before: at() == before + 1)
+        elif tag == "BUTTON" and text == "Reset":
+            page.press(Keys.SPACE)
+            settled()
+            assert at() == 0
+        elif tag == "BUTTON" and text == "Copy link":
+            page.press(Keys.ENTER)
+            page.until(lambda: page.find(".pg-copied").text)
+        elif tag == "BUTTON":
+            page.press(Keys.SPACE)
+            pressed = [b.text for b in page.all("[aria-pressed=true]")]
+            assert pressed == [text], "a preset"
+        elif key is None:
+            before = at()
+            page.press(Keys.ARROW_RIGHT)
+            assert at() == before + 1, "the slider of the step"
+        else:
+            ahead, back = (
+                (Keys.ARROW_RIGHT, Keys.ARROW_LEFT) if kind == "range"
+                else (Keys.ARROW_UP, Keys.ARROW_DOWN)
+            )  # fmt: skip
+            before = page.values()[key]
+            page.press(ahead)
+            if page.values()[key] == before:  # it stood at its end
+                page.press(back)
+            assert page.values()[key] != before, (key, kind)
+            moved.add((key, kind))
+        settled()
+        page.press(Keys.TAB)
+    assert used == count
+    return moved
+
 
 @pytest.fixture
 def open_page(driver, site):
@@ -557,6 +645,18 @@ class TestEveryPlayground:
             page = open_page(name)
 
     @every_playground
+    def test_every_control_works_by_keyboard_alone(self, open_page, name):
+        page = open_page(name)
+        moved = work_through_by_keyboard(page, lambda: page.script("return page.at()"), page.frame)
+        assert {key for key, _ in moved} == set(page.values())
+        kinds = page.script(
+            """return [...root.querySelectorAll('[data-key] :is(input, select)')]
+                .map((e) => [e.closest('[data-key]').dataset.key, e.type])"""
+        )
+        assert moved == {tuple(pair) for pair in kinds}
+        assert page.errors() == []
+
+    @every_playground
     def test_address_keeps_the_state(self, open_page, name):
         page = open_page(name)
         for control in page.all(".pg-control [type=range]"):
@@ -819,6 +919,17 @@ class TestDiagonal:
             ActionChains(page.driver).move_by_offset(-100, 0).perform()
             assert at() == dragged, "let go"
 
+    def test_step_is_set_by_a_finger(self, page):
+        at = lambda: page.script("return page.at()")  # noqa: E731
+        set_viewport(page.driver, 375, 800)
+        page.frame()
+        for canvas in page.all(".pg-wide canvas"):
+            page.touch(canvas, (0.5, 0.5))
+            touched = at()
+            assert 25 < touched < 50
+            page.touch(canvas, (0.5, 0.5), (0.6, 0.5), (0.8, 0.5))
+            assert at() > touched + 10
+
     def test_every_step_lies_on_the_curve_of_its_imbalance(self, page):
         page.click("Past √2")
         worst = page.script(
@@ -926,6 +1037,24 @@ class TestQuadratic:
         edge = page.values()["eta"]
         assert edge == 2.5, "held at the end of the axis"
 
+    def test_start_and_learning_rate_are_dragged_by_a_finger(self, open_page):
+        page = open_page("quadratic")
+        set_viewport(page.driver, 375, 800)
+        page.frame()
+        plane, factor = page.all("canvas")[:2]
+        page.touch(plane, (0.75, 0.3))
+        first = page.values()
+        assert first["x"] > 0 < first["y"]
+        # Once a finger has moved along, it may go anywhere.
+        page.touch(plane, (0.75, 0.3), (0.6, 0.3), (0.3, 0.3), (0.3, 0.7))
+        last = page.values()
+        assert last["x"] < 0 > last["y"]
+        assert page.script("return page.state().path[0]") == [last["x"], last["y"]]
+        page.touch(factor, (0.5, 0.5), (0.6, 0.5))
+        part = page.values()["eta"]
+        page.touch(factor, (0.5, 0.5), (0.6, 0.5), (0.8, 0.5))
+        assert page.values()["eta"] > part
+
     def test_play_and_step(self, open_page):
         page = open_page("quadratic")
         page.click("Reset")
@@ -1007,6 +1136,34 @@ class TestMaps:
         chain.move_by_offset(-450, 0).perform()
         assert page.values()["eta"] == 1.5, "held at the end of the axis"
         page.until(lambda: "eta=1.5" in page.script("return location.hash"))
+
+    def test_the_diagram_follows_a_finger_and_lets_it_scroll(self, open_page):
+        page = open_page("maps")
+        set_viewport(page.driver, 375, 800)
+        page.frame()
+        canvas = page.all("canvas")[0]
+        page.touch(canvas, (0.5, 0.5))
+        middle = page.values()["eta"]
+        assert 2.4 < middle < 3
+        page.touch(canvas, (0.5, 0.5), (0.6, 0.5), (0.8, 0.5))
+        dragged = page.values()["eta"]
+        assert dragged > middle + 0.5
+        # A finger that goes up the page wants to read on: the page moves, and nothing else.
+        page.show(canvas)
+        before = page.script("return scrollY")
+        page.touch(canvas, (0.3, 0.7), (0.3, 0.5), (0.3, 0.2), (0.3, -0.2), (0.3, -0.4))
+        assert page.script("return scrollY") > before + 20
+        assert page.values()["eta"] == dragged
+
+    def test_start_is_dragged_in_the_map_and_on_the_loss_by_a_finger(self, open_page):
+        page = open_page("maps")
+        set_viewport(page.driver, 375, 800)
+        page.frame()
+        for canvas in page.all("canvas")[1:3]:
+            page.touch(canvas, (0.8, 0.5))
+            right = page.values()["x"]
+            page.touch(canvas, (0.8, 0.5), (0.6, 0.5), (0.3, 0.5))
+            assert page.values()["x"] < 0 < right
 
     def test_start_is_dragged_in_the_map_and_on_the_loss(self, open_page):
         page = open_page("maps")

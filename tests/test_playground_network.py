@@ -13,10 +13,18 @@ import numpy as np
 import pytest
 import torch
 from browser import HTML, set_viewport
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
-from test_playground import TOLERANCE, Page, driver, numerics, site  # noqa: F401
+from test_playground import (  # noqa: F401
+    TOLERANCE,
+    Page,
+    driver,
+    numerics,
+    site,
+    work_through_by_keyboard,
+)
 
 from flatminima import instability, rotation
 
@@ -635,6 +643,32 @@ class TestPage:
         assert overlaps[4] > 0
         assert "Minibatches of 4" in page.find(".pg-status").text
         assert page.workers() == ["running"]
+
+    def test_every_control_works_by_keyboard_alone(self, open_network):
+        page = open_network()
+        moved = work_through_by_keyboard(page, page.steps, page.rest)
+        assert {key for key, _ in moved} == set(page.values())
+        sliders = {key for key, kind in moved if kind == "range"}
+        assert sliders == {key for key, kind in moved if kind == "number"}
+        assert page.errors() == []
+
+    @pytest.mark.parametrize("key", ["eta", "scale", "seed"])
+    def test_sliders_move_by_mouse_and_by_finger(self, open_network, key):
+        page = open_network()
+        slider = page.find(f"[data-key={key}] [type=range]")
+        low, high = (
+            float(page.find(f"[data-key={key}] [type=number]").get_attribute(edge))
+            for edge in ("min", "max")
+        )
+        page.show(slider)
+        ActionChains(page.driver).move_to_element(slider).click().perform()
+        middle = page.values()[key]
+        assert low < middle < high
+        set_viewport(page.driver, 375, 800)
+        page.touch(slider, (0.75, 0.5))
+        page.rest()
+        assert middle < page.values()[key] < high
+        assert page.errors() == []
 
     def test_speed_view_and_angle(self, open_network):
         page = open_network("speed=2")

@@ -322,20 +322,30 @@ export class Plot {
       );
     };
     let held = false;
+    // A finger that goes up or down scrolls the page. It is followed only once it moves along; a
+    // finger that is lifted where it was put has pointed at a place.
+    let follows = true;
+    let [startX, startY] = [0, 0];
     canvas.addEventListener("pointerdown", (event) => {
       held = event.isPrimary && event.button === 0;
       if (!held) return;
       canvas.setPointerCapture(event.pointerId);
-      report(event);
+      follows = event.pointerType !== "touch";
+      [startX, startY] = [event.clientX, event.clientY];
+      if (follows) report(event);
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (held && event.isPrimary) report(event);
+      if (!held || !event.isPrimary) return;
+      follows ||= Math.abs(event.clientX - startX) > Math.abs(event.clientY - startY);
+      if (follows) report(event);
     });
-    for (const end of ["pointerup", "pointercancel"]) {
-      canvas.addEventListener(end, () => {
-        held = false;
-      });
-    }
+    canvas.addEventListener("pointerup", (event) => {
+      if (held && event.isPrimary && !follows) report(event);
+      held = false;
+    });
+    canvas.addEventListener("pointercancel", () => {
+      held = false;
+    });
   }
 
   /**
