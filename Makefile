@@ -50,8 +50,9 @@ lint: $(READY) ## repair what ruff, nbstripout and tools/notebooks.py can repair
 	$(BIN)/ruff format
 	$(BIN)/nbstripout --keep-id chapters/*.ipynb
 
-lab: $(READY) ## open the chapters in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=chapters
+lab: book ## open copies of the chapters in JupyterLab, kept in _lab where you change them
+	$(BIN)/python tools/lab.py
+	$(BIN)/jupyter lab --notebook-dir=_lab --ServerApp.extra_static_paths=_build/html
 
 serve: $(READY) ## serve the built book on http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
@@ -62,7 +63,7 @@ bench: ## time the curvature engine against its peers, in an environment of its 
 	$(BENCH)/bin/python -m pip install --disable-pip-version-check -r benchmarks/requirements.txt
 	$(BENCH)/bin/python -m benchmarks
 
-clean: ## remove the built book and the executed chapters (the environment stays)
+clean: ## remove the built book and the executed chapters (the environment and _lab stay)
 	rm -rf _build _book chapters/_static/playground playground/node_modules tools/pagecheck/node_modules
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
