@@ -278,6 +278,51 @@ def test_the_extension_is_installed_and_fits_this_jupyterlab():
     assert re.search(r"jupyterlab-myst v\S+ +enabled +OK", plain), plain
 
 
+def sphinx(folder, extensions):
+    extensions = ["sphinxcontrib.bibtex", *extensions]
+    (folder / "conf.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT / 'chapters' / '_ext')!r})\n"
+        f"extensions = {extensions}\nbibtex_bibfiles = ['a.bib']\nnumfig = True\n"
+        "bibtex_reference_style = 'author_year'\nhtml_last_updated_fmt = None\n"
+    )
+    command = [sys.executable, "-m", "sphinx", "-qW", "-b", "html", folder, folder / "out/html"]
+    subprocess.run(command, check=True)
+    return {p.stem: p.read_text("utf-8") for p in (folder / "out/html").glob("[iab]*.html")}
+
+
+def test_what_pages_show_is_written_down_and_no_page_is_changed_by_it(tmp_path):
+    (tmp_path / "a.bib").write_text(
+        "@book{x, author={Ann Xu}, title={T}, publisher={P}, year=2020, doi={10.1/2}}"
+    )
+    (tmp_path / "index.rst").write_text(
+        "Start\n=====\n\n.. toctree::\n   :numbered:\n\n   a\n   b\n"
+    )
+    (tmp_path / "a.rst").write_text("*One* `f`\n=========\n\nSee :doc:`the b <b>`, :cite:t:`x`.\n")
+    (tmp_path / "b.rst").write_text(
+        "Two\n===\n\n.. math:: e\n   :label: e\n\n:eq:`e` in :doc:`a`.\n\n.. bibliography::\n"
+    )
+    without = sphinx(tmp_path, [])
+    assert sphinx(tmp_path, ["shown"]) == without
+
+    def shown(name):
+        return json.loads((tmp_path / "out/shown" / f"{name}.json").read_text("utf-8"))
+
+    entries = [
+        ["std:doc", "b", "the b", [["the b", "b.html"]]],
+        ["cite:t", "x", "", [["Xu [", ""], ["2020", "https://doi.org/10.1/2"], ["]", ""]]],
+    ]
+    assert shown("a")["shown"] == entries
+    assert shown("a")["sections"] == ["1"]
+    assert shown("b")["numbers"] == {"equation-e": "2.1"}
+    assert shown("b")["shown"][0] == ["math:eq", "e", "", [["(2.1)", "b.html#equation-e"]]]
+
+    # Built again after a change of one page, the other's file is as complete as before.
+    (tmp_path / "b.rst").write_text((tmp_path / "b.rst").read_text() + "\nMore: :doc:`index`.\n")
+    sphinx(tmp_path, ["shown"])
+    assert shown("a")["shown"] == entries
+    assert [entry[1] for entry in shown("b")["shown"]] == ["e", "a", "index"]
+
+
 @pytest.fixture(scope="module")
 def copies():
     made = lab.copies(EXECUTED, SHOWN)

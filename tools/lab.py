@@ -8,14 +8,17 @@ from ``_build/shown`` (``chapters/_ext/shown.py``) and from the executed chapter
 A copy that its reader has changed is never written over; running its cells does not change it.
 """
 
+import contextlib
 import hashlib
 import html
 import json
 import re
+import sqlite3
 import sys
 from pathlib import Path
 
 import nbformat
+from execute import write
 from nbformat.sign import NotebookNotary
 from notebooks import TEXT_ID
 
@@ -259,14 +262,6 @@ def fingerprint(notebook: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def refresh(folder: Path, made: dict[str, str]) -> list[str]:
     """Write the copies that are new or unchanged by their reader; name those that are kept.
 
@@ -297,7 +292,9 @@ def refresh(folder: Path, made: dict[str, str]) -> list[str]:
 
 def trust(text: str) -> None:
     """Let JupyterLab show the figures, which are SVG, before the cells are run again."""
-    NotebookNotary().sign(nbformat.reads(text, as_version=4))
+    # Where Jupyter cannot keep its signatures, the figures come with the next run.
+    with contextlib.suppress(OSError, sqlite3.Error):
+        NotebookNotary().sign(nbformat.reads(text, as_version=4))
 
 
 def main() -> int:
