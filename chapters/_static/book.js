@@ -21,8 +21,13 @@
   const lines = "p, li, dd, figcaption, h1, h2, h3, h4";
   const displays = ".bd-content div.math";
 
-  const widthOf = (formula) =>
-    (formula.closest(".unbroken") ?? formula.firstElementChild)?.getBoundingClientRect().width ?? 0;
+  const rectWidth = (element) => element?.getBoundingClientRect().width ?? 0;
+
+  function widthOf(formula) {
+    const group = formula.closest(".unbroken");
+    const marks = group ? rectWidth(group) - rectWidth(formula.parentElement) : 0;
+    return rectWidth(formula.firstElementChild) + marks;
+  }
 
   // A comma after a formula, or a bracket before it, stays on its line.
   function hold() {
