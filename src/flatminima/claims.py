@@ -536,7 +536,8 @@ def _more_at_larger_rates(evidence: Evidence) -> list[Effect]:
 
 def _negative_curvature(evidence: Evidence) -> list[Effect]:
     change = evidence.interval("episodes_and_rotation", "epi-smallest")
-    what = r"change of $\lambda_{\min}$ at the peak of an episode"
+    what = r"change of $\lambda_{\min}$ at the peak of an episode, relative to its mean size"
+    what += "; below 0 it is more negative"
     return [Effect(what, f"{change:+.0f} %", change.high < 0)]
 
 
@@ -551,7 +552,9 @@ def _without_depth(evidence: Evidence) -> list[Effect]:
 def _proved(*labels: str) -> Callable[[Evidence], list[Effect]]:
     def statements(evidence: Evidence) -> list[Effect]:
         return [
-            Effect(f"{label} is proved; tests that check it", f"{len(evidence.tests(label))}", True)
+            Effect(
+                f"number of tests that check {label}, proved", f"{len(evidence.tests(label))}", True
+            )
             for label in labels
         ]
 
