@@ -1,5 +1,6 @@
 """experiments/cifar.py and the tool that makes its data, on images of noise."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -10,7 +11,6 @@ from flatminima import datasets, results, sweep
 EXPERIMENT = results.experiment("cifar")
 
 from experiments import cifar  # noqa: E402
-from experiments.flatness import Config  # noqa: E402
 
 sys.path.insert(0, str(results.ROOT / "tools"))
 import make_cifar10_subset as tool  # noqa: E402
@@ -38,12 +38,12 @@ def folder(tmp_path, monkeypatch):
 def test_every_preset_runs_at_toy_size(preset, folder):
     kinds = {config.model: config for config in EXPERIMENT.grid(preset)}
     assert set(kinds) == ({"mlp", "cnn"} if preset == "gpu" else {"mlp"})
-    for model, config in kinds.items():
+    for config in kinds.values():
         assert (config.device == "cuda") == (preset == "gpu")
         assert config.dataset == "cifar10-subset"
-        toy = Config(
-            1.5, 0, config.dataset, n_train=40, model=model, width=8, small_rate=0.005,
-            start_loss=0.4, target_loss=0.35,
+        toy = dataclasses.replace(
+            config, factor=1.5, n_train=40, width=8, small_rate=0.005, start_loss=0.4,
+            target_loss=0.35, device="cpu",
         )  # fmt: skip
         values = EXPERIMENT.function(toy)
         assert values["reached"]
@@ -80,6 +80,8 @@ def test_tool_takes_the_first_images_of_each_batch(tmp_path, monkeypatch):
     monkeypatch.setitem(datasets.SOURCES, "cifar10", (lambda: whole, datasets.CIFAR_CLASSES))
     monkeypatch.setenv("FLATMINIMA_DATA", str(tmp_path))
 
+    assert tool.main([]) == 1, "noise is not what the stored results were made with"
+    monkeypatch.setattr(cifar, "SHA256", cifar.fingerprint(datasets.SOURCES[cifar.DATASET][0]()))
     assert tool.main([]) == 0
     arrays = datasets.SOURCES[cifar.DATASET][0]()
     first = [0, 1, 6, 7, 12, 13, 18, 19, 24, 25]

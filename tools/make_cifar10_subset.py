@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from make_fashion_mnist_subset import npz_bytes
 
-from experiments.cifar import fingerprint
+from experiments import cifar
 from flatminima import datasets
 from flatminima._files import write_atomically
 
@@ -39,7 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     arrays = first_of_each_batch(datasets.SOURCES["cifar10"][0]())
     write_atomically(options.output, npz_bytes(arrays))
-    print(f"{options.output}: SHA-256 of the arrays {fingerprint(arrays)}")
+    found = cifar.fingerprint(arrays)
+    print(f"{options.output}: SHA-256 of the arrays {found}")
+    if found != cifar.SHA256:
+        print(f"the stored results were made with {cifar.SHA256}", file=sys.stderr)
+        return 1
     return 0
 
 
