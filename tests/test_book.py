@@ -15,6 +15,9 @@ import pytest
 from browser import HTML, ROOT
 from bs4 import BeautifulSoup
 
+from flatminima.claims import glued_numbers
+
+EXECUTED = ROOT / "_book" / "chapters"
 PAGES = sorted(p for p in HTML.rglob("*.html") if "_static" not in p.relative_to(HTML).parts)
 
 pytestmark = pytest.mark.book
@@ -100,6 +103,13 @@ def test_internal_links_lead_somewhere(page):
 @every_page
 def test_page_names_no_folder_of_the_machine_that_built_it(page):
     assert str(ROOT) not in page.read_text(encoding="utf-8")
+
+
+@every_page
+def test_numbers_in_the_text_are_those_of_the_cells(page):
+    """Every number pasted into a page stands there as a cell of a chapter has formatted it."""
+    texts = {text for numbers in glued_numbers(EXECUTED).values() for text in numbers.values()}
+    assert {tag.get_text() for tag in soup(page).select(".pasted-text")} <= texts
 
 
 # What an alternative text must not be: a file's name, or an announcement of what is plain.

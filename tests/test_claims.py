@@ -171,7 +171,7 @@ def test_a_number_that_cannot_be_read_is_named_with_its_claim():
 
 
 def test_numbers_are_found_in_the_outputs_of_a_notebook(tmp_path):
-    record = {"application/papermill.record/text/plain": "38%"}
+    record = {"application/papermill.record/text/plain": "'38%'"}
     glued = {"output_type": "display_data", "data": record}
     glued["metadata"] = {"scrapbook": {"name": "share", "mime_prefix": ""}}
     printed = {"output_type": "stream", "name": "stdout", "text": "38%"}

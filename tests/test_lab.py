@@ -37,7 +37,7 @@ def code(identity, outputs=(), **metadata):
 
 
 def glued(name, text):
-    data = {"application/papermill.record/text/plain": text}
+    data = {"application/papermill.record/text/plain": repr(text)}
     return {"output_type": "display_data", "data": data, "metadata": {"scrapbook": {"name": name}}}
 
 

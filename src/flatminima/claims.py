@@ -10,6 +10,7 @@ claim whose evidence is missing raises `MissingEvidenceError` and never passes f
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
@@ -267,7 +268,7 @@ def glued_numbers(chapters: Path) -> dict[str, dict[str, str]]:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         outputs = [o for c in cells if c["cell_type"] == "code" for o in c.get("outputs", [])]
         found[path.stem] = {
-            output["metadata"]["scrapbook"]["name"]: "".join(text)
+            output["metadata"]["scrapbook"]["name"]: ast.literal_eval("".join(text))
             for output in outputs
             if "scrapbook" in output.get("metadata", {})
             for kind, text in output["data"].items()

@@ -238,16 +238,11 @@ def glue_number(name: str, value: float | int | str, fmt: str = ".3g") -> None:
     """
     from myst_nb import glue
 
-    class Text:
-        def __init__(self, text: str) -> None:
-            self.text = text
-
-        def __repr__(self) -> str:
-            return self.text
-
     text = value if isinstance(value, str) else format(value, fmt)
     if not isinstance(value, str) and "e" in text:
         mantissa, exponent = text.split("e")
         superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
         text = f"{mantissa} × 10{superscript}"
-    glue(name, Text(text), display=False)
+    # As a string, in its quotes: MyST-NB evaluates what it pastes, and would make (60, 0) of 60,000
+    # and 0.9 of 0.90.
+    glue(name, text, display=False)
