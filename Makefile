@@ -42,7 +42,7 @@ pdf: book ## print the built book as one PDF (needs Chromium and its driver)
 	$(BIN)/python tools/make_pdf.py
 
 results: $(READY) ## run the experiments and store their tables (ONLY=name for one of them)
-	$(BIN)/python -m experiments --preset $(PRESET) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m study.experiments --preset $(PRESET) $(if $(ONLY),--only $(ONLY))
 
 lint: $(READY) ## repair what ruff, nbstripout and tools/notebooks.py can repair
 	$(BIN)/python tools/notebooks.py

@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import followers, peers
 from benchmarks.workloads import WORKLOADS, Problem, Workload, checkpoints, problem
-from flatminima import curvature, rotation
+from flatminima import curvature
 from flatminima._files import write_atomically
+from flatminima.theory import rotation
 
 ROOT = Path(__file__).resolve().parents[1]
 K, VALUE_ERROR, ANGLE = 5, 1e-3, 1e-2

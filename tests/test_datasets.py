@@ -17,8 +17,8 @@ import torch
 from flatminima import datasets
 from flatminima._files import write_atomically
 from flatminima.datasets import CorruptDataError, DataUnavailableError, RemoteFile
+from study import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 CONTENT = bytes(range(256)) * 400
 PACKED = gzip.compress(CONTENT, mtime=0)
 
@@ -114,7 +114,7 @@ def test_a_damaged_embedded_file_is_refused_and_left(damage, tmp_path, monkeypat
 
 def test_a_missing_embedded_file_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "EMBEDDED", tmp_path / "absent.npz")
-    with pytest.raises(DataUnavailableError, match="pip install -e"):
+    with pytest.raises(DataUnavailableError, match="install that again"):
         datasets.load()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flatminima import plotting
-from flatminima.diagonal_network import DiagonalNetwork, gradient_descent
+from flatminima.theory.scalar_network import ScalarNetwork, gradient_descent
 
 mpl.use("Agg")
 EPS = np.finfo(float).eps
@@ -28,7 +28,7 @@ def two_axes():
 
 def instability(target=1.0, eta=0.4, steps=40, sign=1.0):
     """A run that starts next to a minimum 15% sharper than the threshold."""
-    network = DiagonalNetwork(2, target)
+    network = ScalarNetwork(2, target)
     sharpness = 1.15 * 2 / eta
     start = network.at(0.01, sign * np.sqrt(sharpness**2 - 4 * target**2))
     return network, gradient_descent(network, start, eta, steps)
@@ -91,7 +91,7 @@ def test_extent_is_kept(ax):
 
 
 def test_points_after_divergence_and_undefined_directions_are_left_out(ax, two_axes):
-    network = DiagonalNetwork(2, 1.0)
+    network = ScalarNetwork(2, 1.0)
     run = gradient_descent(network, [5.0, 9.0], 0.2, 60)
     finite = ~np.isnan(run.theta).any(axis=-1)
     assert run.diverged
@@ -100,7 +100,7 @@ def test_points_after_divergence_and_undefined_directions_are_left_out(ax, two_a
     with pytest.raises(ValueError, match="finite point"):
         plotting.plot_trajectory(ax, run, slice(int(finite.sum()), None))
     # At (1, 1) with target 2 the Hessian is the identity; the run starts there.
-    network = DiagonalNetwork(2, 2.0)
+    network = ScalarNetwork(2, 2.0)
     run = gradient_descent(network, [1.0, 1.0], 0.1, 5)
     assert len(plotting.plot_trajectory(ax, run).get_segments()) == 5
     plotting.plot_sharpness_and_angle(two_axes, run, 0.1)
@@ -124,7 +124,7 @@ def test_sharpness_and_angle_against_step(two_axes):
 def test_the_angle_is_continuous_where_the_line_passes_the_end_of_its_range(two_axes):
     # kappa < 0 and y + 2r alternates in sign: phi jumps between nearly +90 and -90 degrees.
     eta = 0.1
-    network = DiagonalNetwork(2, 0.2)
+    network = ScalarNetwork(2, 0.2)
     start = network.at(0.3, -20.5)
     run = gradient_descent(network, start, eta, 12)
     assert np.abs(np.diff(np.degrees(run.angle))).max() > 170
@@ -141,9 +141,9 @@ def test_the_angle_is_continuous_where_the_line_passes_the_end_of_its_range(two_
         ({"length": -1.0}, "length"),
         ({"length": np.nan}, "length"),
         ({"extent": (1, 0, 0, 1)}, "extent"),
-        ({"trajectory": gradient_descent(DiagonalNetwork(3, 1.0), [1.0, 1, 1], 0.1, 5)}, "depth 2"),
+        ({"trajectory": gradient_descent(ScalarNetwork(3, 1.0), [1.0, 1, 1], 0.1, 5)}, "depth 2"),
         (
-            {"trajectory": gradient_descent(DiagonalNetwork(2, 1.0), np.ones((4, 2)), 0.1, 5)},
+            {"trajectory": gradient_descent(ScalarNetwork(2, 1.0), np.ones((4, 2)), 0.1, 5)},
             "single",
         ),
     ],

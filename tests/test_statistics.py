@@ -6,13 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, spearmanr
 
-from flatminima.statistics import (
-    LEVEL,
-    Interval,
-    bootstrap_interval,
-    contrast,
-    rank_correlation,
-)
+from flatminima.statistics import LEVEL, Interval, bootstrap_interval, contrast, rank_correlation
 
 
 @settings(deadline=None, max_examples=30)

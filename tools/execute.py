@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "_book"
 KEYS = BOOK / "executed.json"
-INPUTS = ("src", "experiments", "data", "results")
+INPUTS = ("src", "results")
 
 
 def write(path: Path, text: str) -> None:

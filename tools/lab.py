@@ -3,7 +3,7 @@
 JupyterLab sees one notebook at a time. So in a copy every reference, citation and number from a
 cell is written out as the built book shows it, with a link; statements, exercises, equations and
 sections have the book's numbers; captions stand below their figures. What the book shows is read
-from ``_build/shown`` (``chapters/_ext/shown.py``) and from the executed chapters in ``_book``.
+from ``_build/shown`` (``src/study/pages/shown.py``) and from the executed chapters in ``_book``.
 
 A copy that its reader has changed is never written over; running its cells does not change it.
 """
@@ -22,7 +22,7 @@ from execute import write
 from nbformat.sign import NotebookNotary
 from notebooks import TEXT_ID
 
-from flatminima.claims import glued_numbers
+from study.claims import glued_numbers
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "_lab"

@@ -11,14 +11,12 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import numpy as np
 from make_fashion_mnist_subset import npz_bytes
 
-from experiments import cifar
 from flatminima import datasets
 from flatminima._files import write_atomically
+from study.experiments import cifar
 
 BATCH, KEPT = 10_000, 1_000
 

@@ -1,6 +1,6 @@
 """flatminima: the library under the book *Unstable by Design*.
 
-The modules ``quadratic``, ``maps``, ``diagonal_network``, ``vector_network``, ``label_noise``,
+The modules ``quadratic``, ``maps``, ``scalar_network``, ``diagonal_network``, ``label_noise``,
 ``rotation``, ``instability`` and ``plotting`` need NumPy alone (SciPy and matplotlib where a
 function says so); ``curvature``, ``datasets``, ``models`` and ``training`` need PyTorch. A module
 is loaded when it is first used, so that ``import flatminima`` costs next to nothing.

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,32 @@ from torch.nn import functional
 
 from flatminima._validation import one_of, positive_int
 
+__all__ = [
+    "CIFAR_CLASSES",
+    "CIFAR_FILE",
+    "CIFAR_SUBSET",
+    "EMBEDDED",
+    "EMBEDDED_SHA256",
+    "FASHION_CLASSES",
+    "FASHION_FILES",
+    "FOLDER_VARIABLE",
+    "MIRROR_VARIABLE",
+    "SOURCES",
+    "CorruptDataError",
+    "DataUnavailableError",
+    "Dataset",
+    "RemoteFile",
+    "load",
+    "one_hot",
+    "read_fashion_mnist",
+]
+
 with warnings.catch_warnings():
     # In a notebook without widgets tqdm, which pooch imports, asks for them. Plain text will do.
     warnings.simplefilter("ignore")
     import pooch
 
-EMBEDDED = Path(__file__).resolve().parents[2] / "data" / "fashion_mnist_subset.npz"
+EMBEDDED = resources.files("flatminima") / "data" / "fashion_mnist_subset.npz"
 """The subset of Fashion-MNIST in the repository; tools/make_fashion_mnist_subset.py made it."""
 EMBEDDED_SHA256 = "03b14c87337c8eec4bba5ad074b3d1c209797c2865952722c502280e7715f29d"
 
@@ -307,8 +328,7 @@ def _idx(content: bytes, dimensions: int) -> np.ndarray:
 def _embedded() -> Arrays:
     if not EMBEDDED.is_file():
         raise DataUnavailableError(
-            f"{EMBEDDED} is missing: install the library in place from a clone of the repository "
-            "(pip install -e .), which holds it"
+            f"{EMBEDDED} is missing: it is part of the installed library; install that again"
         )
     content = EMBEDDED.read_bytes()
     if _sha256(content) != EMBEDDED_SHA256:

@@ -20,6 +20,14 @@ from torch import nn
 
 from flatminima._validation import one_of, positive_float, positive_int
 
+__all__ = [
+    "ACTIVATIONS",
+    "cnn",
+    "count_parameters",
+    "linear",
+    "mlp",
+]
+
 ACTIVATIONS: dict[str, tuple[type[nn.Module], float]] = {
     "tanh": (nn.Tanh, 1.0),
     "relu": (nn.ReLU, math.sqrt(2.0)),

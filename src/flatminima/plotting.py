@@ -13,11 +13,22 @@ import numpy as np
 
 from flatminima._validation import positive_float
 
+__all__ = [
+    "COLORS",
+    "CYCLE",
+    "glue_number",
+    "plot_sharpness_and_angle",
+    "plot_trajectory",
+    "residual_colors",
+    "threshold_line",
+    "use_style",
+]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import LineCollection
 
-    from flatminima.diagonal_network import Trajectory
+    from flatminima.theory.scalar_network import Trajectory
 
 COLORS = {
     "blue": "#0072B2",

@@ -13,6 +13,14 @@ import numpy as np
 
 from flatminima._validation import finite_array, positive_int
 
+__all__ = [
+    "LEVEL",
+    "Interval",
+    "bootstrap_interval",
+    "contrast",
+    "rank_correlation",
+]
+
 LEVEL = 0.95
 """Coverage of the intervals, nominally."""
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flatminima import rotation
 from flatminima._validation import positive_int
 from flatminima.curvature.eigensolver import (
     ConvergenceError,
@@ -23,6 +22,7 @@ from flatminima.curvature.eigensolver import (
     top_eigenpairs,
 )
 from flatminima.curvature.operator import HessianOperator, Loss, SymmetricOperator, as_operator
+from flatminima.theory import rotation
 
 
 @dataclass(frozen=True)

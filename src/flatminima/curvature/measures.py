@@ -1,0 +1,183 @@
+r"""Measures of flatness beyond the sharpness, and the rescaling that keeps a network's function.
+
+The sharpness :math:`\lambda_1` is not a property of the function that a network computes: a
+rescaling of its layers changes the one and not the other (Dinh et al. 2017). The measures here
+weigh a perturbation against the size of what it perturbs, each in its own way.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from flatminima._validation import positive_float, positive_int
+from flatminima.curvature import HessianOperator, top_eigenpairs
+from flatminima.curvature.operator import Loss
+from flatminima.curvature.preconditioned import PreconditionedOperator
+
+__all__ = [
+    "HOMOGENEOUS",
+    "Estimate",
+    "adaptive_sharpness",
+    "average_sharpness",
+    "relative_flatness",
+    "rescale",
+]
+
+HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.AvgPool2d, nn.MaxPool2d)
+"""Layers without parameters for which f(c x) = c f(x) for every c > 0."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over random directions with its standard error."""
+
+    value: float
+    error: float
+
+
+def rescale(model: nn.Sequential, layer: int, factor: float) -> None:
+    r"""Multiply one layer by ``factor`` and divide the next one's weights by it, in place.
+
+    The function of the network stays the same if everything between the two layers is positively
+    homogeneous, as ReLU is: :math:`W_2\,\phi(W_1 x + b_1) = c^{-1} W_2\,\phi(c W_1 x + c b_1)`.
+    With a power of two for a factor even the rounding is the same, short of over- and underflow.
+
+    Args:
+        model: a Sequential of linear or convolutional layers and layers of HOMOGENEOUS.
+        layer: which of the layers with weights is multiplied, from 0; not the last one.
+        factor: c > 0.
+
+    Raises:
+        ValueError: a factor that is not positive, a layer that is not there or is the last, or an
+            activation in between that is not positively homogeneous.
+    """
+    factor = positive_float("factor", factor)
+    weighted = [i for i, m in enumerate(model) if isinstance(m, (nn.Linear, nn.Conv2d))]
+    if not 0 <= layer < len(weighted) - 1:
+        raise ValueError(f"layer must be from 0 to {len(weighted) - 2}, got {layer!r}")
+    first, second = weighted[layer : layer + 2]
+    for between in model[first + 1 : second]:
+        if not isinstance(between, HOMOGENEOUS):
+            raise ValueError(
+                "the layers between must be positively homogeneous "
+                f"({', '.join(m.__name__ for m in HOMOGENEOUS)}), got {type(between).__name__}"
+            )
+    with torch.no_grad():
+        for parameter in model[first].parameters():
+            parameter.mul_(factor)
+        model[second].weight.div_(factor)
+
+
+def adaptive_sharpness(
+    loss: Loss,
+    parameters: Iterable[Tensor],
+    *,
+    tol: float = 1e-4,
+    generator: torch.Generator | None = None,
+) -> float:
+    r"""Largest eigenvalue of D H D with :math:`D = \operatorname{diag}\lvert\theta\rvert`.
+
+    To second order it is twice the worst rise of the loss per squared size of a perturbation
+    measured relative to each parameter, the elementwise adaptive sharpness of Kwon et al. (2021).
+    It does not change under `rescale` where the loss is twice differentiable.
+
+    Args:
+        loss: function of no arguments that returns the loss, a scalar tensor.
+        parameters: the tensors to perturb.
+        tol: relative residual of the eigensolver.
+        generator: of the eigensolver's start, on the CPU.
+    """
+    operator = HessianOperator(loss, list(parameters))
+    sizes = torch.cat([p.detach().flatten() for p in operator.parameters])
+    scaled = PreconditionedOperator(operator, sizes.pow(-2))
+    return float(top_eigenpairs(scaled, k=1, tol=tol, generator=generator).eigenvalues[0])
+
+
+def average_sharpness(
+    loss: Loss,
+    parameters: Iterable[Tensor],
+    *,
+    radius: float,
+    samples: int,
+    generator: torch.Generator,
+    relative: bool = True,
+) -> Estimate:
+    r"""Mean rise of the loss under Gaussian noise on the parameters (Andriushchenko et al. 2023).
+
+    :math:`\mathbb{E}_z\, L(\theta + \rho\, d \odot z) - L(\theta)` with :math:`z \sim N(0, I)`
+    and :math:`d = \lvert\theta\rvert` (relative) or 1. Each z is used with both signs, which
+    removes the gradient's share; what is left is :math:`\tfrac12\rho^2 \operatorname{tr}(D H D)`
+    up to the fourth order in rho. The relative one does not change under `rescale`.
+
+    Args:
+        loss: function of no arguments that returns the loss, a scalar tensor.
+        parameters: the tensors to perturb; they are put back as they were, to the bit.
+        radius: rho > 0.
+        samples: pairs of perturbations, at least 2.
+        generator: of the noise, on the CPU.
+
+    Returns:
+        The mean over the pairs and its standard error.
+    """
+    parameters = list(parameters)
+    radius, samples = positive_float("radius", radius), positive_int("samples", samples, 2)
+    kept = [p.detach().clone() for p in parameters]
+    scales = [p.abs() if relative else torch.ones_like(p) for p in kept]
+    rises = []
+    with torch.no_grad():
+        base = float(loss())
+        try:
+            for _ in range(samples):
+                noise = [
+                    radius * s * torch.randn(s.shape, generator=generator).to(s) for s in scales
+                ]
+                pair = 0.0
+                for sign in (1, -1):
+                    for p, origin, z in zip(parameters, kept, noise, strict=True):
+                        p.copy_(origin).add_(z, alpha=sign)
+                    pair += float(loss()) / 2
+                rises.append(pair - base)
+        finally:
+            for p, origin in zip(parameters, kept, strict=True):
+                p.copy_(origin)
+    return _estimate(rises)
+
+
+def relative_flatness(
+    loss: Loss, weight: Tensor, *, samples: int, generator: torch.Generator
+) -> Estimate:
+    r"""Relative flatness of one layer (Petzka et al. 2021); smaller is flatter.
+
+    .. math:: \sum_{s, s'} \langle w_s, w_{s'}\rangle\, \operatorname{tr} H_{s s'}
+
+    with w_s the weights into neuron s, the rows of ``weight``, and H_{ss'} the block of the Hessian
+    between the weights of neurons s and s'. Estimated by products: if G is a matrix of independent
+    signs, the direction U = W G has :math:`\mathbb{E}[U_{sj} U_{s'j'}] = \delta_{jj'} \langle w_s,
+    w_{s'}\rangle`, so that :math:`\mathbb{E}\langle U, H U\rangle` is the sum above.
+
+    Args:
+        loss: function of no arguments that returns the loss, a scalar tensor.
+        weight: (outputs, inputs) weights of a linear layer; as a rule of the last one.
+        samples: random directions, at least 2.
+        generator: of the signs, on the CPU.
+    """
+    if weight.ndim != 2:
+        raise ValueError(f"weight must have shape (outputs, inputs), got {tuple(weight.shape)}")
+    samples = positive_int("samples", samples, 2)
+    operator = HessianOperator(loss, [weight])
+    inputs = weight.shape[1]
+    values = []
+    for _ in range(samples):
+        signs = torch.randint(0, 2, (inputs, inputs), generator=generator).mul_(2).sub_(1)
+        direction = (weight.detach() @ signs.to(weight)).flatten()
+        values.append(float(direction @ operator.matvec(direction)))
+    return _estimate(values)
+
+
+def _estimate(values: list[float]) -> Estimate:
+    mean, n = math.fsum(values) / len(values), len(values)
+    variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
+    return Estimate(mean, math.sqrt(variance / n))

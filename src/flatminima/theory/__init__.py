@@ -1,0 +1,1 @@
+"""What can be solved: quadratics, maps of the line, small networks. NumPy and SciPy alone."""

@@ -1,0 +1,363 @@
+r"""Diagonal linear networks with several features, and what couples their coordinates.
+
+The network multiplies d vectors of parameters entry by entry to the weights of a linear model,
+
+.. math:: w = u_1 * \dots * u_d, \qquad r = X w - y, \qquad
+          L(u_1, \dots, u_d) = \frac{1}{2n} \lVert r \rVert^2 ,
+
+with n rows of inputs X and m features. Parameters have the shape (..., depth, features) and
+everything is batched over the leading axes. The gradient with respect to the weights is
+gamma = X^T r / n; coordinates of the parameters meet in it alone (Theorem D11). As in
+:mod:`flatminima.scalar_network`, products are formed without division, and parameters with a
+NaN, as :func:`gradient_descent` records after divergence, give NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from flatminima._validation import checked_rates, finite_array, positive_int
+from flatminima.theory.scalar_network import (
+    ScalarNetwork,
+    _batch_shape,
+    _leave_one_out,
+    _noise_scale,
+    _recorded_times,
+    _without_missing,
+)
+
+__all__ = [
+    "DiagonalNetwork",
+    "Trajectory",
+    "gradient_descent",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class DiagonalNetwork:
+    """L(u_1, ..., u_d) = ||X (u_1 * ... * u_d) - y||^2 / (2 n).
+
+    Args:
+        inputs: the data matrix X, shape (n, features).
+        targets: the targets y, shape (n,).
+        depth: number d >= 1 of factors.
+
+    Raises:
+        ValueError: for arrays of other shapes, entries that are not finite, or a depth below 1.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        inputs = finite_array("inputs", self.inputs).copy()
+        targets = finite_array("targets", self.targets).copy()
+        if inputs.ndim != 2 or inputs.size == 0:
+            raise ValueError(f"inputs must have shape (n, features), got {inputs.shape}")
+        if targets.shape != inputs.shape[:1]:
+            raise ValueError(
+                f"targets must have one entry for each of the {inputs.shape[0]} rows of inputs, "
+                f"got shape {targets.shape}"
+            )
+        inputs.flags.writeable = targets.flags.writeable = False
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "targets", targets)
+        object.__setattr__(self, "depth", positive_int("depth", self.depth))
+
+    @property
+    def features(self) -> int:
+        """The number m of features, columns of the inputs."""
+        return self.inputs.shape[1]
+
+    @cached_property
+    def gram(self) -> np.ndarray:
+        """C = X^T X / n, shape (features, features); off its diagonal it couples coordinates."""
+        return self.inputs.T @ self.inputs / len(self.targets)
+
+    def weights(self, theta: object) -> np.ndarray:
+        """Return w = u_1 * ... * u_d, shape (..., features)."""
+        return np.prod(self._parameters(theta), axis=-2)
+
+    def residual(self, theta: object) -> np.ndarray:
+        """Return r = X w - y, shape (..., n)."""
+        return self.weights(theta) @ self.inputs.T - self.targets
+
+    def loss(self, theta: object) -> np.ndarray:
+        """Return ||r||^2 / (2 n), shape (...)."""
+        return np.mean(self.residual(theta) ** 2, axis=-1) / 2
+
+    def weight_gradient(self, theta: object) -> np.ndarray:
+        """Return gamma = X^T r / n, the gradient with respect to w, shape (..., features)."""
+        return self.residual(theta) @ self.inputs / len(self.targets)
+
+    def gradient(self, theta: object) -> np.ndarray:
+        """Return gamma_k times the product that leaves out u_ik, shape (..., depth, features)."""
+        return self.weight_gradient(theta)[..., None, :] * _rest(self._parameters(theta))
+
+    def hessian(self, theta: object) -> np.ndarray:
+        """Return the Hessian, shape (..., depth * features, depth * features) (D11).
+
+        Rows and columns follow theta flattened in C order: all features of u_1, then of u_2.
+        """
+        theta = self._parameters(theta)
+        d, m = self.depth, self.features
+        outputs = _rest(theta)
+        blocks = outputs[..., :, :, None, None] * outputs[..., None, None, :, :]
+        blocks = blocks * self.gram[:, None, :]
+        # Entry (i, j, k): the product of the factors of feature k other than i and j.
+        rows = np.moveaxis(theta, -2, -1)[..., None, :]
+        diagonal = np.eye(d, dtype=bool)
+        pairs = np.where(diagonal, 0.0, _leave_one_out(np.where(diagonal, 1.0, rows)))
+        within = self.weight_gradient(theta)[..., :, None, None] * pairs
+        k = np.arange(m)
+        # Indexing by two arrays apart puts their axis first.
+        blocks[..., :, k, :, k] += np.moveaxis(within, -3, 0)
+        return blocks.reshape(*theta.shape[:-2], d * m, d * m)
+
+    def eigenvalues(self, theta: object) -> np.ndarray:
+        """Return the Hessian's eigenvalues in decreasing order, (..., depth * features)."""
+        hessian, missing = _without_missing(self.hessian(theta))
+        return np.where(missing[..., None], np.nan, np.linalg.eigvalsh(hessian)[..., ::-1])
+
+    def sharpness(self, theta: object) -> np.ndarray:
+        """Return the largest Hessian eigenvalue lambda_1, shape (...)."""
+        return self.eigenvalues(theta)[..., 0]
+
+    def tangent_squares(self, theta: object) -> np.ndarray:
+        """Return s_k, the sum over i of the squared products leaving out u_ik, (..., features).
+
+        s_k is the squared length of the gradient of w_k; at depth 2 it is
+        u_1k^2 + u_2k^2 = sqrt(kappa_k^2 + 4 w_k^2).
+        """
+        return np.sum(_rest(self._parameters(theta)) ** 2, axis=-2)
+
+    def minimum_sharpness(self, theta: object) -> np.ndarray:
+        """Return lambda_1(X diag(s) X^T) / n, shape (...): the sharpness where gamma = 0 (D11).
+
+        Elsewhere it is the largest eigenvalue of the Gauss-Newton part of the Hessian.
+        """
+        return self._sharpness_of(self.tangent_squares(theta))
+
+    def flattest_sharpness(self, weights: object) -> np.ndarray:
+        """Return the least sharpness of a minimum with given weights, shape (...) (D11).
+
+        For weights of shape (..., features) with gamma = 0; :meth:`balanced` attains it.
+        """
+        return self._sharpness_of(self.tangent_squares(self.balanced(weights)))
+
+    def balanced(self, weights: object) -> np.ndarray:
+        """Return parameters of equal size |w_k|^(1/d) with these weights, (..., depth, features).
+
+        The first factor carries the signs of the weights.
+        """
+        weights = self._weights_argument(weights)
+        size = np.abs(weights) ** (1 / self.depth)
+        theta = np.repeat(size[..., None, :], self.depth, axis=-2)
+        theta[..., 0, :] *= np.sign(weights)
+        return theta
+
+    def at(self, weights: object, kappa: object) -> np.ndarray:
+        """Return the point (u_1, u_2) with u_2 >= 0 of given weights and imbalances; depth 2 only.
+
+        Both broadcast to (..., features); the result has shape (..., 2, features).
+        """
+        self._needs_depth_two("at")
+        points = ScalarNetwork(2, 0.0).at(self._weights_argument(weights), kappa)
+        return np.moveaxis(points, -1, -2)
+
+    def imbalance(self, theta: object) -> np.ndarray:
+        """Return u_ik^2 - u_jk^2 for each pair of factors, shape (..., depth, depth, features)."""
+        theta = self._parameters(theta)
+        rows, columns = theta[..., :, None, :], theta[..., None, :, :]
+        return (rows - columns) * (rows + columns)
+
+    def kappa(self, theta: object) -> np.ndarray:
+        """Return u_2k^2 - u_1k^2, shape (..., features); depth 2 only."""
+        self._needs_depth_two("kappa")
+        return self.imbalance(theta)[..., 1, 0, :]
+
+    def _sharpness_of(self, squares: np.ndarray) -> np.ndarray:
+        # sqrt(S) C sqrt(S) and X S X^T / n have the same nonzero eigenvalues: take the smaller.
+        n, m = self.inputs.shape
+        if m <= n:
+            roots = np.sqrt(squares)
+            matrix = roots[..., :, None] * self.gram * roots[..., None, :]
+        else:
+            matrix = (self.inputs * squares[..., None, :]) @ self.inputs.T / n
+        matrix, missing = _without_missing(matrix)
+        return np.where(missing, np.nan, np.linalg.eigvalsh(matrix)[..., -1])
+
+    def _parameters(self, theta: object) -> np.ndarray:
+        try:
+            array = np.asarray(theta, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"theta must be an array of numbers, got {theta!r}") from error
+        shape = (self.depth, self.features)
+        if array.ndim < 2 or array.shape[-2:] != shape:
+            raise ValueError(
+                f"theta must have shape (..., {shape[0]}, {shape[1]}), got {array.shape}"
+            )
+        if np.any(np.isinf(array)):
+            raise ValueError("theta must not hold infinities, got some")
+        return array
+
+    def _weights_argument(self, weights: object) -> np.ndarray:
+        weights = finite_array("weights", weights)
+        if weights.ndim == 0 or weights.shape[-1] != self.features:
+            raise ValueError(f"weights must have shape (..., {self.features}), got {weights.shape}")
+        return weights
+
+    def _needs_depth_two(self, name: str) -> None:
+        if self.depth != 2:
+            raise ValueError(f"{name} is defined at depth 2 only, got depth {self.depth}")
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """What :func:`gradient_descent` returns; time first, then the batch axes.
+
+    ``theta`` is (times, ..., depth, features) and NaN once a trajectory has diverged; what is
+    computed from it on first use is NaN there too.
+    """
+
+    network: DiagonalNetwork
+    steps: np.ndarray
+    """The steps recorded, (times,); the first is 0 and the last the number of steps taken."""
+    theta: np.ndarray
+    diverged: np.ndarray
+    """Whether parameters or loss left the range of floating-point numbers, shape (...)."""
+    weight_gradient: np.ndarray | None
+    """The gradient with respect to w used in each step, label noise and the choice of rows
+    included, (steps, ..., features); None unless every step is recorded."""
+    noise: np.ndarray | None
+    """Label noise added to the residuals in each step, (steps, ..., n); None unless every step
+    is recorded and there is noise."""
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        return self.network.weights(self.theta)
+
+    @cached_property
+    def loss(self) -> np.ndarray:
+        return self.network.loss(self.theta)
+
+    @cached_property
+    def sharpness(self) -> np.ndarray:
+        return self.network.sharpness(self.theta)
+
+    @cached_property
+    def kappa(self) -> np.ndarray:
+        """The imbalances u_2k^2 - u_1k^2, (times, ..., features); depth 2 only."""
+        return self.network.kappa(self.theta)
+
+
+def gradient_descent(
+    network: DiagonalNetwork,
+    start: object,
+    learning_rate: object,
+    steps: int,
+    label_noise: object = None,
+    batch_size: int | None = None,
+    generator: np.random.Generator | None = None,
+    record_every: int | None = 1,
+) -> Trajectory:
+    """Run gradient descent from a whole batch of starts at once.
+
+    Args:
+        network: the network.
+        start: parameters of shape (..., depth, features).
+        learning_rate: eta > 0; broadcasts against the batch axes of ``start``.
+        steps: number of steps >= 1.
+        label_noise: standard deviation >= 0 of the Gaussian noise added to each row's residual in
+            each step, independently for each trajectory; broadcasts against the batch axes.
+        batch_size: rows drawn for each step, without replacement and independently for each
+            trajectory, 1 to n; None or n uses all rows.
+        generator: source of the noise and of the rows, needed with either.
+        record_every: record every so many steps; the start and the end are always recorded.
+            None records these two alone, with memory that does not grow with ``steps``.
+
+    Raises:
+        ValueError: for arguments of the wrong shape or range.
+    """
+    steps = positive_int("steps", steps)
+    start = finite_array("start", network._parameters(start))
+    rates = checked_rates(learning_rate)
+    scale = _noise_scale(label_noise, generator)
+    rows = _rows(network, batch_size, generator)
+    batch = _batch_shape(start.shape[:-2], rates, scale)
+    times = _recorded_times(steps, record_every)
+    every_step = len(times) == steps + 1
+    size, (n, m) = int(np.prod(batch)), network.inputs.shape
+    theta = np.empty((len(times), size, network.depth, m))
+    theta[0] = np.broadcast_to(start, (*batch, *start.shape[-2:])).reshape(theta.shape[1:])
+    rates = np.broadcast_to(rates, batch).reshape(-1, 1)
+    scale = np.broadcast_to(scale, batch).reshape(-1, 1)
+    used = np.empty((steps, size, m)) if every_step else None
+    noise = np.empty((steps, size, n)) if every_step and label_noise is not None else None
+    point, step = theta[0].copy(), 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k, (first, last) in enumerate(pairwise(times)):
+            for step in range(first, last):
+                error = np.prod(point, axis=1) @ network.inputs.T - network.targets
+                if label_noise is not None:
+                    draw = generator.standard_normal((size, n)) * scale
+                    error += draw
+                if rows < n:
+                    error *= _chosen(size, n, rows, generator)
+                gradient = error @ network.inputs / n
+                point -= (rates * gradient)[:, None, :] * _rest(point)
+                if used is not None:
+                    used[step] = gradient
+                if noise is not None:
+                    noise[step] = draw
+            theta[k + 1] = point
+        lost = _mark_diverged(theta, network)
+    return Trajectory(
+        network=network,
+        steps=times,
+        theta=theta.reshape(len(times), *batch, *start.shape[-2:]),
+        diverged=lost.reshape(batch),
+        weight_gradient=None if used is None else used.reshape(steps, *batch, m),
+        noise=None if noise is None else noise.reshape(steps, *batch, n),
+    )
+
+
+def _rest(theta: np.ndarray) -> np.ndarray:
+    """The products over all factors but one, feature by feature, (..., depth, features)."""
+    if theta.shape[-2] == 2:
+        return theta[..., ::-1, :]
+    return np.moveaxis(_leave_one_out(np.moveaxis(theta, -2, -1)), -1, -2)
+
+
+def _rows(
+    network: DiagonalNetwork, batch_size: int | None, generator: np.random.Generator | None
+) -> int:
+    n = len(network.targets)
+    rows = n if batch_size is None else positive_int("batch_size", batch_size)
+    if rows > n:
+        raise ValueError(f"batch_size must be at most the number of rows, {n}, got {batch_size!r}")
+    if rows < n and not isinstance(generator, np.random.Generator):
+        raise ValueError(f"batch_size needs a numpy Generator, got {generator!r}")
+    return rows
+
+
+def _chosen(size: int, n: int, rows: int, generator: np.random.Generator) -> np.ndarray:
+    """Weights n / rows for rows drawn without replacement and 0 for the others, (size, n)."""
+    order = np.argpartition(generator.random((size, n)), rows - 1, axis=1)
+    weights = np.zeros((size, n))
+    np.put_along_axis(weights, order[:, :rows], n / rows, axis=1)
+    return weights
+
+
+def _mark_diverged(theta: np.ndarray, network: DiagonalNetwork) -> np.ndarray:
+    """Set (times, size, depth, features) to NaN from where it is lost; return whether it was."""
+    residual = np.prod(theta, axis=2) @ network.inputs.T - network.targets
+    finite = np.isfinite(theta).all(axis=(2, 3)) & np.isfinite(np.sum(residual**2, axis=2))
+    lost = np.logical_or.accumulate(~finite, axis=0)
+    theta[lost] = np.nan
+    return lost[-1]

@@ -1,0 +1,359 @@
+"""What happens past the threshold 2/eta: coupled dynamics, reflection law, budget and episodes.
+
+The excess is the sharpness minus 2/eta (Proposition G4); an instability is a stretch of training
+during which a positive excess makes the displacement along v_1, and with it the loss, grow.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import NamedTuple
+
+import numpy as np
+
+from flatminima._validation import checked_rates, finite_array, positive_float, positive_int
+from flatminima.theory.rotation import rotation_field
+
+__all__ = [
+    "FLOAT32_LOSS",
+    "CoupledTrajectory",
+    "Curvature",
+    "Episode",
+    "coupled_dynamics",
+    "curvature_beyond_hessian",
+    "find_episodes",
+    "instability_budget",
+    "log_imbalance_factor",
+    "reflected_sharpness",
+]
+
+# The accuracy of one loss value evaluated in float32, relative to the largest loss so far. With
+# unit rounding u = 2^-24, pairwise summation of n terms errs by at most log2(n) u; 32 u covers
+# 2^30 terms and two roundings in each.
+FLOAT32_LOSS = 32 * 2.0**-24
+
+
+class CoupledTrajectory(NamedTuple):
+    """The states of :func:`coupled_dynamics`, time axis first."""
+
+    x: np.ndarray
+    """Displacement along v_1, shape (steps + 1, ...); NaN once diverged."""
+    excess: np.ndarray
+    """Sharpness minus 2/eta, same shape; NaN once diverged."""
+    diverged: np.ndarray
+    """Whether the trajectory left the range of floating-point numbers, shape (...)."""
+
+
+class Episode(NamedTuple):
+    """One instability in a training trace, as steps of that trace; see :func:`find_episodes`."""
+
+    start: int
+    """The last step at which the loss was at its minimum since the previous episode."""
+    peak: int
+    """The step of the largest loss."""
+    end: int
+    """The first step at which the loss is back where it was, or the trace's last step."""
+
+
+class Curvature(NamedTuple):
+    """Curvature beyond the sharpness at one point, as defined in Definition G5."""
+
+    sharpness: float
+    smallest: float
+    """lambda_min, the most negative eigenvalue."""
+    gradient_along: float
+    """T[v_1, v_1, v_1], the derivative of the sharpness along v_1, up to the sign of v_1: |.|."""
+    gradient_across: float
+    """||P grad lambda_1||, the gradient of the sharpness across v_1."""
+    fourth: float
+    """The fourth derivative of the loss along v_1."""
+    rotation: float
+    """||rho||, how fast v_1 turns along v_1 (Theorem G2)."""
+    moments: np.ndarray
+    """The spectral moments tr H^k for k = 1, 2, ..., as many as were asked for."""
+
+
+def coupled_dynamics(
+    x: object,
+    excess: object,
+    learning_rate: float,
+    progressive_sharpening: object,
+    self_stabilization: object,
+    steps: int,
+    fourth: object = 0.0,
+) -> CoupledTrajectory:
+    r"""Iterate the coupled instability dynamics of Proposition G4.
+
+    .. math:: x' = -(1 + \eta\epsilon)\,x - \eta q x^3 / 6, \qquad
+              \epsilon' = \epsilon + \eta\,(\alpha - \beta x^2 / 2)
+
+    For beta > 0 this is gradient descent on the loss L(x, z) = (2/eta + sqrt(beta) z) x^2 / 2
+    + q x^4 / 24 - (alpha / sqrt(beta)) z with the excess sqrt(beta) z, exactly. For q = 0 compare
+    Damian, Nichani and Lee (2023).
+
+    Args:
+        x: starting displacement along v_1; a number or an array, all of which broadcast.
+        excess: starting sharpness minus 2/eta.
+        learning_rate: eta > 0.
+        progressive_sharpening: alpha, the rise of sharpness per unit of eta * steps.
+        self_stabilization: beta = ||P grad lambda_1||^2 >= 0.
+        steps: number of steps.
+        fourth: q, the fourth derivative of the loss along v_1.
+
+    Returns:
+        A :class:`CoupledTrajectory` of arrays with steps + 1 entries along the first axis.
+
+    Raises:
+        ValueError: for a non-finite argument, learning_rate <= 0, self_stabilization < 0 or
+            steps < 1.
+    """
+    eta = positive_float("learning_rate", learning_rate)
+    steps = positive_int("steps", steps)
+    alpha = finite_array("progressive_sharpening", progressive_sharpening)
+    beta = finite_array("self_stabilization", self_stabilization)
+    if np.any(beta < 0):
+        raise ValueError(f"self_stabilization must be at least 0, got {self_stabilization!r}")
+    x, excess, alpha, beta, q = np.broadcast_arrays(
+        finite_array("x", x),
+        finite_array("excess", excess),
+        alpha,
+        beta,
+        finite_array("fourth", fourth),
+    )
+    states = np.empty((2, steps + 1, *x.shape))
+    states[:, 0] = x, excess
+    with np.errstate(over="ignore", invalid="ignore"):
+        for t in range(steps):
+            x, excess = states[:, t]
+            states[0, t + 1] = -(1 + eta * excess) * x - eta * q * x**3 / 6
+            states[1, t + 1] = excess + eta * (alpha - beta * x**2 / 2)
+    # A non-finite state is never followed by a finite one, so this marks all later steps too.
+    lost = np.logical_or.accumulate(~np.isfinite(states).all(axis=0), axis=0)
+    states[:, lost] = np.nan
+    return CoupledTrajectory(states[0], states[1], lost[-1])
+
+
+def reflected_sharpness(
+    before: object, learning_rate: object, target: float | None = None
+) -> np.ndarray:
+    r"""Sharpness after an instability that began at sharpness ``before``: 4/eta - before.
+
+    The leading-order law of Theorem D8: the excess over 2/eta changes its sign, at any depth. The
+    error is of the order of the excess squared. At depth 2 that order is known too; with the
+    relative excess e = eta * before / 2 - 1, the one afterwards is
+
+    .. math:: -e - \frac43\, \frac{1 - 4\eta^2y^2}{1 - \eta^2y^2}\, e^2 + O(e^3) .
+
+    The value says nothing where the law cannot hold: below the sharpness of the flattest
+    minimum, hence in particular for ``before`` >= 4/eta.
+
+    Args:
+        before: sharpness of the minimum whose instability starts, in any shape.
+        learning_rate: eta > 0; broadcasts.
+        target: the target y of a network of depth 2, to include the second order; then
+            eta |y| < 1, as there is no minimum at the threshold otherwise.
+
+    Raises:
+        ValueError: for non-finite values, learning_rate <= 0 or eta |target| >= 1.
+    """
+    before, rates = finite_array("before", before), checked_rates(learning_rate)
+    if target is None:
+        return 4 / rates - before
+    square = (rates * finite_array("target", target)) ** 2
+    if np.any(square >= 1):
+        raise ValueError(f"learning_rate * |target| must be below 1, got {np.sqrt(square).max()}")
+    second = 4 / 3 * (1 - 4 * square) / (1 - square) * (rates * before / 2 - 1) ** 2
+    return 4 / rates - before - 2 / rates * second
+
+
+def instability_budget(residuals: object, learning_rate: object) -> np.ndarray:
+    """The sum of eta^2 r_t^2 over the steps taken: what flattening is paid for with (Theorem D7).
+
+    Args:
+        residuals: r_t at each point from which a step was taken (not the end point), time axis
+            first, shape (steps, ...).
+        learning_rate: eta > 0, a number or an array that broadcasts against the batch axes.
+
+    Returns:
+        The budget, dimensionless, with the batch shape.
+
+    Raises:
+        ValueError: for a missing time axis, non-finite values or learning_rate <= 0.
+    """
+    return np.sum(_scaled_residuals(residuals, learning_rate) ** 2, axis=0)
+
+
+def log_imbalance_factor(residuals: object, learning_rate: object) -> np.ndarray:
+    """The sum of log |1 - eta^2 r_t^2|, which is log |kappa_T / kappa_0| exactly at depth 2 (D7).
+
+    At most minus the budget while every eta |r_t| < 1, and close to it while they are small;
+    minus infinity if a step balanced the layers exactly. Arguments and errors as for
+    :func:`instability_budget`.
+    """
+    with np.errstate(divide="ignore"):
+        factors = np.log(np.abs(1 - _scaled_residuals(residuals, learning_rate) ** 2))
+    return np.sum(factors, axis=0)
+
+
+def _scaled_residuals(residuals: object, learning_rate: object) -> np.ndarray:
+    residuals = finite_array("residuals", residuals)
+    if residuals.ndim == 0:
+        raise ValueError("residuals must have a time axis first, got a number")
+    return checked_rates(learning_rate) * residuals
+
+
+def find_episodes(
+    loss: object,
+    sharpness: object,
+    learning_rate: float,
+    *,
+    threshold: float | None = None,
+    loss_accuracy: float = FLOAT32_LOSS,
+    minimum_rise: float = 0.0,
+) -> list[Episode]:
+    """Find the instability episodes in the trace of a full-batch run.
+
+    An episode is a stretch during which the loss stays above its running minimum, and which is
+    explained by the sharpness. Two conditions, neither of them tuned:
+
+    1. *The loss rises.* Below the threshold gradient descent does not raise the loss (descent
+       lemma, Q2), so a rise above the running minimum by more than rounding is the mark of an
+       instability. Rounding: two loss values, each off by ``loss_accuracy`` times the largest
+       loss so far. The oscillation along v_1 has period two, and on a skewed valley it shows as
+       a loss that alternates; the loss is therefore compared through the larger of each two
+       successive values, which falls when the oscillation shrinks and rises when it grows.
+    2. *The sharpness explains it.* Some probe between the last one at or before the start and
+       the peak, both included, exceeds the threshold. Probe at least as often as an episode
+       lasts: one that no probe sees above the threshold is not reported.
+
+    Minibatch losses rise for other reasons; give this function the full-batch loss.
+
+    Args:
+        loss: the loss at every step, shape (steps,).
+        sharpness: the sharpness at every step, NaN where it was not measured, same shape.
+        learning_rate: eta > 0.
+        threshold: sharpness at which training turns unstable, 2/eta unless given (38/eta for
+            the preconditioned sharpness of Adam at beta_1 = 0.9, say).
+        loss_accuracy: accuracy of one loss value relative to the largest loss so far; the
+            default is that of a float32 evaluation, also of losses stored as float64.
+        minimum_rise: leave out episodes whose peak exceeds the loss at their start by less than
+            this fraction of it; 0 keeps all.
+
+    Returns:
+        The episodes in order of time. One that does not come back ends at the last step.
+
+    Raises:
+        ValueError: for arrays of different or empty shape, a non-finite loss (cut a diverged
+            trace first), an infinite sharpness, no probe at all, or a number out of range.
+    """
+    loss = finite_array("loss", loss)
+    try:
+        sharpness = np.asarray(sharpness, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sharpness must be an array of numbers, got {sharpness!r}") from error
+    limit = 2 / positive_float("learning_rate", learning_rate)
+    if threshold is not None:
+        limit = positive_float("threshold", threshold)
+    accuracy = positive_float("loss_accuracy", loss_accuracy)
+    if not (isinstance(minimum_rise, Real) and minimum_rise >= 0):
+        raise ValueError(f"minimum_rise must be at least 0, got {minimum_rise!r}")
+    if loss.ndim != 1 or loss.size == 0 or sharpness.shape != loss.shape:
+        raise ValueError(
+            "loss and sharpness must be one-dimensional and equally long (NaN where the sharpness "
+            f"was not measured), got shapes {loss.shape} and {sharpness.shape}"
+        )
+    probes = np.flatnonzero(~np.isnan(sharpness))
+    if probes.size == 0 or np.any(np.isinf(sharpness)):
+        raise ValueError("sharpness must hold at least one measured value, and no infinite one")
+    episodes: list[Episode] = []
+    for first, last in _excursions(loss, accuracy):
+        # Episodes do not overlap: a start is looked for from the end of the one before.
+        since = episodes[-1].end if episodes else 0
+        episodes.append(_locate(loss, since, first, last))
+    return [
+        e
+        for e in episodes
+        if _explained(e, sharpness, probes, limit)
+        and loss[e.peak] - loss[e.start] >= minimum_rise * abs(loss[e.start])
+    ]
+
+
+def _excursions(loss: np.ndarray, accuracy: float) -> list[tuple[int, int]]:
+    """Runs [first, last] of steps whose two-step maximum is above its running minimum."""
+    larger = loss.copy()
+    larger[1:] = np.maximum(loss[1:], loss[:-1])
+    floor = np.minimum.accumulate(larger)
+    rounding = 2 * accuracy * np.maximum.accumulate(np.abs(loss))
+    above = np.concatenate([[False], larger > floor + rounding, [False]])
+    edges = np.flatnonzero(np.diff(above.astype(np.int8)))
+    return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _locate(loss: np.ndarray, since: int, first: int, last: int) -> Episode:
+    """Turn a run of steps above the running minimum into start, peak and end."""
+    # The first step above compares with the larger of the two before it, so its rise began at
+    # the last minimum before it; the steps between are above by less than rounding.
+    before = loss[since:first]
+    start = first - 1 - int(np.argmin(before[::-1]))
+    peak = first + int(np.argmax(loss[first : last + 1]))
+    # The two-step maximum stays high one step longer than the loss: `last` is the first step back.
+    return Episode(start, peak, last)
+
+
+def _explained(episode: Episode, sharpness: np.ndarray, probes: np.ndarray, limit: float) -> bool:
+    """Whether a probe from the last one before the episode to its peak exceeds the limit."""
+    earlier = probes[probes <= episode.start]
+    since = earlier[-1] if earlier.size else 0
+    window = probes[(probes >= since) & (probes <= episode.peak)]
+    return bool(np.any(sharpness[window] > limit))
+
+
+def curvature_beyond_hessian(
+    hessian: object, third: object, fourth: object, moments: int = 4
+) -> Curvature:
+    """Evaluate the quantities of Definition G5 from exact derivative tensors at one point.
+
+    Args:
+        hessian: second derivatives, symmetric, shape (n, n).
+        third: third derivatives, symmetric, shape (n, n, n).
+        fourth: fourth derivatives, symmetric, shape (n, n, n, n).
+        moments: how many spectral moments tr H^k to return, k = 1 to moments.
+
+    Returns:
+        A :class:`Curvature`; nothing in it depends on the sign of v_1.
+
+    Raises:
+        ValueError: for shapes that do not match, a tensor that is not symmetric, or a repeated
+            leading eigenvalue.
+    """
+    hessian = finite_array("hessian", hessian)
+    n = hessian.shape[0] if hessian.ndim else 0
+    third, fourth = finite_array("third", third), finite_array("fourth", fourth)
+    for order, (name, tensor) in enumerate(
+        (("hessian", hessian), ("third", third), ("fourth", fourth)), start=2
+    ):
+        if tensor.shape != (n,) * order or n == 0:
+            shape = ", ".join("n" * order)
+            raise ValueError(f"{name} must have shape ({shape}), got {tensor.shape}")
+        # Swaps of neighbors generate all permutations. Exact tensors are symmetric to rounding,
+        # far below its square root, and a tensor in a wrong layout is not.
+        largest = np.max(np.abs(tensor))
+        for axis in range(order - 1):
+            skew = np.max(np.abs(tensor - np.swapaxes(tensor, axis, axis + 1)))
+            if skew > np.sqrt(np.finfo(float).eps) * largest:
+                raise ValueError(f"{name} must be symmetric, but is off by {skew:.3g}")
+    values, columns = np.linalg.eigh(hessian)
+    values, vectors = values[::-1], columns.T[::-1]
+    v = vectors[0]
+    gradient = third @ v @ v
+    along = float(gradient @ v)
+    powers = np.arange(1, positive_int("moments", moments) + 1)
+    return Curvature(
+        sharpness=float(values[0]),
+        smallest=float(values[-1]),
+        gradient_along=abs(along),
+        gradient_across=float(np.linalg.norm(gradient - along * v)),
+        fourth=float(fourth @ v @ v @ v @ v),
+        rotation=float(np.linalg.norm(rotation_field(values, vectors, gradient))),
+        moments=np.sum(values ** powers[:, None], axis=1),
+    )

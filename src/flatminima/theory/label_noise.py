@@ -1,0 +1,132 @@
+r"""What label noise does to the imbalance of a diagonal network of depth 2 (Proposition D10).
+
+With noise xi on the residual, a step multiplies the imbalance kappa by 1 - eta^2 (r + xi)^2. The
+part of eta^2 (r + xi)^2 that is r^2 is the residual's share, xi^2 the noise's, 2 r xi the cross
+term. The residual's share is an instability's only as far as the noise did not excite the residual:
+below the threshold it is an echo of the noise, of known size (Proposition "rate of label noise").
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from flatminima._validation import finite_array
+
+__all__ = [
+    "Shares",
+    "flattening_rate",
+    "split_flattening",
+    "steps_to_imbalance",
+]
+
+
+class Shares(NamedTuple):
+    """Three terms that add up to what :func:`split_flattening` splits, each of batch shape."""
+
+    residual: np.ndarray
+    noise: np.ndarray
+    cross: np.ndarray
+
+    @property
+    def total(self) -> np.ndarray:
+        return self.residual + self.noise + self.cross
+
+
+def split_flattening(
+    residuals: object, noise: object, learning_rate: object, imbalance: object = 1.0
+) -> Shares:
+    """Split the flattening of a run into the residual's share, the noise's, and the cross term.
+
+    Without ``imbalance`` the sum of eta^2 (r_t + xi_t)^2 is split, the budget. With the
+    imbalances kappa_t each step is weighted by its own, and the shares add up to
+    kappa_0 - kappa_T exactly (Proposition D10).
+
+    Args:
+        residuals: r_t at each point from which a step was taken, time axis first, (steps, ...).
+            For several features at depth 2, the weight gradient without noise takes its place.
+        noise: xi_t added in each of these steps; broadcasts.
+        learning_rate: eta > 0; broadcasts against the batch axes.
+        imbalance: kappa_t at the same points; broadcasts.
+
+    Raises:
+        ValueError: for a missing time axis, non-finite values or learning_rate <= 0.
+    """
+    residuals = finite_array("residuals", residuals)
+    if residuals.ndim == 0:
+        raise ValueError("residuals must have a time axis first, got a number")
+    rates = finite_array("learning_rate", learning_rate)
+    if np.any(rates <= 0):
+        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
+    noise = finite_array("noise", noise)
+    weight = rates**2 * finite_array("imbalance", imbalance)
+    terms = (residuals**2, noise**2, 2 * residuals * noise)
+    return Shares(*(np.sum(weight * term, axis=0) for term in terms))
+
+
+def flattening_rate(sharpness: object, label_noise: object, learning_rate: object) -> np.ndarray:
+    r"""Expected fall of log |kappa| per step near a minimum, to leading order in the noise.
+
+    .. math:: \frac{2 \eta^2 \sigma^2}{2 - \eta s}
+
+    of which eta^2 sigma^2 is the noise's own share. The proposition on the rate of label noise
+    has the proof; it needs eta s < 2. Arguments broadcast.
+
+    Args:
+        sharpness: s >= 0, that of the minimum.
+        label_noise: sigma >= 0, standard deviation of the noise.
+        learning_rate: eta > 0.
+
+    Raises:
+        ValueError: for arguments out of range, among them eta s >= 2.
+    """
+    s, sigma = finite_array("sharpness", sharpness), finite_array("label_noise", label_noise)
+    eta = finite_array("learning_rate", learning_rate)
+    if np.any(eta <= 0):
+        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
+    if np.any(sigma < 0):
+        raise ValueError(f"label_noise must be at least 0, got {label_noise!r}")
+    if np.any(s < 0) or np.any(eta * s >= 2):
+        raise ValueError(f"sharpness must be at least 0 and below 2 / eta, got {sharpness!r}")
+    return 2 * eta**2 * sigma**2 / (2 - eta * s)
+
+
+def steps_to_imbalance(
+    kappa: object, start: float, target: float, label_noise: float, learning_rate: float
+) -> np.ndarray:
+    r"""Steps that label noise needs to bring the imbalance from ``start`` to ``kappa`` on average.
+
+    Integrates d log kappa / dt = -2 eta^2 sigma^2 / (2 - eta s), s = sqrt(kappa^2 + 4 y^2), the
+    rate of :func:`flattening_rate` as the minimum moves:
+
+    .. math:: t = \frac{1}{2\eta^2\sigma^2} \int_\kappa^{\kappa_0} \frac{2 - \eta s(k)}{k}\, dk
+
+    With F(k) = s + |y| log((s - 2 |y|) / (s + 2 |y|)) the integral of s / k is F.
+
+    Args:
+        kappa: imbalances in (0, start], any shape.
+        start: kappa_0 > 0 with eta sqrt(kappa_0^2 + 4 y^2) < 2.
+        target: y.
+        label_noise: sigma > 0.
+        learning_rate: eta > 0.
+
+    Raises:
+        ValueError: for arguments out of range.
+    """
+    kappa, start = finite_array("kappa", kappa), float(finite_array("start", start))
+    if np.any(kappa <= 0) or np.any(kappa > start):
+        raise ValueError(f"kappa must lie in (0, start], got {kappa!r} with start {start!r}")
+    y = abs(float(finite_array("target", target)))
+    if np.any(finite_array("label_noise", label_noise) <= 0):
+        raise ValueError(f"label_noise must be greater than 0, got {label_noise!r}")
+    flattening_rate(np.hypot(start, 2 * y), label_noise, learning_rate)  # checks the ranges
+
+    def integral(k: np.ndarray | float) -> np.ndarray:
+        s = np.hypot(k, 2 * y)
+        # (s - 2y)/(s + 2y) = k^2/(s + 2y)^2, and with it no difference of nearly equal numbers.
+        return s + 2 * y * np.log(k / (s + 2 * y))
+
+    logs = 2 * np.log(start / kappa)
+    curved = learning_rate * (integral(start) - integral(kappa))
+    return (logs - curved) / (2 * learning_rate**2 * label_noise**2)

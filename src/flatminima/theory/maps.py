@@ -1,0 +1,308 @@
+r"""Gradient descent past the threshold, without a quadratic: low-dimensional maps and their orbits.
+
+A loss of one variable turns gradient descent into a map of the line, x' = x - eta L'(x). Its fixed
+points are the critical points of the loss; past the threshold it may settle on a cycle instead
+(Proposition Q5). The uv model is the map of a two-layer linear network with one hidden unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from flatminima._validation import checked_rates, finite_array, positive_int
+
+__all__ = [
+    "ESCAPE",
+    "Orbit",
+    "Polynomial",
+    "UVTrajectory",
+    "Wide",
+    "bifurcation_diagram",
+    "cycle_length",
+    "multiplier",
+    "orbit",
+    "period_two_orbit",
+    "quartic",
+    "superstable_rates",
+    "uv_model",
+]
+
+ESCAPE = 1e6
+"""An orbit of :func:`orbit` whose |x| exceeds this is reported as diverged."""
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """A loss of one variable, L(x) = sum_k coefficients[k] x^k.
+
+    Args:
+        coefficients: c_0, c_1, ..., finite numbers, lowest power first.
+    """
+
+    coefficients: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        values = finite_array("coefficients", self.coefficients)
+        if values.ndim != 1 or not values.size:
+            raise ValueError(f"coefficients must be a sequence of numbers, got {values!r}")
+        object.__setattr__(self, "coefficients", tuple(float(c) for c in values))
+
+    def derivative(self, x: object, order: int = 1) -> np.ndarray:
+        """Return the derivative of the given order >= 0 at x, in the shape of x."""
+        c = np.polynomial.polynomial.polyder(self.coefficients, positive_int("order", order, 0))
+        return np.polynomial.polynomial.polyval(np.asarray(x, dtype=float), c)
+
+    def __call__(self, x: object) -> np.ndarray:
+        return self.derivative(x, 0)
+
+
+def quartic(curvature: float, c: float, skew: float = 0.0) -> Polynomial:
+    """Return L(x) = curvature x^2 / 2 + skew x^3 / 6 + c x^4 / 4, the loss of Proposition Q5."""
+    return Polynomial((0.0, 0.0, curvature / 2, skew / 6, c / 4))
+
+
+@dataclass(frozen=True)
+class Wide:
+    r"""L(x) = sqrt(1 + x^2) - 1: curvature (1 + x^2)^{-3/2}, highest at the minimum, and bounded
+    below, so that an orbit past the threshold has nowhere to escape to."""
+
+    def derivative(self, x: object, order: int = 1) -> np.ndarray:
+        """Return the derivative of order 0, 1 or 2 at x."""
+        x = np.asarray(x, dtype=float)
+        root = np.sqrt(1 + x**2)
+        if order == 0:
+            return x**2 / (1 + root)
+        if order not in (1, 2):
+            raise ValueError(f"order must be 0, 1 or 2, got {order!r}")
+        return x / root if order == 1 else root**-3
+
+    def __call__(self, x: object) -> np.ndarray:
+        return self.derivative(x, 0)
+
+
+class Orbit(NamedTuple):
+    """The last iterates of a map, time axis first."""
+
+    x: np.ndarray
+    """shape (keep, ...), NaN once diverged."""
+    diverged: np.ndarray
+    """shape (...), whether |x| exceeded ESCAPE or stopped being a number."""
+
+
+def orbit(
+    loss: Polynomial | Wide,
+    start: object,
+    learning_rate: object,
+    steps: int,
+    keep: int | None = None,
+) -> Orbit:
+    """Iterate x' = x - eta L'(x) over a whole grid of starts and learning rates.
+
+    Args:
+        loss: a loss of one variable with a method ``derivative``.
+        start: x_0; broadcasts against learning_rate.
+        learning_rate: eta > 0.
+        steps: number of steps.
+        keep: how many of the last iterates to return, the end included; None keeps all
+            steps + 1, the start first. Memory grows with keep alone.
+
+    Raises:
+        ValueError: for non-finite input, learning_rate <= 0, steps < 1 or keep > steps + 1.
+    """
+    steps = positive_int("steps", steps)
+    keep = steps + 1 if keep is None else positive_int("keep", keep)
+    if keep > steps + 1:
+        raise ValueError(f"keep must be at most steps + 1 = {steps + 1}, got {keep}")
+    x, eta = np.broadcast_arrays(finite_array("start", start), checked_rates(learning_rate))
+    x = x.astype(float)
+    kept = np.empty((keep, *x.shape))
+    first = steps + 1 - keep
+    with np.errstate(over="ignore", invalid="ignore"):
+        for t in range(steps + 1):
+            if t >= first:
+                kept[t - first] = x
+            x = x - eta * loss.derivative(x)
+            # Once out, out for good: NaN never comes back.
+            x = np.where(np.abs(x) <= ESCAPE, x, np.nan)
+    return Orbit(kept, np.isnan(kept[-1]))
+
+
+def multiplier(loss: Polynomial | Wide, cycle: object, learning_rate: object) -> np.ndarray:
+    r"""Return the derivative of the k-fold map along a cycle of k points, time axis first.
+
+    .. math:: \prod_{x \in \text{cycle}} (1 - \eta L''(x))
+
+    The cycle attracts if it is below 1 in absolute value and repels if it is above.
+
+    Args:
+        loss: a loss with second derivatives.
+        cycle: its points, shape (k, ...).
+        learning_rate: eta > 0; broadcasts against (...).
+    """
+    cycle = finite_array("cycle", cycle)
+    if cycle.ndim == 0:
+        raise ValueError("cycle must have its points along the first axis, got a number")
+    return np.prod(1 - checked_rates(learning_rate) * loss.derivative(cycle, 2), axis=0)
+
+
+def period_two_orbit(curvature: object, c: object, learning_rate: object) -> np.ndarray:
+    r"""Return x_* > 0 of the orbit {x_*, -x_*} on L = curvature x^2/2 + c x^4/4 (Q5).
+
+    .. math:: x_*^2 = \frac{2 - \eta\lambda}{\eta c}
+
+    NaN where there is none: past the threshold for c >= 0, below it for c <= 0. Its multiplier is
+    (2 eta lambda - 5)^2, so it attracts exactly for 2 < eta lambda < 3.
+
+    Args:
+        curvature: lambda; broadcasts against the rest.
+        c: the quartic coefficient, not 0.
+        learning_rate: eta > 0.
+    """
+    c = finite_array("c", c)
+    if np.any(c == 0):
+        raise ValueError("c must not be 0: a quadratic has no isolated cycle")
+    eta = checked_rates(learning_rate)
+    square = (2 - eta * finite_array("curvature", curvature)) / (eta * c)
+    return np.sqrt(np.where(square > 0, square, np.nan))
+
+
+def bifurcation_diagram(
+    loss: Polynomial | Wide,
+    learning_rates: object,
+    starts: object = (0.1,),
+    *,
+    settle: int = 1000,
+    keep: int = 128,
+) -> Orbit:
+    """Return where orbits live in the long run, for each learning rate.
+
+    Args:
+        loss: the loss.
+        learning_rates: shape (m,).
+        starts: shape (s,); several, because several attractors may coexist.
+        settle: steps to take before recording.
+        keep: iterates to record after that.
+
+    Returns:
+        An :class:`Orbit` with x of shape (keep, s, m).
+    """
+    rates = np.atleast_1d(checked_rates(learning_rates))
+    starts = np.atleast_1d(finite_array("starts", starts))[:, None]
+    settle, keep = positive_int("settle", settle), positive_int("keep", keep)
+    return orbit(loss, starts, rates, settle + keep - 1, keep)
+
+
+def cycle_length(orbits: Orbit, longest: int = 32, tolerance: float = 1e-6) -> np.ndarray:
+    """Return the period of each settled orbit: the smallest k with x_{t+k} = x_t to a tolerance.
+
+    0 stands for an orbit that repeats with no period up to ``longest``, or that diverged.
+
+    Args:
+        orbits: with at least 2 * longest iterates, as :func:`bifurcation_diagram` gives.
+        longest: longest period to look for.
+        tolerance: largest difference that counts as none; choose it above the distance that is
+            still left to the cycle, and below the distances between its points.
+    """
+    longest = positive_int("longest", longest)
+    if len(orbits.x) < 2 * longest:
+        raise ValueError(
+            f"orbits must hold at least {2 * longest} iterates to find periods up to {longest}, "
+            f"got {len(orbits.x)}"
+        )
+    period = np.zeros(orbits.x.shape[1:], dtype=int)
+    for k in range(longest, 0, -1):
+        # NaN differs from everything, so diverged orbits stay at 0.
+        same = np.abs(orbits.x[k:] - orbits.x[:-k]).max(axis=0) <= tolerance
+        period[same] = k
+    return period
+
+
+def superstable_rates(levels: int) -> np.ndarray:
+    """Return eta_1 < eta_2 < ... at which L = x^2/2 - x^4/4 has a superstable cycle of 2^k points.
+
+    A cycle is superstable if it contains a critical point of the map, x_c^2 = (eta - 1)/(3 eta),
+    so that its multiplier is 0. Each such rate lies in the k-th window of the period-doubling
+    cascade, and their gaps shrink by Feigenbaum's ratio 4.669... in the limit (Feigenbaum 1978).
+
+    Args:
+        levels: how many, from 2 points on; each root is found to rounding, so that beyond about 9
+            levels their differences are lost in it.
+
+    Raises:
+        ValueError: for levels < 2.
+    """
+    from scipy.optimize import brentq
+
+    levels = positive_int("levels", levels, 2)
+
+    def miss(eta: float, steps: int) -> float:
+        critical = np.sqrt((eta - 1) / (3 * eta))
+        x = critical
+        for _ in range(steps):
+            x = (1 - eta) * x + eta * x**3
+        return x - critical
+
+    # The asymmetric cycle of two points has multiplier 9 - 2 (eta - 1)^2 (Proposition Q5), and
+    # doubles at 1 + sqrt 5; the next superstable rate follows soon after.
+    rates = [1 + 3 / np.sqrt(2), brentq(miss, 1 + np.sqrt(5), 3.27, args=(4,), xtol=1e-15)]
+    while len(rates) < levels:
+        gap = (rates[-1] - rates[-2]) / 4.669
+        low, high = rates[-1] + 0.8 * gap, rates[-1] + 1.2 * gap
+        rates.append(brentq(miss, low, high, args=(2 ** (len(rates) + 1),), xtol=1e-15))
+    return np.array(rates)
+
+
+class UVTrajectory(NamedTuple):
+    """A run of the uv model, time axis first."""
+
+    output: np.ndarray
+    """f = u v / sqrt(m), shape (steps + 1, ...)."""
+    curvature: np.ndarray
+    """lambda = (|u|^2 + |v|^2) / m, the tangent kernel, same shape."""
+    diverged: np.ndarray
+    """shape (...)."""
+
+
+def uv_model(
+    output: object, curvature: object, learning_rate: object, steps: int, width: int = 1
+) -> UVTrajectory:
+    r"""Iterate the uv model of Lewkowycz et al. (2020), exactly, in its two closed variables.
+
+    The network f = u . v / sqrt(m) with width m is trained on one example with target 0 and loss
+    f^2 / 2. Gradient descent closes in f and lambda = (|u|^2 + |v|^2) / m:
+
+    .. math:: f' = f\,\Big(1 - \eta\lambda + \frac{\eta^2 f^2}{m}\Big), \qquad
+              \lambda' = \lambda + \frac{\eta f^2}{m}\,(\eta\lambda - 4) .
+
+    Args:
+        output: f_0; broadcasts against the rest.
+        curvature: lambda_0 >= 2 |f_0| / sqrt(m), as |u|^2 + |v|^2 >= 2 |u . v| demands.
+        learning_rate: eta > 0.
+        steps: number of steps.
+        width: m.
+
+    Returns:
+        A :class:`UVTrajectory`; NaN once |f| exceeds ESCAPE.
+    """
+    steps, width = positive_int("steps", steps), positive_int("width", width)
+    f, lam, eta = np.broadcast_arrays(
+        finite_array("output", output),
+        finite_array("curvature", curvature),
+        checked_rates(learning_rate),
+    )
+    bound = 2 * np.abs(f) / np.sqrt(width)
+    if np.any(lam < bound * (1 - 8 * np.finfo(float).eps)):
+        raise ValueError("curvature must be at least 2 |output| / sqrt(width)")
+    states = np.empty((2, steps + 1, *f.shape))
+    states[:, 0] = f, lam
+    with np.errstate(over="ignore", invalid="ignore"):
+        for t in range(steps):
+            f, lam = states[:, t]
+            drive = f**2 / width
+            states[0, t + 1] = f * (1 - eta * lam + eta**2 * drive)
+            states[1, t + 1] = lam + eta * drive * (eta * lam - 4)
+            states[:, t + 1, ~(np.abs(states[0, t + 1]) <= ESCAPE)] = np.nan
+    return UVTrajectory(states[0], states[1], np.isnan(states[0, -1]))

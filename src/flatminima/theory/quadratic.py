@@ -1,0 +1,319 @@
+r"""Gradient methods on a quadratic loss: trajectories, companion matrices, stability thresholds.
+
+The loss is L(theta) = theta^T A theta / 2 with a symmetric matrix A, its Hessian. Along an
+eigenvector of A with eigenvalue lambda every method here is a linear recurrence in one unknown, so
+that its stability is that of a small matrix (Theorem Q1, Propositions Q3 and Q4).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flatminima._validation import finite_array, one_of, positive_float, positive_int
+
+__all__ = [
+    "METHODS",
+    "best_learning_rate",
+    "companion_matrix",
+    "gradient_descent",
+    "iterate",
+    "loss",
+    "sgd_covariance_step",
+    "sgd_second_moment",
+    "sgd_threshold",
+    "spectral_radius",
+    "stability_threshold",
+]
+
+METHODS = {
+    "gd": (),
+    "heavy_ball": ("momentum",),
+    "nesterov": ("momentum",),
+    "ema": ("beta1",),
+    "adam": ("beta1",),
+}
+"""Name of a method -> the names of its coefficients, each in [0, 1)."""
+
+
+def loss(hessian: object, theta: object) -> np.ndarray:
+    """Return theta^T A theta / 2, shape (...), for theta of shape (..., n); A as elsewhere here."""
+    theta = finite_array("theta", theta)
+    return np.sum(theta * _product(_matrix(hessian), theta), axis=-1) / 2
+
+
+def gradient_descent(
+    hessian: object, start: object, learning_rate: object, steps: int
+) -> np.ndarray:
+    """Return the iterates theta_{t+1} = theta_t - eta A theta_t of gradient descent.
+
+    Args:
+        hessian: symmetric A, shape (n, n), or its diagonal (n,) if it is diagonal.
+        start: theta_0, shape (..., n).
+        learning_rate: eta > 0; an array broadcasts against the batch axes (...) of start.
+        steps: number of steps.
+
+    Returns:
+        shape (steps + 1, ..., n), the start first. Entries past the range of floating-point
+        numbers are infinite or NaN.
+
+    Raises:
+        ValueError: for a matrix that is not symmetric, a wrong shape, non-finite input,
+            learning_rate <= 0 or steps < 1.
+    """
+    return iterate("gd", hessian, start, learning_rate, steps)
+
+
+def iterate(
+    method: str,
+    hessian: object,
+    start: object,
+    learning_rate: object,
+    steps: int,
+    **coefficients: float,
+) -> np.ndarray:
+    r"""Return the iterates of a gradient method on a quadratic, from rest.
+
+    With g_t = A theta_t, and u_{-1} = 0:
+
+    - ``gd``: theta' = theta - eta g.
+    - ``heavy_ball`` (Polyak 1964): u_t = momentum u_{t-1} - eta g_t, theta' = theta + u_t.
+    - ``nesterov`` (Nesterov 1983): the same with the gradient taken at theta + momentum u_{t-1}.
+    - ``ema``: m_t = beta1 m_{t-1} + (1 - beta1) g_t, theta' = theta - eta m_t.
+    - ``adam``: ``ema`` on a Hessian that is already preconditioned, P^{-1/2} A P^{-1/2}, without
+      the bias correction, whose effect dies out like beta1^t.
+
+    Args:
+        method: one of the names in METHODS.
+        hessian, start, learning_rate, steps: as in :func:`gradient_descent`.
+        **coefficients: ``momentum`` or ``beta1`` in [0, 1), as METHODS says.
+    """
+    matrix = _matrix(hessian)
+    theta = finite_array("start", start)
+    if theta.ndim == 0 or theta.shape[-1] != matrix.shape[0]:
+        raise ValueError(
+            f"start must have shape (..., {matrix.shape[0]}) for this Hessian, got {theta.shape}"
+        )
+    eta = _learning_rates(learning_rate)
+    beta = _coefficient(method, coefficients)
+    steps = positive_int("steps", steps)
+    shape = np.broadcast_shapes(theta.shape, (*eta.shape, 1))
+    rate = eta[..., None]
+    path = np.empty((steps + 1, *shape))
+    path[0] = theta
+    memory = np.zeros(shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for t in range(steps):
+            point = path[t] + beta * memory if method == "nesterov" else path[t]
+            step = -rate * _product(matrix, point)
+            if method in ("ema", "adam"):
+                step = (1 - beta) * step
+            memory = beta * memory + step
+            path[t + 1] = path[t] + memory
+    return path
+
+
+def companion_matrix(
+    method: str, eigenvalue: object, learning_rate: object, **coefficients: float
+) -> np.ndarray:
+    r"""Return the matrix that takes (x_t, x_{t-1}) to (x_{t+1}, x_t) along one eigenvector.
+
+    .. math:: \begin{pmatrix} p & -q \\ 1 & 0 \end{pmatrix}, \qquad
+              \text{characteristic polynomial } z^2 - p z + q
+
+    with (p, q) = (1 - eta lambda, 0) for gradient descent, (1 + beta - eta lambda, beta) for the
+    heavy ball, ((1 + beta)(1 - eta lambda), beta (1 - eta lambda)) for Nesterov's method, and
+    (1 + beta1 - (1 - beta1) eta lambda, beta1) for an EMA of the gradient (Proposition Q3).
+
+    Args:
+        method: one of the names in METHODS.
+        eigenvalue: lambda, a number or an array (for ``adam``, of the preconditioned Hessian).
+        learning_rate: eta > 0; broadcasts.
+
+    Returns:
+        shape (..., 2, 2).
+    """
+    beta = _coefficient(method, coefficients)
+    eigenvalue, eta = np.broadcast_arrays(
+        finite_array("eigenvalue", eigenvalue), _learning_rates(learning_rate)
+    )
+    x = eta * eigenvalue
+    trace, determinant = {
+        "gd": (1 - x, 0 * x),
+        "heavy_ball": (1 + beta - x, beta + 0 * x),
+        "nesterov": ((1 + beta) * (1 - x), beta * (1 - x)),
+        "ema": (1 + beta - (1 - beta) * x, beta + 0 * x),
+        "adam": (1 + beta - (1 - beta) * x, beta + 0 * x),
+    }[method]
+    matrix = np.zeros((*x.shape, 2, 2))
+    matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 0] = trace, -determinant, 1
+    return matrix
+
+
+def spectral_radius(matrix: object) -> np.ndarray:
+    """Largest absolute eigenvalue of square matrices (..., m, m), shape (...)."""
+    return np.max(np.abs(np.linalg.eigvals(finite_array("matrix", matrix))), axis=-1)
+
+
+def stability_threshold(method: str, learning_rate: object, **coefficients: float) -> np.ndarray:
+    r"""Return the eigenvalue below which a method is stable (Theorem Q1, Proposition Q3).
+
+    ================ ============================================
+    ``gd``           2 / eta
+    ``heavy_ball``   2 (1 + momentum) / eta
+    ``nesterov``     (2 + 2 momentum) / (eta (1 + 2 momentum))
+    ``ema``          2 (1 + beta1) / (eta (1 - beta1))
+    ``adam``         the same, for the eigenvalues of P^{-1/2} H P^{-1/2}
+    ================ ============================================
+
+    Args:
+        method: one of the names in METHODS.
+        learning_rate: eta > 0, a number or an array.
+        **coefficients: ``momentum`` or ``beta1`` in [0, 1), as METHODS says.
+
+    Raises:
+        ValueError: for an unknown method, a missing, unknown or ill-placed coefficient, or
+            learning_rate <= 0.
+    """
+    beta = _coefficient(method, coefficients)
+    factor = {
+        "gd": 2.0,
+        "heavy_ball": 2 * (1 + beta),
+        "nesterov": 2 * (1 + beta) / (1 + 2 * beta),
+        "ema": 2 * (1 + beta) / (1 - beta),
+        "adam": 2 * (1 + beta) / (1 - beta),
+    }[method]
+    return factor / _learning_rates(learning_rate)
+
+
+def best_learning_rate(hessian: object) -> tuple[float, float]:
+    """Return the step 2 / (lambda_1 + lambda_n) and the rate (K - 1) / (K + 1), K = lambda_1 /
+    lambda_n: the largest factor by which any component shrinks in a step (Theorem Q1).
+
+    Raises:
+        ValueError: unless the Hessian is positive definite.
+    """
+    values = np.linalg.eigvalsh(_matrix(hessian))
+    if values[0] <= 0:
+        raise ValueError(f"hessian must be positive definite, got smallest eigenvalue {values[0]}")
+    return 2 / (values[-1] + values[0]), (values[-1] - values[0]) / (values[-1] + values[0])
+
+
+def sgd_second_moment(
+    eigenvalue: object, variance: object, learning_rate: object, batch_size: int = 1
+) -> np.ndarray:
+    r"""Return the factor by which E[x^2] grows in a step of SGD in one dimension (Q4).
+
+    .. math:: \E[(1 - \eta h)^2] = (1 - \eta\lambda)^2 + \eta^2 s^2 / B
+
+    where h is the mean of B independent draws of a curvature of mean lambda and variance s^2
+    (examples drawn with replacement), and all examples have their minimum at x = 0.
+
+    Args:
+        eigenvalue: lambda; broadcasts against the rest.
+        variance: s^2 >= 0.
+        learning_rate: eta > 0.
+        batch_size: B >= 1.
+    """
+    variance = finite_array("variance", variance)
+    if np.any(variance < 0):
+        raise ValueError(f"variance must be at least 0, got {variance!r}")
+    eta = _learning_rates(learning_rate)
+    contraction = (1 - eta * finite_array("eigenvalue", eigenvalue)) ** 2
+    return contraction + eta**2 * variance / positive_int("batch_size", batch_size)
+
+
+def sgd_threshold(eigenvalue: object, variance: object, batch_size: int = 1) -> np.ndarray:
+    """Return the largest learning rate with stable second moment: 2 lambda / (lambda^2 + s^2/B).
+
+    Arguments as in :func:`sgd_second_moment`; lambda must be positive.
+    """
+    eigenvalue, variance = (
+        finite_array("eigenvalue", eigenvalue),
+        finite_array("variance", variance),
+    )
+    if np.any(eigenvalue <= 0) or np.any(variance < 0):
+        raise ValueError(
+            "eigenvalue must be greater than 0 and variance at least 0, got "
+            f"{eigenvalue!r} and {variance!r}"
+        )
+    return 2 * eigenvalue / (eigenvalue**2 + variance / positive_int("batch_size", batch_size))
+
+
+def sgd_covariance_step(
+    features: object, learning_rate: float, batch_size: int, *, replacement: bool = True
+) -> np.ndarray:
+    r"""Return the matrix that takes vec E[theta theta^T] one step of SGD further (Q4).
+
+    The loss is (1 / 2n) sum_i (x_i . theta)^2, least squares that every example can fit, with
+    the minimum moved to the origin. With A = (1/n) sum_i x_i x_i^T and B examples a step,
+
+    .. math:: \Sigma' = (I - \eta A) \Sigma (I - \eta A) + \frac{\eta^2 c}{B}
+              \Big( \tfrac1n \sum_i x_i x_i^\top \Sigma\, x_i x_i^\top - A \Sigma A \Big),
+
+    c = 1 with replacement, c = (n - B) / (n - 1) without (the variance of a mean of a sample
+    without replacement from a finite population). The second moment is stable exactly if the
+    spectral radius of this matrix is below 1.
+
+    Args:
+        features: x_i in the rows, shape (n, p).
+        learning_rate: eta > 0.
+        batch_size: B, 1 <= B (and B <= n without replacement).
+        replacement: whether the examples of a batch are drawn with replacement.
+
+    Returns:
+        shape (p^2, p^2), for vec that lays out rows one after another.
+    """
+    features = finite_array("features", features)
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"features must have shape (n, p), got {features.shape}")
+    n, p = features.shape
+    eta = positive_float("learning_rate", learning_rate)
+    batch_size = positive_int("batch_size", batch_size)
+    if not replacement and batch_size > n:
+        raise ValueError(f"batch_size must be at most the {n} examples, got {batch_size}")
+    correction = 1.0 if replacement else (n - batch_size) / max(n - 1, 1)
+    mean = features.T @ features / n
+    contraction = np.eye(p) - eta * mean
+    outer = np.einsum("ni,nj->nij", features, features).reshape(n, p * p)
+    # <vec(xx^T), vec(S)> vec(xx^T) = vec(xx^T S xx^T), for symmetric S.
+    noise = outer.T @ outer / n - np.kron(mean, mean)
+    return np.kron(contraction, contraction) + eta**2 * correction / batch_size * noise
+
+
+def _matrix(hessian: object) -> np.ndarray:
+    matrix = finite_array("hessian", hessian)
+    if matrix.ndim == 1:
+        matrix = np.diag(matrix)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise ValueError(f"hessian must have shape (n, n) or (n,), got {np.shape(hessian)}")
+    # A symmetric matrix that was computed, as X^T X say, is symmetric up to rounding.
+    if np.abs(matrix - matrix.T).max() > len(matrix) * np.finfo(float).eps * np.abs(matrix).max():
+        raise ValueError("hessian must be symmetric")
+    return matrix
+
+
+def _product(matrix: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    return theta @ matrix
+
+
+def _learning_rates(learning_rate: object) -> np.ndarray:
+    rates = finite_array("learning_rate", learning_rate)
+    if np.any(rates <= 0):
+        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
+    return rates
+
+
+def _coefficient(method: str, coefficients: dict[str, float]) -> float:
+    """Return the one coefficient of a method in [0, 1), 0 for gd; ValueError for any other."""
+    allowed = METHODS[one_of("method", method, METHODS)]
+    if set(coefficients) != set(allowed):
+        raise ValueError(
+            f"{method} takes {' and '.join(allowed) or 'no coefficient'}, got "
+            f"{', '.join(sorted(coefficients)) or 'none'}"
+        )
+    for name, value in coefficients.items():
+        number = finite_array(name, value)
+        if number.ndim or not 0 <= number < 1:
+            raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+        return float(number)
+    return 0.0

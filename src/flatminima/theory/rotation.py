@@ -1,0 +1,233 @@
+"""How far eigenvectors turn: angles and overlaps that ignore sign, and the rotation field of G2.
+
+An eigenvector is a line, not an arrow: ``v`` and ``-v`` are the same eigenvector, and a solver may
+return either. Nothing in this module depends on that choice. Vectors lie along the last axis, so a
+set of k eigenvectors in n dimensions is stored row by row, with shape (k, n) and the leading one
+first; further axes in front are batch axes and broadcast.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flatminima._validation import finite_array
+
+__all__ = [
+    "ORTHONORMALITY",
+    "align",
+    "angle",
+    "overlap",
+    "principal_angles",
+    "rotation_field",
+    "subspace_overlap",
+]
+
+# Eigenvectors from an iterative solver in float32 are orthonormal to about the square root of its
+# rounding; anything worse is not a set of eigenvectors but, say, columns given for rows.
+ORTHONORMALITY = float(np.sqrt(np.finfo(np.float32).eps))
+
+
+def _unit(name: str, vectors: object) -> np.ndarray:
+    """Return the vectors along the last axis, scaled to length one (safe from overflow)."""
+    array = finite_array(name, vectors)
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"{name} must hold vectors along its last axis, got shape {array.shape}")
+    largest = np.max(np.abs(array), axis=-1, keepdims=True)
+    if np.any(largest == 0):
+        raise ValueError(f"{name} must hold no zero vector: it has no direction")
+    array = array / largest
+    return array / np.linalg.norm(array, axis=-1, keepdims=True)
+
+
+def _same_dimension(u: np.ndarray, v: np.ndarray) -> None:
+    if u.shape[-1] != v.shape[-1]:
+        raise ValueError(
+            "both arguments must hold vectors of the same dimension along the last axis, "
+            f"got shapes {u.shape} and {v.shape}"
+        )
+
+
+def angle(u: object, v: object) -> np.ndarray:
+    """Angle between the lines along ``u`` and ``v``, in radians, in [0, pi/2].
+
+    Uses Kahan's formula 2 arctan(|u - v| / |u + v|) for unit vectors, which keeps full relative
+    accuracy at tiny angles, where arccos of an overlap loses half of the digits.
+
+    Args:
+        u: vectors along the last axis, shape (..., n); their lengths do not matter.
+        v: likewise; the batch axes broadcast.
+
+    Returns:
+        The angles, with the broadcast batch shape.
+
+    Raises:
+        ValueError: for a zero or non-finite vector, or vectors of different dimensions.
+    """
+    u, v = _unit("u", u), _unit("v", v)
+    _same_dimension(u, v)
+    apart = np.linalg.norm(u - v, axis=-1)
+    together = np.linalg.norm(u + v, axis=-1)
+    return 2 * np.arctan2(np.minimum(apart, together), np.maximum(apart, together))
+
+
+def overlap(u: object, v: object) -> np.ndarray:
+    """Absolute cosine |<u, v>| / (|u| |v|) of the angle between two lines, in [0, 1].
+
+    Arguments, shapes and errors as for :func:`angle`.
+    """
+    u, v = _unit("u", u), _unit("v", v)
+    _same_dimension(u, v)
+    return np.minimum(np.abs(np.sum(u * v, axis=-1)), 1.0)
+
+
+def _orthonormal_rows(name: str, rows: object) -> np.ndarray:
+    """Return an orthonormal basis, row by row, of the span of the given rows."""
+    array = _unit(name, rows)
+    if array.ndim < 2 or array.shape[-2] > array.shape[-1]:
+        raise ValueError(
+            f"{name} must have shape (..., k, n), k vectors of dimension n >= k in its rows, "
+            f"got {array.shape}"
+        )
+    q, r = np.linalg.qr(np.swapaxes(array, -1, -2))
+    pivots = np.abs(np.diagonal(r, axis1=-2, axis2=-1))
+    # A pivot is the length of a unit row outside the span of the rows before it.
+    if np.any(pivots <= array.shape[-1] * np.finfo(float).eps):
+        raise ValueError(f"{name} must have linearly independent rows")
+    return np.swapaxes(q, -1, -2)
+
+
+def principal_angles(U: object, V: object) -> np.ndarray:
+    """Principal angles between the row spaces of ``U`` and ``V``, ascending, in [0, pi/2].
+
+    Each angle is taken from its cosine or from its sine, whichever determines it well (Bjorck and
+    Golub 1973), so that tiny and nearly right angles are both accurate.
+
+    Args:
+        U: k linearly independent vectors in the rows, shape (..., k, n).
+        V: m linearly independent vectors in the rows, shape (..., m, n).
+
+    Returns:
+        min(k, m) angles in radians, shape (..., min(k, m)).
+
+    Raises:
+        ValueError: for dependent rows, a wrong shape, or different dimensions n.
+    """
+    U, V = _orthonormal_rows("U", U), _orthonormal_rows("V", V)
+    _same_dimension(U, V)
+    if U.shape[-2] < V.shape[-2]:
+        U, V = V, U
+    cross = V @ np.swapaxes(U, -1, -2)
+    cosines = np.clip(np.linalg.svd(cross, compute_uv=False), 0, 1)
+    sines = np.linalg.svd(V - cross @ U, compute_uv=False)[..., ::-1]
+    return np.where(cosines**2 > 0.5, np.arcsin(np.clip(sines, 0, 1)), np.arccos(cosines))
+
+
+def subspace_overlap(U: object, V: object) -> np.ndarray:
+    """Cosines of the principal angles between two row spaces, descending, in [0, 1].
+
+    For one vector each (k = m = 1) this is :func:`overlap`. The mean of the squares is the share
+    of one subspace that lies in the other, tr(P_U P_V) / min(k, m). Arguments and errors as for
+    :func:`principal_angles`.
+
+    Returns:
+        min(k, m) cosines, shape (..., min(k, m)).
+    """
+    return np.cos(principal_angles(U, V))
+
+
+def align(V: object, reference: object) -> np.ndarray:
+    """Return the vectors of ``V`` with the signs that give each a product >= 0 with its reference.
+
+    Args:
+        V: vectors along the last axis, shape (..., n) (a row-wise set of eigenvectors, say).
+        reference: vectors to compare with, of a shape that broadcasts against V's.
+
+    Returns:
+        A new array of V's values, each vector kept or negated; kept where the product is zero.
+
+    Raises:
+        ValueError: for non-finite entries or different dimensions.
+    """
+    V, reference = finite_array("V", V), finite_array("reference", reference)
+    if V.ndim == 0 or reference.ndim == 0:
+        raise ValueError("V and reference must hold vectors along their last axis, got a number")
+    _same_dimension(V, reference)
+    product = np.sum(V * reference, axis=-1, keepdims=True)
+    return np.where(product < 0, -V, V)
+
+
+def _check_eigenpairs(eigenvalues: np.ndarray, eigenvectors: np.ndarray, rounding: float) -> None:
+    """Raise ValueError unless these are leading eigenpairs with a simple leading eigenvalue."""
+    k, n = eigenvectors.shape[-2:]
+    if eigenvalues.shape[-1] != k or k > n:
+        raise ValueError(
+            "eigenvalues must have shape (..., k) and eigenvectors (..., k, n), one eigenvector a "
+            f"row and k <= n; got {eigenvalues.shape} and {eigenvectors.shape}"
+        )
+    gram = eigenvectors @ np.swapaxes(eigenvectors, -1, -2)
+    if np.max(np.abs(gram - np.eye(k))) > ORTHONORMALITY:
+        raise ValueError("eigenvectors must be orthonormal, one in each row")
+    # A symmetric eigensolver is backward stable: it knows eigenvalues to rounding errors that add
+    # up, over n terms of random sign, to a small multiple of sqrt(n) * rounding * |H| (Higham and
+    # Mary 2019). The worst case, n * rounding, would refuse every network of a million parameters.
+    unresolved = 8 * np.sqrt(n) * rounding * np.max(np.abs(eigenvalues), axis=-1)
+    if np.any(np.diff(eigenvalues, axis=-1) > unresolved[..., None]):
+        raise ValueError("eigenvalues must be in descending order, the sharpness first")
+    runner_up = eigenvalues[..., 1] if k > 1 else np.full(eigenvalues.shape[:-1], -np.inf)
+    if k < n:
+        runner_up = np.maximum(runner_up, 0.0)
+    gap = eigenvalues[..., 0] - runner_up
+    if np.any(gap <= unresolved):
+        raise ValueError(
+            "the leading eigenvalue must be simple: it lies within rounding of the next one (or of "
+            "the zero that stands for the eigenvalues not given), so v_1 and its rotation are "
+            f"undefined; smallest gap {np.min(gap):.3g}"
+        )
+
+
+def rotation_field(
+    eigenvalues: object, eigenvectors: object, sharpness_gradient: object
+) -> np.ndarray:
+    r"""Rotation field rho: the rate at which v_1 turns as the parameters move along v_1.
+
+    .. math:: \rho = \sum_{k \ge 2} \frac{\langle v_k, \nabla\lambda_1\rangle}
+              {\lambda_1 - \lambda_k}\, v_k ,
+              \qquad v_1(\theta + x v_1) = v_1 + x \rho + O(x^2)
+
+    (Theorem G2). With fewer than n eigenpairs, the part of the gradient outside the given
+    eigenvectors is handled as if its eigenvalue were zero, that is divided by lambda_1: right for
+    the flat bulk of a network's spectrum, and off by the factor 1 - lambda_k / lambda_1 for each
+    direction k left out. The result does not depend on the sign of any eigenvector.
+
+    Args:
+        eigenvalues: the k largest, descending, shape (..., k).
+        eigenvectors: orthonormal, one a row in the same order, shape (..., k, n).
+        sharpness_gradient: gradient of lambda_1 (Proposition G1), shape (..., n).
+
+    Returns:
+        rho, shape (..., n), orthogonal to v_1; per unit of displacement.
+
+    Raises:
+        ValueError: if the leading eigenvalue is repeated to within rounding, or not positive
+            while k < n; if the eigenvectors are not orthonormal rows; or for a wrong shape.
+    """
+    types = [a.dtype for a in map(np.asarray, (eigenvalues, eigenvectors)) if a.dtype.kind == "f"]
+    rounding = max((float(np.finfo(t).eps) for t in types), default=float(np.finfo(float).eps))
+    values = finite_array("eigenvalues", eigenvalues)
+    vectors = finite_array("eigenvectors", eigenvectors)
+    gradient = finite_array("sharpness_gradient", sharpness_gradient)
+    if values.ndim < 1 or vectors.ndim < 2 or gradient.ndim < 1 or values.shape[-1] == 0:
+        raise ValueError(
+            "eigenvalues (..., k), eigenvectors (..., k, n) and sharpness_gradient (..., n) are "
+            f"needed, got shapes {values.shape}, {vectors.shape} and {gradient.shape}"
+        )
+    _check_eigenpairs(values, vectors, rounding)
+    _same_dimension(vectors, gradient)
+    components = np.einsum("...kn,...n->...k", vectors, gradient)
+    rest = gradient - np.einsum("...k,...kn->...n", components, vectors)
+    leading = values[..., :1]
+    rates = components[..., 1:] / (leading - values[..., 1:])
+    rotation = np.einsum("...k,...kn->...n", rates, vectors[..., 1:, :])
+    if vectors.shape[-2] < vectors.shape[-1]:
+        rotation = rotation + rest / leading
+    return rotation

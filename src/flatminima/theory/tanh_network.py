@@ -1,0 +1,167 @@
+"""A small tanh network for regression, with every derivative of its loss up to the fourth exact.
+
+The network has one hidden layer, f(x) = sum_j a_j tanh(w_j . x + b_j), and the loss is the halved
+mean square of its residuals. A hidden unit's output depends on its own parameters alone, so the
+derivatives of f are written down unit by unit, and those of the loss follow by the product rule.
+The tensors have n^2, n^3 and n^4 entries: this is for n of a few dozen parameters, where exactness
+matters more than size.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+
+from flatminima._validation import finite_array, positive_float, positive_int
+
+__all__ = [
+    "TanhNetwork",
+]
+
+
+class TanhNetwork:
+    r"""Loss L(theta) = 1/(2m) sum_i (f(x_i) - y_i)^2 of a tanh network on m examples.
+
+    The parameters of hidden unit j stand together in theta, as (a_j, b_j, w_j1, ..., w_jd), so
+    theta has width * (d + 2) entries.
+
+    Args:
+        width: number of hidden units.
+        inputs: shape (m, d), or (m,) for d = 1.
+        targets: shape (m,).
+
+    Raises:
+        ValueError: for a width < 1, non-finite data, or shapes that do not match.
+    """
+
+    def __init__(self, width: int, inputs: object, targets: object) -> None:
+        self.width = positive_int("width", width)
+        inputs, self.targets = finite_array("inputs", inputs), finite_array("targets", targets)
+        inputs = inputs[:, None] if inputs.ndim == 1 else inputs
+        if inputs.ndim != 2 or 0 in inputs.shape or self.targets.shape != inputs.shape[:1]:
+            raise ValueError(
+                "inputs must have shape (m, d) and targets (m,) with m, d >= 1, "
+                f"got {inputs.shape} and {self.targets.shape}"
+            )
+        # A constant input of one turns the bias into a weight.
+        self._inputs = np.column_stack([np.ones(len(inputs)), inputs])
+        self._inputs.setflags(write=False)
+
+    @property
+    def size(self) -> int:
+        """The number of parameters, width * (d + 2)."""
+        return self.width * (self._inputs.shape[1] + 1)
+
+    def _units(self, theta: object) -> tuple[np.ndarray, np.ndarray]:
+        """Return outer weights (width,) and preactivations (m, width)."""
+        theta = finite_array("theta", theta)
+        if theta.shape != (self.size,):
+            raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
+        units = theta.reshape(self.width, -1)
+        return units[:, 0], self._inputs @ units[:, 1:].T
+
+    def residual(self, theta: object) -> np.ndarray:
+        """Residuals f(x_i) - y_i, shape (m,)."""
+        outer, z = self._units(theta)
+        return np.tanh(z) @ outer - self.targets
+
+    def loss(self, theta: object) -> float:
+        """The loss, a number >= 0."""
+        return float(np.mean(self.residual(theta) ** 2) / 2)
+
+    def gradient(self, theta: object) -> np.ndarray:
+        """Gradient of the loss, shape (n,)."""
+        return self.derivatives(theta, 1)[0]
+
+    def hessian(self, theta: object) -> np.ndarray:
+        """Hessian of the loss, shape (n, n)."""
+        return self.derivatives(theta, 2)[1]
+
+    def derivatives(self, theta: object, order: int = 4) -> tuple[np.ndarray, ...]:
+        """The derivative tensors of the loss at theta, from the gradient to the given order.
+
+        Args:
+            theta: parameters, shape (n,).
+            order: 1 to 4.
+
+        Returns:
+            Symmetric arrays of shapes (n,), (n, n), (n, n, n) and (n, n, n, n), as many as asked.
+
+        Raises:
+            ValueError: for a theta of the wrong shape or an order outside 1 to 4.
+        """
+        if positive_int("order", order) > 4:
+            raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")
+        f = [self.residual(theta), *(self._model(theta, k) for k in range(1, order + 1))]
+        # Leibniz: the k-th derivative of r^2 / 2 is half the sum, over all ways to share k indices
+        # out to two factors, of the products of their derivatives.
+        result = []
+        for k in range(1, order + 1):
+            total = np.zeros((self.size,) * k)
+            for j in range(k + 1):
+                product = _mean_product(f[j], f[k - j])
+                for first in combinations(range(k), j):
+                    axes = (*first, *(i for i in range(k) if i not in first))
+                    total += np.transpose(product, np.argsort(axes)) / 2
+            result.append(total)
+        return tuple(result)
+
+    def _model(self, theta: object, order: int) -> np.ndarray:
+        """The order-th derivative tensor of f at every example, shape (m, n, ..., n)."""
+        outer, z = self._units(theta)
+        m, inner = self._inputs.shape
+        slopes = _tanh_derivatives(z, order)
+        power = np.ones((m,))
+        for _ in range(order - 1):
+            power = power[..., None] * self._expand(power)
+        tensor = np.zeros((m,) + (self.size,) * order)
+        for j in range(self.width):
+            block = np.zeros((m,) + (inner + 1,) * order)
+            shape = (m,) + (1,) * (order - 1)
+            # One index at a_j, the others at the weights; f is linear in a_j.
+            mixed = slopes[order - 1][:, j].reshape(shape) * power
+            for axis in range(order):
+                where = [slice(None), *([slice(1, None)] * order)]
+                where[axis + 1] = 0
+                block[tuple(where)] = mixed
+            inside = outer[j] * slopes[order][:, j].reshape(shape) * power
+            block[(slice(None), *([slice(1, None)] * order))] = inside[..., None] * self._expand(
+                power
+            )
+            own = slice(j * (inner + 1), (j + 1) * (inner + 1))
+            tensor[(slice(None), *([own] * order))] = block
+        return tensor
+
+    def _expand(self, power: np.ndarray) -> np.ndarray:
+        """The inputs, shaped to multiply a tensor with one more axis than ``power``."""
+        m, inner = self._inputs.shape
+        return self._inputs.reshape((m, *([1] * (power.ndim - 1)), inner))
+
+    def gradient_descent(self, start: object, learning_rate: float, steps: int) -> np.ndarray:
+        """The iterates of gradient descent, shape (steps + 1, n); NaN from divergence on."""
+        rate = positive_float("learning_rate", learning_rate)
+        path = np.full((positive_int("steps", steps) + 1, self.size), np.nan)
+        self._units(start)  # refuses a start of the wrong shape
+        path[0] = start
+        with np.errstate(over="ignore", invalid="ignore"):
+            for t in range(steps):
+                theta = path[t] - rate * self.gradient(path[t])
+                if not np.all(np.isfinite(theta)):
+                    break
+                path[t + 1] = theta
+        return path
+
+
+def _mean_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The mean over the examples (first axis) of the outer products of two tensors."""
+    m = len(a)
+    product = a.reshape(m, -1).T @ b.reshape(m, -1) / m
+    return product.reshape(a.shape[1:] + b.shape[1:])
+
+
+def _tanh_derivatives(z: np.ndarray, order: int) -> list[np.ndarray]:
+    """tanh and its derivatives up to the given order (at most 4), by t' = 1 - t^2."""
+    t = np.tanh(z)
+    d = 1 - t**2
+    return [t, d, -2 * t * d, d * (6 * t**2 - 2), t * d * (16 - 24 * t**2)][: order + 1]

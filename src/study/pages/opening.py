@@ -1,0 +1,77 @@
+"""The figure of the start page: one instability of the smallest deep network, and its numbers.
+
+It is drawn from a run of the library each time the page is built, as in the chapter on polarity. A
+directive draws it, not a cell, because the start page is no notebook: it is to be read before
+anything is run, and a page with cells would open with what Colab and JupyterLab need.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from flatminima import plotting
+from flatminima.theory.scalar_network import ScalarNetwork, Trajectory, gradient_descent
+
+RATE, EXCESS, STEPS = 0.4, 1.2, 60
+SHOWN = slice(0, 41)
+SIZES = {"wide": (9.6, 2.8), "narrow": (4.0, 7.6)}
+
+
+@cache
+def run(excess: float = EXCESS) -> Trajectory:
+    """Gradient descent from next to a minimum whose sharpness is ``excess`` times 2 / eta."""
+    network = ScalarNetwork(depth=2, target=1.0)
+    kappa = np.sqrt((excess * 2 / RATE) ** 2 - 4)
+    return gradient_descent(network, network.at(residual=0.01, kappa=kappa), RATE, STEPS)
+
+
+def numbers(trajectory: Trajectory | None = None) -> dict[str, str]:
+    """What the caption says of the run, by name.
+
+    Raises:
+        ValueError: if the run does not show what the caption says it does.
+    """
+    shown = trajectory or run()
+    scaled, angle = shown.sharpness * RATE / 2, np.degrees(shown.angle)
+    rises = np.abs(shown.residual).max() / np.abs(shown.residual[0])
+    if shown.diverged or not scaled[-1] < 1 < scaled[0] or rises < 2 or angle[-1] <= angle[0]:
+        raise ValueError("the run of the opening figure must be unstable, turn and end flatter")
+    return {
+        "before": f"{scaled[0]:.2f}",
+        "after": f"{scaled[-1]:.2f}",
+        "low": f"{angle.min():.0f}",
+        "high": f"{angle.max():.0f}",
+        "first": f"{angle[0]:.0f}",
+        "last": f"{angle[-1]:.0f}",
+        "rate": f"{RATE:g}",
+    }
+
+
+def draw(path: Path, layout: str) -> None:
+    """Draw the figure as SVG: the trajectory with v_1, the angle of v_1, and the sharpness.
+
+    Args:
+        path: of the file; its folder is made.
+        layout: ``"wide"``, side by side, or ``"narrow"``, one above the other for a phone.
+    """
+    numbers()
+    plotting.use_style()
+    with mpl.rc_context({"font.size": 11, "axes.labelsize": 11, "legend.fontsize": 10}):
+        figure = Figure(figsize=SIZES[layout], layout="constrained")
+        if layout == "wide":
+            plane, angle, sharpness = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
+        else:
+            plane, angle, sharpness = figure.subplots(3, 1, height_ratios=[1.25, 1, 1])
+        plotting.plot_trajectory(plane, run(), SHOWN)
+        plotting.plot_sharpness_and_angle((sharpness, angle), run(), RATE, SHOWN)
+        sharpness.set_xlabel("step $t$")
+        angle.set_title("$v_1$ turns")
+        sharpness.set_title("the sharpness falls")
+        points = run().theta
+        for point, name, shift in ((points[0], "start", (-44, 8)), (points[-1], "end", (16, -5))):
+            plane.annotate(name, point, shift, textcoords="offset points", fontsize=10)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,0 +1,102 @@
+"""Which chapter uses which function of the library, found by reading the cells of the chapters."""
+
+import ast
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+
+import flatminima
+import study
+
+PACKAGES = (flatminima, study)
+
+
+def public_modules() -> list[str]:
+    """The full names of the modules that readers may use: those that say what they offer."""
+    names = []
+    for package in PACKAGES:
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__") and not module.name.startswith("study.pages"):
+                names.append(module.name)
+    return sorted(name for name in names if hasattr(importlib.import_module(name), "__all__"))
+
+
+def public_members(module: str) -> dict[str, object]:
+    """The functions and classes that a module offers in its ``__all__``."""
+    loaded = importlib.import_module(module)
+    members = {name: getattr(loaded, name) for name in loaded.__all__}
+    return {name: m for name, m in members.items() if identity(m)}
+
+
+def identity(member: object) -> str | None:
+    """The full name of a function or class where it is defined, None of anything else."""
+    if inspect.isfunction(member) or inspect.isclass(member):
+        return f"{member.__module__}.{member.__qualname__}"
+    return None
+
+
+def names_in(source: str) -> set[str]:
+    """The dotted names below the packages that a piece of code mentions, imports followed."""
+    aliases: dict[str, str] = {}
+    own = {package.__name__ for package in PACKAGES}
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in own:
+            for name in node.names:
+                aliases[name.asname or name.name] = f"{node.module}.{name.name}"
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                package = name.name.split(".")[0]
+                if package in own:
+                    aliases[name.asname or package] = name.name if name.asname else package
+    return set(_mentioned(tree, aliases))
+
+
+def _mentioned(tree: ast.AST, aliases: dict[str, str]) -> Iterator[str]:
+    for node in ast.walk(tree):
+        parts: list[str] = []
+        while isinstance(node, ast.Attribute):
+            parts.insert(0, node.attr)
+            node = node.value
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in aliases:
+            yield ".".join([aliases[node.id], *parts])
+
+
+def resolved(name: str) -> str | None:
+    """The identity of what a dotted name stands for; of a method, that of its class."""
+    parts = name.split(".")
+    value: object = importlib.import_module(parts[0])
+    for at, part in enumerate(parts[1:], 1):
+        if not isinstance(value, ModuleType):
+            break
+        with suppress(ModuleNotFoundError):
+            importlib.import_module(".".join(parts[: at + 1]))
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            return None
+    return identity(value)
+
+
+def code_of(notebook: Path) -> str:
+    """The code of a notebook in one piece, without the lines that only IPython understands."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    lines = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code").split("\n")
+    return "\n".join("" if line.lstrip()[:1] in ("%", "!") else line for line in lines)
+
+
+def used_in(chapters: Path, order: list[str]) -> dict[str, list[str]]:
+    """Identity of each function and class -> the chapters that use it, in the given order."""
+    found: dict[str, list[str]] = {}
+    for document in order:
+        path = chapters / f"{document}.ipynb"
+        if not path.exists():
+            continue
+        for member in sorted({resolved(n) for n in names_in(code_of(path))} - {None}):
+            found.setdefault(member, []).append(document)
+    return found

@@ -1,0 +1,183 @@
+"""curvature.preconditioned: the P of torch's adaptive optimizers, and the sharpness they feel."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from curvature_cases import CASES
+from torch.optim import SGD, Adam, AdamW, RMSprop
+
+from flatminima import curvature
+from flatminima.curvature import HessianOperator, MatrixOperator, PreconditionedOperator
+from flatminima.theory import quadratic
+
+EPS = np.finfo(float).eps
+OPTIMIZERS = {
+    "adam": lambda p: Adam(p, lr=0.01),
+    "adam-betas": lambda p: Adam(p, lr=0.02, betas=(0.5, 0.9), eps=1e-3),
+    "adam-amsgrad": lambda p: Adam(p, lr=0.05, betas=(0.9, 0.5), amsgrad=True),
+    "adam-penalty": lambda p: Adam(p, lr=0.01, weight_decay=0.1),
+    "adamw": lambda p: AdamW(p, lr=0.01, weight_decay=0.1),
+    "rmsprop": lambda p: RMSprop(p, lr=0.01, alpha=0.9),
+    "rmsprop-centered": lambda p: RMSprop(p, lr=0.01, alpha=0.9, centered=True, eps=1e-3),
+    "rmsprop-penalty": lambda p: RMSprop(p, lr=0.01, weight_decay=0.1),
+}
+
+
+def flat(tensors):
+    return torch.cat([t.detach().flatten() for t in tensors])
+
+
+def step(problem, optimizer):
+    """One step; the gradient before it, with the parameters before and after."""
+    optimizer.zero_grad()
+    problem.loss().backward()
+    gradient, before = flat(p.grad for p in problem.parameters), flat(problem.parameters)
+    optimizer.step()
+    return gradient, before, flat(problem.parameters)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_optimizer_steps_by_its_preconditioner(name):
+    """theta moves by -eta P^-1 m, after one step (the largest bias correction) and after more."""
+    problem = CASES[0].build()
+    optimizer = OPTIMIZERS[name](problem.parameters)
+    group = optimizer.param_groups[0]
+    for _ in range(6):
+        gradient, before, after = step(problem, optimizer)
+        states = [optimizer.state[p] for p in problem.parameters]
+        momentum = gradient
+        if "exp_avg" in states[0]:
+            momentum = flat(state["exp_avg"] for state in states)
+        elif group["weight_decay"]:
+            momentum = gradient + group["weight_decay"] * before
+        if name == "adamw":  # the decoupled decay is no part of P
+            before = before * (1 - group["lr"] * group["weight_decay"])
+        predicted = -group["lr"] * momentum / curvature.preconditioner(optimizer)
+        # The update is a product and a quotient of five rounded numbers, known only through a
+        # difference of parameters, which rounds at their size.
+        bound = 8 * EPS * (predicted.abs() + before.abs() + after.abs())
+        assert ((after - before - predicted).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_upcoming_preconditioner_is_that_of_the_next_step(name):
+    problem = CASES[1].build()
+    optimizer = OPTIMIZERS[name](problem.parameters)
+    for _ in range(4):  # the first has no state yet
+        gradient = HessianOperator(problem.loss, problem.parameters).gradient
+        state = copy.deepcopy(optimizer.state_dict())
+        upcoming = curvature.preconditioner(optimizer, gradient=gradient)
+        assert str(state) == str(optimizer.state_dict()), "and looking ahead changes nothing"
+        step(problem, optimizer)
+        last = curvature.preconditioner(optimizer)
+        # A handful of roundings; but centering subtracts nearly equal squares, and the rounding of
+        # the difference passes through the root.
+        bound = EPS**0.5 * (upcoming + 1) if "centered" in name else 16 * EPS * upcoming
+        assert ((last - upcoming).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("upcoming", [False, True])
+@pytest.mark.parametrize("case", [CASES[i] for i in (0, 3, 7, 10, 12)], ids=str)
+def test_sharpness_against_the_dense_matrix(case, upcoming):
+    problem = case.build()
+    optimizer = Adam(problem.parameters, lr=0.01, eps=1e-3)
+    for _ in range(3):
+        step(problem, optimizer)
+    gradient = HessianOperator(problem.loss, problem.parameters).gradient if upcoming else None
+    scale = curvature.preconditioner(optimizer, gradient=gradient).rsqrt()
+    dense = scale[:, None] * problem.dense_hessian() * scale
+    values = torch.linalg.eigvalsh(dense)
+    result = curvature.preconditioned_sharpness(
+        problem.loss, optimizer, upcoming=upcoming, tol=1e-9
+    )
+    # A residual bounds the error of an eigenvalue.
+    assert abs(result - values[-1]) <= 1.1e-9 * values.abs().max()
+    operator = HessianOperator(problem.loss, problem.parameters)
+    assert curvature.preconditioned_sharpness(
+        operator, optimizer, upcoming=upcoming, tol=1e-9
+    ) == pytest.approx(result, rel=2e-9)
+
+
+def test_eigenvectors_map_to_those_of_the_method():
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    hessian, diagonal = draw + draw.T, torch.linspace(0.5, 4, 6, dtype=torch.float64)
+    operator = PreconditionedOperator(MatrixOperator(hessian), diagonal)
+    pairs = curvature.top_eigenpairs(operator, k=2, which="both", tol=1e-12)
+    for value, u in zip(pairs.eigenvalues, pairs.eigenvectors, strict=True):
+        w = u / diagonal.sqrt()
+        error = (hessian @ w / diagonal - value * w).norm()
+        assert error <= 2e-12 * pairs.eigenvalues.abs().max() * 2  # |P^-1/2| <= sqrt(2), and slack
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+@pytest.mark.parametrize("side", [0.98, 1.02])
+def test_the_threshold_of_adam_with_a_frozen_preconditioner(beta1, side):
+    """Beyond (2 + 2 beta1) / ((1 - beta1) eta) a run grows, below it shrinks (Proposition Q3)."""
+    generator = torch.Generator().manual_seed(1)
+    draw = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    hessian = draw @ draw.T
+    theta = torch.full((4,), 1e-9, dtype=torch.float64, requires_grad=True)
+
+    def loss():
+        return 0.5 * theta @ hessian @ theta
+
+    # Averages that neither a gradient this small nor 250 steps of decay can change.
+    optimizer = Adam([theta], lr=1.0, betas=(beta1, 1 - 1e-12), eps=1e-8)
+    state = optimizer.state[theta]
+    state["step"] = torch.tensor(1e15)  # the bias corrections are one
+    state["exp_avg"] = torch.zeros_like(theta)
+    state["exp_avg_sq"] = torch.tensor([1.0, 4.0, 0.5, 2.0], dtype=torch.float64)
+    sharpness = curvature.preconditioned_sharpness(loss, optimizer, tol=1e-9)
+    threshold = float(quadratic.stability_threshold("adam", 1.0, beta1=beta1))
+    optimizer.param_groups[0]["lr"] = side * threshold / sharpness
+    sizes = []
+    for _ in range(250):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        sizes.append(float(theta.detach().norm()))
+    # 2% from the threshold, the factor per step along the unstable direction is 0.96 or 1.04
+    # without momentum, and farther from one with it (roots of the companion matrix): over 200
+    # steps three orders of magnitude either way. The gradients stay too small to change P.
+    assert (sizes[-1] > 100 * sizes[50]) == (side > 1)
+    assert (sizes[-1] < sizes[50] / 100) == (side < 1)
+
+
+def test_a_parameter_that_never_moves_has_no_part():
+    problem = CASES[0].build()
+    spare = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    optimizer = Adam([*problem.parameters, spare], lr=0.01)
+    step(problem, optimizer)
+    diagonal = curvature.preconditioner(optimizer)
+    assert torch.isinf(diagonal[-3:]).all()
+    assert torch.isfinite(diagonal[:-3]).all()
+    alone = curvature.preconditioned_sharpness(
+        HessianOperator(problem.loss, problem.parameters), optimizer, tol=1e-9
+    )
+    both = curvature.preconditioned_sharpness(problem.loss, optimizer, tol=1e-9)
+    assert both == pytest.approx(alone, rel=2e-9)
+
+
+def test_bad_arguments_are_named():
+    problem = CASES[0].build()
+    parameters = problem.parameters
+    with pytest.raises(ValueError, match="Adam, AdamW or RMSprop, got SGD"):
+        curvature.preconditioned_sharpness(problem.loss, SGD(parameters, lr=0.1))
+    with pytest.raises(ValueError, match="no step yet"):
+        curvature.preconditioned_sharpness(problem.loss, Adam(parameters))
+    groups = [{"params": parameters[:1], "lr": 0.1}, {"params": parameters[1:]}]
+    with pytest.raises(ValueError, match="one learning rate"):
+        curvature.preconditioner(Adam(groups))
+    with pytest.raises(ValueError, match="maximize"):
+        curvature.preconditioner(Adam(parameters, maximize=True))
+    with pytest.raises(ValueError, match="number 0 does not"):
+        curvature.preconditioner(Adam(parameters[1:]), parameters)
+    with pytest.raises(ValueError, match="gradient must have shape"):
+        curvature.preconditioner(Adam(parameters), gradient=torch.ones(3))
+    matrix = MatrixOperator(torch.eye(3))
+    for bad in (torch.ones(2), torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0, torch.nan, 1.0])):
+        with pytest.raises(ValueError, match="preconditioner must hold 3 positive"):
+            PreconditionedOperator(matrix, bad)

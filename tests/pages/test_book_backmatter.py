@@ -1,0 +1,170 @@
+"""The start page and the back matter as built: what leads where, and what fits a screen."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from browser import HTML, ROOT, chromium, set_viewport
+from bs4 import BeautifulSoup
+
+from study import claims, results
+from study.pages import usage
+from study.pages.statements import LABELS, entries, exercises_on, tests_of
+
+CHAPTERS = ROOT / "chapters"
+
+
+pytestmark = pytest.mark.book
+STATED = {e.theory_label: e for e in entries(CHAPTERS) if e.theory_label}
+
+
+@cache
+def page(name: str) -> BeautifulSoup:
+    return BeautifulSoup((HTML / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+
+
+def targets(element) -> set[str]:
+    return {a["href"] for a in element.find_all("a", href=True)}
+
+
+def leads_to_an_anchor(href: str) -> bool:
+    path, _, anchor = href.partition("#")
+    target = page(str((Path("chapters") / path).with_suffix("")).replace("chapters/../", ""))
+    return target.find(id=anchor) is not None
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_row_of_a_statement_links_to_it_its_tests_and_its_exercises(label):
+    rows = page("chapters/theorems").select("table tr")
+    (row,) = [r for r in rows if r.td and r.td.get_text(strip=True) == label]
+    statement, tests, exercises = row.find_all("td")[1:]
+    entry = STATED[label]
+    assert f"{entry.document}.html#{entry.label}" in targets(statement)
+    wanted = {f"../tests/{n.replace('.py::', '.html#')}" for n in tests_of(label, ROOT / "tests")}
+    assert targets(tests) == wanted
+    assert all(leads_to_an_anchor(href) for href in wanted)
+    wanted = {f"{e.document}.html#{e.label}" for e in exercises_on(label, CHAPTERS)}
+    assert targets(exercises) == wanted
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_statement_is_followed_by_links_to_its_tests_and_exercises(label):
+    entry = STATED[label]
+    line = (
+        page(f"chapters/{entry.document}").find(id=entry.label).find_next(class_="statement-links")
+    )
+    tests = {f"../tests/{n.replace('.py::', '.html#')}" for n in tests_of(label, ROOT / "tests")}
+    exercises = {
+        f"{'' if e.document == entry.document else e.document + '.html'}#{e.label}"
+        for e in exercises_on(label, CHAPTERS)
+    }
+    assert tests | exercises | {"theorems.html#theorems"} == targets(line)
+    proofs = page(f"chapters/{entry.document}").find(id=entry.label).find_all_next("div", "proof")
+    if entry.kind != "definition":
+        assert proofs[0].sourceline < line.sourceline, "the proof stands in between"
+
+
+def test_every_exercise_is_listed_with_its_solution():
+    found = targets(page("chapters/theorems"))
+    for entry in entries(CHAPTERS):
+        if entry.kind in ("exercise", "solution"):
+            assert f"{entry.document}.html#{entry.label}" in found
+
+
+def test_tests_named_in_a_chapter_are_links():
+    for path in CHAPTERS.glob("*.ipynb"):
+        for code in page(f"chapters/{path.stem}").select("article code"):
+            if re.fullmatch(r"tests/test_\w+\.py(::test_\w+)?", code.get_text()):
+                assert code.find_parent("a"), code
+
+
+@pytest.mark.parametrize("module", usage.public_modules())
+def test_every_public_function_is_in_the_reference_with_its_docstring(module):
+    names = ("api_theory", "api_networks", "api_experiments")
+    for member in usage.public_members(module):
+        wanted = f"flatminima.{module}.{member}"
+        found = [page(f"chapters/{n}").find("dt", id=wanted) for n in names]
+        (entry,) = [dt for dt in found if dt]
+        assert len(entry.find_next_sibling("dd").get_text(strip=True)) > 20, wanted
+
+
+def test_reference_leads_to_the_chapters_that_use_a_function():
+    entry = page("chapters/api_theory").find(id="flatminima.theory.maps.bifurcation_diagram")
+    assert "beyond_quadratic.html" in targets(entry.find_next_sibling("dd"))
+
+
+def test_every_stored_result_is_described():
+    text = page("chapters/results").get_text()
+    for preset, name in results.stored():
+        record = results.load(name, preset).provenance
+        assert results.command(name, preset) in text
+        assert record["sha256"][:16] in text
+        assert record["date"][:10] in text
+
+
+def test_every_claim_has_a_verdict_from_the_list():
+    full, short = page("chapters/reproduced"), page("chapters/intro")
+    marks = [mark.get_text() for mark in full.select("table .verdict")]
+    assert len(marks) == len(claims.CLAIMS)
+    assert set(marks) <= set(claims.VERDICTS)
+    own = [claim for claim in claims.CLAIMS if not claim.ours]
+    assert len(short.select("table .verdict")) == len(own)
+    assert len(short.select("ol .verdict")) == 5
+    for document in (full, short):
+        text = document.get_text()
+        assert "not executed" not in text
+        assert "executed chapters:" not in text
+
+
+def test_every_term_of_the_notation_says_where_it_is_first_used():
+    rows = page("chapters/notation").select("table tbody tr")
+    for row in rows:
+        cells = row.find_all("td")
+        if len(cells) == 4:
+            assert targets(cells[3]), cells[0]
+
+
+@pytest.mark.browser
+def test_start_page_shows_the_figure_and_three_ways_in_on_one_screen():
+    with chromium() as driver:
+        set_viewport(driver, 1280, 800)
+        driver.get((HTML / "chapters" / "intro.html").as_uri())
+        boxes = driver.execute_script(
+            """
+            const box = e => { const r = e.getBoundingClientRect();
+                return [r.left, r.top, r.right, r.bottom]; };
+            return {figure: [...document.querySelectorAll('.opening-figure img')]
+                        .filter(e => e.offsetParent).map(box),
+                    ways: [...document.querySelectorAll('.ways-in .sd-card')].map(box),
+                    links: [...document.querySelectorAll('.ways-in .sd-card a')].map(e => e.href)};
+            """
+        )
+        assert len(boxes["figure"]) == 1, "one layout of the figure is shown"
+        assert len(boxes["ways"]) == 3
+        for left, top, right, bottom in boxes["figure"] + boxes["ways"]:
+            assert left >= 0
+            assert top >= 0
+            assert right <= 1280
+            assert bottom <= 800
+        width, height = (boxes["figure"][0][i + 2] - boxes["figure"][0][i] for i in (0, 1))
+        assert width > 600, "its labels are legible"
+        assert height > 150
+        for page_name in ("quadratic_threshold.html", "playground.html", "#run-it"):
+            assert any(page_name in href for href in boxes["links"]), page_name
+
+
+@pytest.mark.browser
+def test_start_page_fits_a_phone():
+    with chromium() as driver:
+        set_viewport(driver, 390, 844)
+        driver.get((HTML / "chapters" / "intro.html").as_uri())
+        wide, shown = driver.execute_script(
+            "return [document.documentElement.scrollWidth,"
+            "[...document.querySelectorAll('.opening-figure img')].filter(e => e.offsetParent)"
+            ".map(e => [e.className, e.getBoundingClientRect().width])]"
+        )
+        assert wide <= 390
+        ((name, width),) = shown
+        assert "opening-narrow" in name
+        assert width <= 390

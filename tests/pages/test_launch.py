@@ -1,0 +1,163 @@
+"""The buttons that lead out of the book, built for a small book with and without an address."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import notebooks
+import yaml
+from bs4 import BeautifulSoup
+
+from study import ROOT
+
+GITHUB = "https://github.com/someone/unstable"
+NOTEBOOK = "chapters/one.ipynb"
+
+
+def build(folder: Path, url: str) -> BeautifulSoup:
+    """Build a book of a page and a notebook with the real configuration; return the notebook."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    config["repository"]["url"] = url
+    config["execute"]["execute_notebooks"] = "off"
+    # The pages that the other extension generates are those of the whole book.
+    extensions = [e for e in config["sphinx"]["extra_extensions"] if e != "study.pages"]
+    config["sphinx"]["extra_extensions"] = [
+        *extensions,
+        "study.pages.launch",
+        "study.pages.scripts",
+    ]
+    shutil.copytree(ROOT / "chapters/_static", folder / "chapters/_static")
+    shutil.copy(ROOT / "chapters/references.bib", folder / "chapters")
+    (folder / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (folder / "_toc.yml").write_text("format: jb-book\nroot: chapters/a\nchapters:\n"
+                                     "- file: chapters/one\n")  # fmt: skip
+    (folder / "chapters/a.md").write_text("# A page\n\nText.\n")
+    (folder / NOTEBOOK).write_text(json.dumps(executed_notebook(url)))
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", folder, "-W", "-q"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    page = folder / "_build/html/chapters/one.html"
+    return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+
+
+def stored_notebook(url: str) -> dict:
+    """A notebook as the repository keeps it."""
+    book = {"url": url, "pages": "", "branch": "main", "macros": {}}
+    code = notebooks.cell("code", "adds", "print(1 + 1)")
+    text = notebooks.cell("markdown", "title", "# A chapter")
+    code["metadata"] = text["metadata"] = {}
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return {
+        "cells": [*notebooks.first_cells("one", book), text, code],
+        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def executed_notebook(url: str) -> dict:
+    """The same after it was run."""
+    content = stored_notebook(url)
+    output = {"output_type": "stream", "name": "stdout", "text": ["printed two\n"]}
+    content["cells"][-1] |= {
+        "outputs": [output],
+        "execution_count": 2,
+        "metadata": {"execution": {"iopub.status.busy": "2026"}},
+    }
+    content["metadata"]["language_info"] = {"name": "python", "version": "3.11.0"}
+    return content
+
+
+def buttons(page: BeautifulSoup) -> set[str]:
+    """Addresses, outside the book, that the buttons at the head of a page lead to."""
+    addresses = [a["href"] for a in page.select(".article-header-buttons a[href]")]
+    return {address.split("?")[0] for address in addresses if urlsplit(address).netloc}
+
+
+def check_that_first_cells_are_left_out(page: BeautifulSoup) -> None:
+    article = page.find("article").get_text()
+    assert "printed two" in article
+    assert "This notebook is a chapter" not in article
+    assert "find_spec" not in article
+
+
+def test_without_an_address_no_button_leads_elsewhere(tmp_path):
+    page = build(tmp_path, "")
+    assert buttons(page) == set()
+    assert not page.find_all("script", string=re.compile("thebe", re.IGNORECASE))
+    assert not page.select("script[src*=thebe]")
+    check_that_first_cells_are_left_out(page)
+
+    offered = [a["href"] for a in page.select(".dropdown-download-buttons a[href]")]
+    assert offered == ["../_sources/chapters/one.ipynb"]
+    download = (tmp_path / "_build/html/_sources" / NOTEBOOK).read_text(encoding="utf-8")
+    assert json.loads(download) == stored_notebook(""), "readers get it without outputs"
+
+
+def test_with_an_address_every_button_is_there(tmp_path):
+    page = build(tmp_path, GITHUB + ".git")
+    assert buttons(page) == {
+        "https://mybinder.org/v2/gh/someone/unstable/main",
+        f"https://colab.research.google.com/github/someone/unstable/blob/main/{NOTEBOOK}",
+        GITHUB,
+        f"{GITHUB}/edit/main/{NOTEBOOK}",
+        f"{GITHUB}/issues/new",
+    }
+    binder = next(a["href"] for a in page.select("a[href]") if "mybinder" in a["href"])
+    assert binder.endswith(f"?urlpath=lab/tree/{NOTEBOOK}")
+    assert page.select_one("button[onclick='initThebeSBT()']")
+    settings = page.select_one("script[type='text/x-thebe-config']").string
+    assert 'repo: "someone/unstable"' in settings
+    assert 'ref: "main"' in settings
+    assert page.find("script", string=re.compile("THEBE_JS_URL"))
+    check_that_first_cells_are_left_out(page)
+
+
+def test_another_host_gets_the_buttons_that_it_can_have(tmp_path):
+    # Colab and Thebe read notebooks from GitHub alone.
+    page = build(tmp_path, "https://gitlab.com/someone/unstable")
+    assert {address for address in buttons(page) if "gitlab.com" not in address} == {
+        "https://mybinder.org/v2/gl/someone%2Funstable/main"
+    }
+    assert not page.select("[onclick*=Thebe]")
+
+
+def test_binder_gets_what_the_library_and_the_chapters_need():
+    environment = yaml.safe_load((ROOT / ".binder/environment.yml").read_text(encoding="utf-8"))
+    packages = [p for p in environment["dependencies"] if isinstance(p, str)]
+    installed = {p.split("=")[0].rstrip(">") for p in packages}
+    names = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for requirement in [
+        *project["dependencies"],
+        *(item for extra, items in extras.items() if extra != "all" for item in items),
+    ]:
+        name, bound = requirement.split(">=")
+        assert f"{names.get(name, name)}>={bound}" in packages
+    imported = set()
+    for path in (ROOT / "chapters").glob("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                for line in "".join(cell["source"]).splitlines():
+                    words = line.split()
+                    if words[:1] in (["import"], ["from"]):
+                        imported.add(words[1].split(".")[0].rstrip(","))
+    own = {"flatminima", "study"} | set(sys.stdlib_module_names)
+    assert {names.get(name, name) for name in imported - own} <= installed
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert environment["dependencies"][-1]["pip"][0] in pins
+    assert "jupyterlab==4.5" in pins
+
+
+def test_binder_installs_the_library():
+    script = ROOT / ".binder/postBuild"
+    assert script.stat().st_mode & 0o100, "Binder runs it only if it is executable"
+    assert "pip install --no-deps --editable ." in script.read_text(encoding="utf-8")
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0

@@ -1,0 +1,100 @@
+"""What the book's extension mends in the markup of its pages, rule by rule."""
+
+import pytest
+from bs4 import BeautifulSoup
+
+from study.pages.markup import keep_lone_letters, mend
+
+
+def mended(body: str) -> BeautifulSoup:
+    return BeautifulSoup(mend(f"<!DOCTYPE html>\n<html><body>{body}</body></html>"), "html.parser")
+
+
+def test_what_is_no_page_is_left_alone():
+    assert mend("<a ><button>") == "<a ><button>"
+
+
+def test_text_and_code_survive():
+    body = "<p>a &lt; b &amp; c, “η”\n</p><script>if (a < b && c) d();</script>"
+    assert mend(f"<!DOCTYPE html>\n<html><body>{body}</body></html>").count(body) == 1
+
+
+def test_fonts_and_scripts_that_nothing_needs_are_dropped():
+    page = mended(
+        '<link rel="preload" as="font" href="a.woff2"><script src="a/fontawesome/all.js"></script>'
+        '<script src="kept.js"></script><link rel="stylesheet" href="fontawesome.css">'
+    )
+    assert [tag.name for tag in page.body.find_all()] == ["script", "link"]
+
+
+def test_ids_become_unique():
+    parts = [
+        '<div class="proof admonition" id="proof"><p>Proof</p></div>',
+        '<div class="proof theorem" id="thm-a"><section id="proof-content"></section></div>',
+        '<div id="ex-a"><section id="exercise-content"></section></div>',
+        '<div id="sol-a"><section id="solution-content"></section></div>',
+    ]
+    search = '<input id="search-input">'
+    dialog = f'<div class="search-button__search-container">{search}</div>'
+    page = mended("".join(parts * 2) + search + dialog)
+    ids = [tag["id"] for tag in page.find_all(id=True)]
+    # Only those of the statements themselves, which the test itself has doubled, are left.
+    assert sorted(set(ids)) == ["ex-a", "search-dialog-input", "search-input", "sol-a", "thm-a"]
+    assert len(page.select("div.proof-body")) == 2
+    assert not page.find("section")
+
+
+def test_elements_are_those_made_for_the_purpose():
+    page = mended(
+        '<details><summary aria-label="Toggle hidden content"><p class="collapsed">Show</p>'
+        '</summary></details><nav><p class="caption" role="heading" aria-level="2">Part</p></nav>'
+        '<button>a</button><button type="submit">b</button><table><thead><tr><th></th><th>x</th>'
+        '</tr></thead></table><div role="list" class="citation-list">'
+        '<div class="citation" role="doc-biblioentry">c</div></div>'
+        '<div class="onlyprint"><h1></h1></div>'
+    )
+    assert str(page.summary) == '<summary><span class="collapsed">Show</span></summary>'
+    assert str(page.nav.h2) == '<h2 class="caption">Part</h2>'
+    assert [button["type"] for button in page.find_all("button")] == ["button", "submit"]
+    assert str(page.thead.tr) == '<tr><td></td><th scope="col">x</th></tr>'
+    assert str(page.ul) == '<ul class="citation-list"><li class="citation">c</li></ul>'
+    assert not page.h1
+    assert not mended('<pre><div class="viewcode-block">a</div></pre>').div
+
+
+def test_a_lone_letter_begins_no_list():
+    lines = ["    width: m.", "    steps: of k.", "m. b"]
+    keep_lone_letters(None, "function", "f", None, None, lines)
+    assert lines == ["    width: m", "    steps: of k.", "m. b"]
+
+
+@pytest.mark.parametrize(
+    ("body", "selector", "name"),
+    [
+        ('<button title="Fullscreen"><i></i></button>', "button", "Fullscreen"),
+        ('<button title="b" aria-label="a"><i></i></button>', "button", "a"),
+        (
+            '<li><a>A</a><details><summary><span class="toctree-toggle"></span></summary>',
+            "summary",
+            "Pages under A",
+        ),
+        ('<input class="sidebar-toggle">', "input", "Toggle the sidebar"),
+        ('<nav class="bd-toc-nav"></nav>', "nav", "On this page"),
+        ('<div class="onlyprint"><nav></nav></div>', "nav", "Contents, printed"),
+        ('<form class="bd-search"><i></i></form>', "form > button[type=submit]", "Search"),
+        (
+            '<div class="sidebar-primary-item"><a class="navbar-brand">x</a></div>',
+            "nav",
+            "Start page",
+        ),
+    ],
+)
+def test_elements_have_a_name(body, selector, name):
+    assert mended(body).select_one(selector)["aria-label"] == name
+
+
+def test_a_button_with_a_text_is_called_by_it():
+    assert "aria-label" not in mended('<button title="a">text</button>').button.attrs
+    label = ' aria-label="Search"'
+    script = '<script>write(`<b{}><span class="search-button__default-text">`)</script>'
+    assert mended(script.format(label)).script.string == script.format("")[8:-9]

@@ -1,0 +1,355 @@
+"""The verdicts on the paper's claims: each follows its evidence, and changes when that does."""
+
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from study import ROOT, claims, results
+from study.claims import Effect, Evidence, MissingEvidenceError
+from study.pages.statements import entries
+from study.pages.usage import code_of
+
+CHAPTERS = ROOT / "chapters"
+
+
+BY_KEY = {claim.key: claim for claim in claims.CLAIMS}
+
+# What the chapters would show if the effects were as claimed, and if there were none.
+PRESENT = {
+    "edge_of_stability": {
+        "eos-0.06-before": "0",
+        "eos-0.1-before": "0",
+        "eos-0.15-before": "0",
+    },
+    "episodes_and_rotation": {
+        "epi-cosine": "-0.9994",
+        "epi-deviation": "1.9%",
+        "epi-deviation-10": "7%",
+        "epi-trend": "−0.76 [−0.89, −0.59]",
+        "epi-smallest": "−93 [−112, −78]",
+        "epi-linear": "7.8 × 10⁻⁷",
+        "epi-overlap-stable": "0.92",
+    },
+    "adam": {"adam-higher-least": "1.3", "adam-episodes": "6"},
+}
+ABSENT = {
+    "monotone": ("edge_of_stability", {"eos-0.1-before": "3"}),
+    "polarity": ("episodes_and_rotation", {"epi-cosine": "0.1"}),
+    "polarity-size": ("episodes_and_rotation", {"epi-deviation-10": "40%"}),
+    "rates": ("episodes_and_rotation", {"epi-trend": "−0.26 [−0.69, 0.19]"}),
+    "negative": ("episodes_and_rotation", {"epi-smallest": "−3 [−12, +8]"}),
+    "no-depth": ("episodes_and_rotation", {"epi-linear": "0.07"}),
+    "damping": ("adam", {"adam-higher-least": "0.9"}),
+}
+PROVED = {label: ["test_x.py::test_x"] for label in ("Q1", "Q2", "D7", "G3")}
+
+
+def only_default(name: str, preset: str) -> results.Result:
+    if preset != "default":
+        raise results.MissingResultError(f"no {preset}")
+    return results.load(name, "default")
+
+
+def judged(key: str, glued=PRESENT, load=only_default, proved=PROVED) -> claims.Finding:
+    return claims.judge(BY_KEY[key], Evidence(glued, proved, load))
+
+
+def changed(result: results.Result, column: str, values: np.ndarray) -> results.Result:
+    """The result with another column."""
+    index = result.table.column_names.index(column)
+    table = result.table.set_column(index, column, pa.array(values.tolist()))
+    return results.Result(table, result.provenance)
+
+
+def loading(name: str, result: results.Result):
+    """A loader that gives this result in place of the stored one and of its repeats."""
+    names = claims.REPEATS.get(name, (name,))
+
+    def load(asked: str, preset: str) -> results.Result:
+        replaced = asked in names and preset == "default"
+        return result if replaced else only_default(asked, preset)
+
+    return load
+
+
+def like_reference(result: results.Result, column: str, treated, same: tuple[str, ...]):
+    """The column with each treated run given the value of the untreated run it is paired with."""
+    rows = result.table.to_pylist()
+    reference = {}
+    for row in rows:
+        if not treated(row):
+            reference.setdefault(tuple(row[s] for s in same), row[column])
+    return np.array(
+        [
+            reference.get(tuple(row[s] for s in same), row[column]) if treated(row) else row[column]
+            for row in rows
+        ],
+        dtype=object,
+    )
+
+
+# --- the verdict
+
+
+def effect(met: bool) -> Effect:
+    return Effect("something", "1", met)
+
+
+def test_verdict_follows_the_effects():
+    assert claims.verdict([effect(True), effect(True)]) == claims.REPRODUCED
+    assert claims.verdict([effect(True), effect(False)]) == claims.PARTLY
+    assert claims.verdict([effect(False)]) == claims.NOT
+    with pytest.raises(MissingEvidenceError, match="at least one"):
+        claims.verdict([])
+
+
+def test_a_claim_is_judged_by_its_tested_parts():
+    assert claims.combined([claims.REPRODUCED, claims.UNTESTED]) == claims.REPRODUCED
+    assert claims.combined([claims.REPRODUCED, claims.NOT]) == claims.PARTLY
+    assert claims.combined([claims.NOT, claims.NOT]) == claims.NOT
+    assert claims.combined([claims.UNTESTED]) == claims.UNTESTED
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("−0.92", -0.92),
+        ("+14", 14),
+        ("38%", 0.38),
+        ("7.8 × 10⁻⁷", 7.8e-7),
+        ("1,2", None),
+        ("", None),
+    ],
+)
+def test_numbers_are_read_as_they_are_written(text, value):
+    if value is None:
+        with pytest.raises(ValueError, match="expected a number"):
+            claims.parse_number(text)
+    else:
+        assert claims.parse_number(text) == pytest.approx(value, rel=1e-15)
+
+
+def test_intervals_are_read_as_they_are_written():
+    assert claims.parse_interval("−0.76 [−0.89, −0.59]") == (-0.76, -0.89, -0.59)
+    assert claims.parse_interval("+0 [−1, +2]") == (0, -1, 2)
+    for text in ("0.5", "0.5 [0.6, 0.7]", "0.5 [0.4]", "0.5 (0.4, 0.6)"):
+        with pytest.raises(ValueError, match=r"interval|expected"):
+            claims.parse_interval(text)
+
+
+# --- numbers of the chapters
+
+
+@pytest.mark.parametrize("key", ABSENT)
+def test_verdict_changes_when_the_effect_is_absent_from_the_chapter(key):
+    assert judged(key).verdict == claims.REPRODUCED
+    document, numbers = ABSENT[key]
+    without = {**PRESENT, document: {**PRESENT[document], **numbers}}
+    assert judged(key, without).verdict in (claims.PARTLY, claims.NOT)
+
+
+@pytest.mark.parametrize("key", ABSENT)
+def test_a_missing_number_is_named_with_its_claim(key):
+    document, numbers = ABSENT[key]
+    name = next(iter(numbers))
+    without = {**PRESENT, document: {k: v for k, v in PRESENT[document].items() if k != name}}
+    with pytest.raises(MissingEvidenceError, match=f"{key}.*{re.escape(name)}.*{document}"):
+        judged(key, without)
+
+
+def test_a_number_that_cannot_be_read_is_named_with_its_claim():
+    without = {**PRESENT, "adam": {**PRESENT["adam"], "adam-higher-least": "nan"}}
+    with pytest.raises(MissingEvidenceError, match=r"damping.*nan"):
+        judged("damping", without)
+
+
+def test_numbers_are_found_in_the_outputs_of_a_notebook(tmp_path):
+    record = {"application/papermill.record/text/plain": "'38%'"}
+    glued = {"output_type": "display_data", "data": record}
+    glued["metadata"] = {"scrapbook": {"name": "share", "mime_prefix": ""}}
+    printed = {"output_type": "stream", "name": "stdout", "text": "38%"}
+    cell = {"cell_type": "code", "source": "", "outputs": [printed, glued]}
+    (tmp_path / "one.ipynb").write_text(json.dumps({"cells": [cell]}))
+    (tmp_path / "two.ipynb").write_text(json.dumps({"cells": [{**cell, "outputs": []}]}))
+    assert claims.glued_numbers(tmp_path) == {"one": {"share": "38%"}, "two": {}}
+
+
+def test_a_statement_without_test_is_no_proof():
+    assert judged("proof").verdict == claims.REPRODUCED
+    with pytest.raises(MissingEvidenceError, match=r"proof.*G3"):
+        judged("proof", proved={**PROVED, "G3": []})
+
+
+# --- stored results
+
+
+def test_flatter_and_more_accurate_networks_are_told_from_equal_ones():
+    stored = only_default("flatness", "default")
+    for key in ("flatter", "accurate"):
+        assert judged(key, load=loading("flatness", stored)).verdict == claims.REPRODUCED
+    for column in claims.MEASURES:
+        stored = changed(
+            stored, column, like_reference(stored, column, lambda r: r["factor"] > 1, ("seed",))
+        )
+    none = like_reference(stored, "test_accuracy", lambda r: r["factor"] != 0.5, ("seed",))
+    load = loading("flatness", changed(stored, "test_accuracy", none))
+    # An effect of zero has an interval that holds zero, whatever rounding makes of it.
+    assert judged("accurate", load=load).verdict == claims.NOT
+    finding = judged("flatter", load=load)
+    assert finding.verdict in (claims.NOT, claims.PARTLY)
+    assert not finding.effects[0].met
+
+
+def test_on_natural_images_the_gain_is_in_doubt_and_one_measure_does_not_move():
+    """What the chapter says of the CIFAR-10 subset; all else is as on Fashion-MNIST."""
+    for key, beside in (("flatter", "relative flatness"), ("accurate", "test accuracy")):
+        finding = judged(key)
+        assert finding.verdict == claims.PARTLY
+        (missed,) = [effect.what for effect in finding.effects if not effect.met]
+        assert beside in missed
+        assert "CIFAR-10 subset" in missed
+
+
+def test_reflection_would_be_reproduced_where_it_held():
+    assert judged("reflection").verdict == claims.NOT
+    stored = only_default("flatness", "default")
+    rate, factor = (stored[c].astype(float) for c in ("learning_rate", "factor"))
+    reflected = np.where(
+        np.isfinite(stored["after_first"].astype(float)), (2 - factor) * 2 / rate, 0
+    )
+    assert (
+        judged(
+            "reflection",
+            load=loading("flatness", changed(stored, "after_first", reflected.astype(object))),
+        ).verdict
+        == claims.REPRODUCED
+    )
+
+
+def test_the_edge_is_judged_in_each_architecture():
+    stored = only_default("edge", "default")
+    finding = judged("edge")
+    assert [effect.met for effect in finding.effects] == [True, True, False]
+    assert "do not arrive" in finding.effects[2].what
+    # A level that the rate does not matter to, as it would be without an edge.
+    flat = np.where(np.isfinite(stored["level"].astype(float)), 20.0, np.nan)
+    load = loading("edge", changed(stored, "level", flat))
+    assert judged("edge", load=load).verdict == claims.NOT
+    rises = np.full(len(stored), 0.1)
+    load = loading("edge", changed(stored, "rises_before", rises))
+    assert judged("monotone", load=load).verdict == claims.PARTLY
+
+
+def test_sgd_is_judged_by_the_difference_of_instability_and_noise():
+    stored = only_default("sgd", "default")
+    assert judged("persists").verdict == claims.REPRODUCED
+    assert judged("outweighs").verdict == claims.REPRODUCED
+    assert judged("outweighs-in-time").verdict == claims.PARTLY
+    none = like_reference(
+        stored, "sharpness", lambda r: r["rate"] > r["small_rate"], ("seed", "batch", "steps")
+    )
+    load = loading("sgd", changed(stored, "sharpness", none))
+    for key in ("persists", "outweighs", "outweighs-in-time"):
+        assert judged(key, load=load).verdict == claims.NOT, key
+
+
+def test_adam_is_judged_by_its_variants():
+    stored = only_default("adam", "default")
+    assert judged("adam-flatter").verdict == claims.PARTLY
+    assert judged("adam-accurate").verdict == claims.NOT
+    variant = ~np.isin(stored["method"], ["gd", "adam"])
+    better = stored["test_accuracy"].astype(float) + 0.2 * variant
+    load = loading("adam", changed(stored, "test_accuracy", better))
+    assert judged("adam-accurate", load=load).verdict == claims.REPRODUCED
+    sharper = stored["sharpness"].astype(float) * np.where(variant, 10.0, 1.0)
+    load = loading("adam", changed(stored, "sharpness", sharper))
+    assert judged("adam-flatter", load=load).verdict == claims.NOT
+
+
+def test_ways_of_training_are_compared_in_each_architecture():
+    stored = only_default("comparison", "default")
+    evidence = Evidence(PRESENT, PROVED, only_default)
+    verdicts = {
+        key: claims.judge(BY_KEY[key], evidence).verdict
+        for key in ("beyond", "ranks", "ranks-adaptive")
+    }
+    assert verdicts == {
+        "beyond": claims.PARTLY,
+        "ranks": claims.NOT,
+        "ranks-adaptive": claims.REPRODUCED,
+    }
+    large = stored["method"] == "gd-large"
+    better = stored["test_accuracy"].astype(float) + 0.2 * large
+    load = loading("comparison", changed(stored, "test_accuracy", better))
+    assert judged("beyond", load=load).verdict == claims.REPRODUCED
+
+
+def test_a_missing_result_is_named_with_the_command_that_makes_it():
+    def nothing(name: str, preset: str) -> results.Result:
+        return results.load(name, preset, folder=ROOT / "nowhere")
+
+    with pytest.raises(
+        MissingEvidenceError, match=r"flatter.*make results PRESET=default ONLY=flat"
+    ):
+        judged("flatter", load=nothing)
+
+
+def test_a_damaged_result_is_reported_as_such():
+    def damaged(name: str, preset: str) -> results.Result:
+        raise results.CorruptResultError("not the file that its record describes")
+
+    with pytest.raises(results.CorruptResultError):
+        judged("flatter", load=damaged)
+
+
+def test_too_few_seeds_are_missing_evidence():
+    stored = only_default("flatness", "default")
+    two = results.Result(
+        stored.table.filter(pa.array(np.isin(stored["seed"], [0, 1]))), stored.provenance
+    )
+    with pytest.raises(MissingEvidenceError, match="accurate"):
+        judged("accurate", load=loading("flatness", two))
+
+
+def test_the_parts_of_a_result_are_judged_apart():
+    stored = only_default("flatness", "default")
+    other = changed(stored, "model", np.array(["cnn"] * len(stored)))
+    other = changed(other, "dataset", np.array(["cifar10"] * len(stored)))
+    both = results.Result(pa.concat_tables([stored.table, other.table]), stored.provenance)
+    effects = judged("accurate", load=loading("flatness", both)).effects
+    parts = ["(Fashion-MNIST subset, mlp)", "(CIFAR-10, cnn)"]
+    # The two parts stand in for the experiment and for its repeat alike.
+    for effect, part in zip(effects, 2 * parts, strict=True):
+        assert part in effect.what
+
+
+# --- the list of claims
+
+
+def test_each_of_the_five_claims_has_a_part_of_the_papers_own():
+    assert len(BY_KEY) == len(claims.CLAIMS)
+    assert {c.part for c in claims.CLAIMS if not c.ours} == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("claim", claims.CLAIMS, ids=lambda c: c.key)
+def test_a_claim_is_shown_where_it_says(claim):
+    document, label = claim.shown
+    cells = json.loads((CHAPTERS / f"{document}.ipynb").read_text(encoding="utf-8"))["cells"]
+    figures = {c["metadata"].get("mystnb", {}).get("figure", {}).get("name") for c in cells}
+    stated = {e.label for e in entries(CHAPTERS) if e.document == document}
+    assert label in figures | stated
+    assert claim.criterion
+    assert claim.statement
+
+
+@pytest.mark.parametrize("document", PRESENT)
+def test_numbers_that_claims_ask_for_are_put_into_the_chapter(document):
+    code = code_of(CHAPTERS / f"{document}.ipynb")
+    names = re.findall(r'glue_number\(\s*f?"([^"]+)"', code)
+    patterns = ["".join(".+" if part[:1] == "{" else re.escape(part) for part in
+                        re.split(r"(\{[^}]*\})", name)) for name in names]  # fmt: skip
+    for name in PRESENT[document]:
+        assert any(re.fullmatch(pattern, name) for pattern in patterns), name

@@ -1,0 +1,364 @@
+"""effects: known ones come out, the stored results meet the chapters' criteria, mutations do not.
+
+A mutation takes a stored table and removes the effect from it, in one of three ways: runs at the
+large rates get the values of stable ones; the labels of the runs of a seed are shuffled or
+exchanged; or runs lose the common loss. The criterion of the chapter must then fail.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.stats import binom
+
+from flatminima.statistics import bootstrap_interval
+from study import effects, results
+
+
+def mutated(stored, change):
+    """The result with each row changed: ``change(row, peers)``, peers the rows of its seed."""
+    rows = stored.table.to_pylist()
+    by_seed = {}
+    for row in rows:
+        by_seed.setdefault(row["seed"], []).append(row)
+    changed = [{**row, **change(row, by_seed[row["seed"]])} for row in rows]
+    return results.Result(pa.Table.from_pylist(changed, stored.table.schema), stored.provenance)
+
+
+MEASURED = (*effects.MEASURES, "test_accuracy")
+
+
+def values(row, names):
+    return {name: row[name] for name in names}
+
+
+# Stochastic gradient descent
+
+CELL = ("rate", "batch", "steps", "label_noise")
+
+
+@pytest.fixture(scope="module")
+def sgd():
+    return results.load("sgd", "default")
+
+
+def sgd_table(effect):
+    """Five seeds of every cell, with log sharpness ``effect(rate, batch, steps)`` below 4."""
+    rows = []
+    for seed in range(5):
+        for rate, batch, steps, label_noise in (
+            *((rate, batch, 10, 0.0) for rate in (0.02, 0.08) for batch in (0, 8)),
+            (0.01, 0, 10, 0.0), (0.02, 8, 40, 0.0), (0.02, 0, 10, 1.0),
+        ):  # fmt: skip
+            sharpness = np.exp(4 + 0.1 * seed - effect(rate, batch, steps, label_noise))
+            rows.append({
+                "rate": rate, "batch": batch, "seed": seed, "steps": steps, "small_rate": 0.02,
+                "label_noise": label_noise, "status": "done", "undershoot": 0.001,
+                "sharpness": sharpness, "start_sharpness": 60.0, "highest_sharpness": 70.0,
+                "late_sharpness": 20.0,
+            })  # fmt: skip
+    return results.Result(pa.Table.from_pylist(rows), {})
+
+
+def test_known_effects_of_sgd_come_out():
+    def planted(rate, batch, steps, label_noise):
+        unstable, noise = rate > 0.05, batch > 0
+        return 0.5 * unstable + 0.2 * noise * steps / 10 + 0.3 * (unstable and noise) + label_noise
+
+    found = effects.sgd(sgd_table(planted))
+    expected = {
+        "0.08-8-instability": 0.5, "0.08-8-noise": 0.2, "0.08-8-interaction": 0.3,
+        "0.08-8-difference": 0.3, "0.08-8-persists": 0.8, "long": 0.8, "label": 1.0,
+        "0.08-long-difference": -0.3, "0.08-label-difference": -0.5, "control": 0.0,
+        "late-0.08-0": 0.8, "late-0.08-8": 0.8,
+    }  # fmt: skip
+    assert set(found) == set(expected)
+    for name, value in expected.items():  # the same in all seeds: the intervals have no width
+        assert found[name] == pytest.approx((value, value, value), abs=1e-12)
+    assert all(effects.sgd_predictions(sgd_table(planted)).values())
+
+
+def test_the_stored_runs_of_sgd_meet_the_predictions(sgd):
+    held = effects.sgd_predictions(sgd)
+    assert all(held.values()), held
+
+
+def outcome(row):
+    return values(row, ("sharpness", "late_sharpness", "highest_sharpness"))
+
+
+def test_sgd_with_stable_rates_only_fails(sgd):
+    """Every run at a large rate gets what the run of its seed and batch got at the small rate."""
+    small = float(sgd["small_rate"][0])
+
+    def stable(row, peers):
+        if row["rate"] <= small:
+            return {}
+        cell = {**values(row, CELL), "rate": small}
+        (peer,) = [p for p in peers if values(p, CELL) == cell]
+        return outcome(peer)
+
+    held = effects.sgd_predictions(mutated(sgd, stable))
+    assert not any(held[name] for name in held if name.startswith("outweighs"))
+    assert held["control"]
+
+
+def test_sgd_with_instability_and_noise_exchanged_fails(sgd):
+    cells = effects.SgdCells(sgd)
+
+    def exchanged(row, peers):
+        one = {"rate": max(cells.large), "batch": 0, "steps": cells.steps, "label_noise": 0.0}
+        others = [{**one, "rate": cells.small, "batch": batch} for batch in cells.batches]
+        now = values(row, CELL)
+        target = others[0] if now == one else one if now in others else None
+        return {} if target is None else outcome(
+            next(p for p in peers if values(p, CELL) == target)
+        )  # fmt: skip
+
+    held = effects.sgd_predictions(mutated(sgd, exchanged))
+    assert not any(held[name] for name in held if name.startswith("outweighs"))
+
+
+def test_sgd_with_shuffled_cells_succeeds_as_often_as_chance(sgd):
+    """Within a seed any two cells are then alike, so that only chance puts an interval above 0.
+
+    A percentile interval of 7 seeds is that of Student's t with 1.96 sqrt(6/7) = 1.81 for the
+    quantile, beyond which 6 percent of a t distribution with 6 degrees of freedom lie; one batch
+    size alone succeeds about so often, and 40 shuffles scatter.
+    """
+    cells = effects.SgdCells(sgd)
+    assert len(cells.kept) == 7
+    rng, trials, met = np.random.default_rng(0), 40, dict.fromkeys(cells.batches, 0)
+    for _ in range(trials):
+        orders = {seed: rng.permutation(len(sgd.where(seed=seed))) for seed in cells.seeds}
+
+        def shuffled(row, peers, orders=orders):
+            place = next(i for i, p in enumerate(peers) if values(p, CELL) == values(row, CELL))
+            return outcome(peers[orders[row["seed"]][place]])
+
+        mixed = effects.SgdCells(mutated(sgd, shuffled))
+        for batch in cells.batches:
+            gap = mixed.fall(max(cells.large)) - mixed.fall(cells.small, batch)
+            met[batch] += bootstrap_interval(gap, rng).low > 0
+    assert max(met.values()) <= binom.ppf(1 - 1e-6, trials, 0.06)
+
+
+def test_sgd_at_the_full_batch_edge_fails_the_prediction_about_its_threshold(sgd):
+    def at_the_edge(row, peers):
+        cell = {**values(row, CELL), "batch": 0}
+        found = [p for p in peers if values(p, CELL) == cell]
+        return values(found[0], ("late_sharpness",)) if found else {}
+
+    held = effects.sgd_predictions(mutated(sgd, at_the_edge))
+    assert not any(held[name] for name in held if name.startswith("edge"))
+
+
+def test_a_rate_that_acts_by_itself_fails_the_control(sgd):
+    cells = effects.SgdCells(sgd)
+
+    def slower(row, peers):
+        return {"sharpness": 1.05 * row["sharpness"]} if row["rate"] == cells.control else {}
+
+    held = effects.sgd_predictions(mutated(sgd, slower))
+    assert not held["control"]
+
+
+@pytest.mark.parametrize("name", ["undershoot", "status"])
+def test_a_seed_with_an_unmatched_or_diverged_run_is_left_out(sgd, name):
+    bad = {"undershoot": 0.5, "status": "diverged"}[name]
+
+    def of_two_seeds(row, peers):
+        return {name: bad} if row["seed"] in (1, 3) and row["batch"] == 8 else {}
+
+    cells = effects.SgdCells(mutated(sgd, of_two_seeds))
+    assert [int(seed) for seed in cells.kept] == [0, 2, 4, 5, 6]
+    assert len(cells("sharpness", cells.small)) == 5
+    with pytest.raises(ValueError, match="at least 3 seeds"):
+        effects.SgdCells(mutated(sgd, lambda row, peers: {name: bad}))
+
+
+# Flatness after a large rate
+
+
+@pytest.fixture(scope="module")
+def flat():
+    return results.load("flatness", "default")
+
+
+def flat_table(rows):
+    blank = {"reached": True, "status": "done", "budget": 0.0}
+    return results.Result(pa.Table.from_pylist([blank | row for row in rows]), {})
+
+
+def test_known_effects_of_a_large_rate_come_out():
+    rows = [
+        {
+            "factor": c, "seed": seed, "budget": max(c - 1, 0.0) + 0.001 * seed,
+            "test_accuracy": 0.7 + 0.01 * seed + 0.1 * (c == 2.0) - 0.2 * (c == 3.0),
+            **dict.fromkeys(effects.MEASURES, (1 + seed) * (0.5 if c > 1 else 1.0)),
+        }
+        for c in (0.5, 0.9, 2.0, 3.0) for seed in range(4)
+    ]  # fmt: skip
+    rows.append({**rows[-1], "factor": 9.0, "reached": None, "status": "diverged"})
+    found = effects.flatness(flat_table(rows))
+    half = np.log(0.5)
+    for name in effects.MEASURES:
+        assert found[name] == pytest.approx((half, half, half), abs=1e-12)
+    assert found["sharpness_difference"].value == pytest.approx(-0.5 * 2.5, abs=1e-12)
+    assert found["gain-2"] == pytest.approx((0.1, 0.1, 0.1), abs=1e-12)
+    assert found["gain-0.9"] == pytest.approx((0, 0, 0), abs=1e-12)
+    assert found["fall"] == pytest.approx((-0.3, -0.3, -0.3), abs=1e-12)
+    assert "gain-9" not in found
+
+
+def test_the_stored_runs_at_large_rates_meet_the_predictions(flat):
+    held = effects.flatness_predictions(flat)
+    assert all(held.values()), held
+
+
+def test_flatness_with_stable_rates_only_fails(flat):
+    """Every run that reached the loss gets what the run of its seed at c = 1/2 got."""
+
+    def stable(row, peers):
+        (peer,) = [p for p in peers if p["factor"] == effects.STABLE]
+        return values(peer, MEASURED) | {"status": "done"} if row["reached"] else {"status": "done"}
+
+    held = effects.flatness_predictions(mutated(flat, stable))
+    assert not any(held.values()), held
+
+
+def test_flatness_with_shuffled_factors_fails(flat):
+    """Under shuffled labels, and shuffled budgets, the effect of a seed is as likely up as down.
+
+    With 5 seeds an interval excludes zero on one side, as for the cells of SGD above, beyond
+    1.96 sqrt(4/5) = 1.75 of Student's t with 4 degrees of freedom: 8 percent of it.
+    """
+    rng, trials, met = np.random.default_rng(1), 40, np.zeros(2, dtype=int)
+    for _ in range(trials):
+        orders = {}
+        for seed in np.unique(flat["seed"]):
+            reached = flat.where(seed=seed, reached=True)["factor"]
+            orders[seed] = dict(zip(reached.tolist(), rng.permutation(reached), strict=True))
+
+        def taken(names, orders=orders):
+            def change(row, peers):
+                if not row["reached"]:
+                    return {}
+                other = orders[row["seed"]][row["factor"]]
+                return values(next(p for p in peers if p["factor"] == other), names)
+
+            return effects.flatness(mutated(flat, change))
+
+        met += (
+            taken(MEASURED)["sharpness_difference"].high < 0,
+            taken(["budget"])["budget"].high < 0,
+        )
+    assert met.max() <= binom.ppf(1 - 1e-6, trials, 0.08)
+
+
+# Ways of training
+
+
+@pytest.fixture(scope="module")
+def ways():
+    return results.load("comparison", "default")
+
+
+PREDICTED = (
+    "rate-flatter", "init-better", "init-sharper",
+    "ranks-adaptive_sharpness", "ranks-relative_flatness",
+)  # fmt: skip
+
+
+def test_the_stored_comparison_shows_what_the_chapter_says(ways):
+    held = effects.comparison_predictions(ways)
+    assert all(held[name] for name in PREDICTED), held
+    assert not held["ranks-sharpness"]
+
+
+def test_a_comparison_of_equal_ways_shows_nothing(ways):
+    """Every run gets what the run of its seed and architecture got with ``gd-small``."""
+
+    def equal(row, peers):
+        (peer,) = [
+            p for p in peers
+            if (p["architecture"], p["method"]) == (row["architecture"], "gd-small")
+        ]  # fmt: skip
+        return values(peer, MEASURED)
+
+    held = effects.comparison_predictions(mutated(ways, equal))
+    assert not any(held[name] for name in PREDICTED[:3]), held
+
+
+def test_a_comparison_with_exchanged_starts_is_turned_around(ways):
+    other = {"gd-small-init": "gd-large-init", "gd-large-init": "gd-small-init"}
+
+    def exchanged(row, peers):
+        return {"method": other.get(row["method"], row["method"])}
+
+    before, after = effects.comparison(ways), effects.comparison(mutated(ways, exchanged))
+    for name in ("tanh", "relu", "deep"):
+        for value in ("sharpness", "test_accuracy"):
+            one, two = (found[f"init-{name}-{value}"] for found in (before, after))
+            assert two.value == pytest.approx(-one.value, rel=1e-12)
+    assert not effects.comparison_predictions(mutated(ways, exchanged))["init-better"]
+
+
+def test_accuracies_shuffled_over_ways_have_no_rank_correlation(ways):
+    rng = np.random.default_rng(0)
+
+    def shuffled(row, peers):
+        same = [p for p in peers if p["architecture"] == row["architecture"]]
+        return {"test_accuracy": same[rng.integers(len(same))]["test_accuracy"]}
+
+    held = effects.comparison_predictions(mutated(ways, shuffled))
+    of_accuracy = [name for name in PREDICTED if name not in ("rate-flatter", "init-sharper")]
+    assert not any(held[name] for name in of_accuracy), held
+
+
+def test_a_run_that_missed_the_loss_is_left_out_with_its_partner(ways):
+    def missed(row, peers):
+        gone = row["seed"] == 0 and row["method"] == "gd-large"
+        return {"reached": False, "sharpness": 1e9} if gone else {}
+
+    found = effects.comparison(mutated(ways, missed))
+    gap = np.concatenate([
+        effects.of_method(ways, "sharpness", "tanh", m)[None] for m in effects.PAIRS["rate"]
+    ])  # fmt: skip
+    assert found["rate-tanh-sharpness"].value == pytest.approx(
+        np.mean(gap[0, 1:] - gap[1, 1:]), rel=1e-12
+    )
+
+
+# Adam
+
+
+@pytest.fixture(scope="module")
+def adam():
+    return results.load("adam", "default")
+
+
+def test_adam_and_its_variants_alike_show_nothing(adam):
+    """Each variant gets, at each rate and seed, what Adam got there."""
+
+    def as_adam(row, peers):
+        if row["method"] in ("gd", "adam"):
+            return {}
+        place = ("adam", row["learning_rate"])
+        (peer,) = [p for p in peers if (p["method"], p["learning_rate"]) == place]
+        kept = ("method", "cap", "seed", "learning_rate")
+        return {name: value for name, value in peer.items() if name not in kept}
+
+    found, alike = effects.adam(adam), effects.adam(mutated(adam, as_adam))
+    variants = {name for name in found if not name.endswith("-gd")}
+    assert any(found[name].low > 0 for name in variants if name.startswith("flatter"))
+    assert all(tuple(alike[name]) == (0, 0, 0) for name in variants)
+
+
+def test_the_effects_of_adam_are_those_of_its_criterion(adam):
+    from study.experiments.adam import VARIANTS, compare
+
+    found = effects.adam(adam)
+    for c in (*compare(adam, VARIANTS), *compare(adam, ["gd"])):
+        assert tuple(found[f"flatter-{c.method}"]) == (c.flatness, *c.flatness_interval)
+        assert tuple(found[f"accuracy-{c.method}"]) == (c.accuracy, *c.accuracy_interval)
+        assert (found[f"flatter-{c.method}"].low > 0) == (c.flatter == "flatter")

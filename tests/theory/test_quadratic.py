@@ -1,0 +1,333 @@
+"""quadratic: Theorems Q1 and Q2, Propositions Q3 and Q4, and the functions that embody them."""
+
+import numpy as np
+import pytest
+import sympy as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import eigvals
+
+from flatminima.theory import quadratic
+
+EPS = np.finfo(float).eps
+COEFFICIENT = {"gd": {}, "heavy_ball": "momentum", "nesterov": "momentum", "ema": "beta1"}
+COEFFICIENT["adam"] = "beta1"
+seeds = st.integers(0, 2**32 - 1)
+methods = st.sampled_from(list(quadratic.METHODS))
+
+
+def options(method, beta):
+    return {} if method == "gd" else {COEFFICIENT[method]: beta}
+
+
+def random_hessian(generator, eigenvalues):
+    q, _ = np.linalg.qr(generator.normal(size=(len(eigenvalues),) * 2))
+    matrix = (q * eigenvalues) @ q.T
+    return (matrix + matrix.T) / 2, q
+
+
+# --- Q1 -------------------------------------------------------------------------------------
+
+
+@given(seed=seeds, n=st.integers(1, 6), steps=st.integers(1, 20))
+def test_Q1_solution_in_the_eigenbasis(seed, n, steps):
+    generator = np.random.default_rng(seed)
+    eigenvalues = generator.uniform(-1, 3, n)
+    matrix, q = random_hessian(generator, eigenvalues)
+    eta = generator.uniform(0.1, 1)
+    start = generator.normal(size=n)
+    path = quadratic.gradient_descent(matrix, start, eta, steps)
+    predicted = (1 - eta * eigenvalues) ** np.arange(steps + 1)[:, None] * (start @ q)
+    # One step errs by about (n + 3) eps times the largest growth, and errors grow as the run does.
+    growth = max(1, np.abs(1 - eta * eigenvalues).max())
+    bound = 20 * (n + 3) * (steps + 1) * EPS * growth**steps * np.linalg.norm(start)
+    assert np.abs(path @ q - predicted).max() <= bound
+
+
+@given(
+    product=st.floats(0.01, 4).filter(lambda x: abs(x - 1) > 0.01 and abs(x - 2) > 0.01),
+    x0=st.floats(0.1, 10),
+)
+def test_Q1_ranges(product, x0):
+    x = quadratic.gradient_descent([product], [x0], 1.0, 5)[:, 0]
+    assert (x[1:] * x[:-1] > 0).all() == (product < 1)
+    assert (x[1:] * x[:-1] < 0).all() == (product > 1)
+    assert (np.abs(x[1:]) < np.abs(x[:-1])).all() == (product < 2)
+    assert (np.abs(x[1:]) > np.abs(x[:-1])).all() == (product > 2)
+
+
+def test_Q1_edge_cases():
+    x = quadratic.gradient_descent([1.0, 2.0, 0.0, -1.0], np.ones(4), 1.0, 6)
+    assert x[1, 0] == 0  # eta lambda = 1: one step
+    assert x[:, 1].tolist() == [1, -1, 1, -1, 1, -1, 1]  # = 2: turns for ever
+    assert (x[:, 2] == 1).all()  # = 0: stays
+    assert x[-1, 3] == 2**6  # negative: leaves at any learning rate
+
+
+@given(seed=seeds, n=st.integers(2, 6), excess=st.floats(-0.5, 0.5).filter(lambda e: abs(e) > 0.01))
+def test_Q1_loss_falls_below_the_threshold_and_rises_beyond_along_v1(seed, n, excess):
+    generator = np.random.default_rng(seed)
+    eigenvalues = np.append(generator.uniform(0, 1, n - 1), 1.0)
+    matrix, q = random_hessian(generator, eigenvalues)
+    eta = 2 + excess
+    along = quadratic.loss(matrix, quadratic.gradient_descent(matrix, q[:, -1], eta, 4))
+    anywhere = quadratic.gradient_descent(matrix, generator.normal(size=n), eta, 4)
+    if excess < 0:
+        assert (np.diff(along) < 0).all()
+        assert (np.diff(quadratic.loss(matrix, anywhere)) < 0).all()
+    else:
+        assert (np.diff(along) > 0).all()
+
+
+def test_Q1_decrease_of_the_loss_symbolically():
+    eta, lam, x = sp.symbols("eta lambda x")
+    change = lam / 2 * ((1 - eta * lam) * x) ** 2 - lam / 2 * x**2
+    assert sp.expand(change + eta / 2 * lam**2 * (2 - eta * lam) * x**2) == 0
+
+
+@given(seed=seeds, n=st.integers(2, 8))
+def test_Q1_best_step_is_best_and_has_its_rate(seed, n):
+    generator = np.random.default_rng(seed)
+    eigenvalues = generator.uniform(0.1, 5, n)
+    matrix, _ = random_hessian(generator, eigenvalues)
+    eta, rate = quadratic.best_learning_rate(matrix)
+    others = generator.uniform(0.01, 4, 50)
+    factors = np.abs(1 - others[:, None] * eigenvalues).max(axis=1)
+    assert np.isclose(np.abs(1 - eta * eigenvalues).max(), rate, atol=100 * n * EPS)
+    assert (factors >= rate - 100 * n * EPS).all()
+
+
+@given(st.floats(1.01, 50), st.floats(-1, 1), st.floats(-1, 1))
+def test_Q1_no_two_steps_beat_the_schedule_of_chebyshev(condition, u, v):
+    low, high = 1 / condition, 1.0
+    middle, width = (high + low) / 2, (high - low) / 2
+    steps = 1 / (middle + np.array([1, -1]) * width / np.sqrt(2))
+
+    def worst(first, second):
+        # A polynomial of degree two has its extremes at the ends or at its vertex.
+        roots = np.array([first, second])
+        at = [low, high]
+        if roots.prod() != 0:
+            at.append(np.clip(np.mean(1 / roots), low, high))
+        return np.abs((1 - first * np.array(at)) * (1 - second * np.array(at))).max()
+
+    best = worst(*steps)
+    assert np.isclose(best, 1 / (2 * (middle / width) ** 2 - 1), rtol=1e-6)
+    assert worst(steps[0] + u, steps[1] + v) >= best * (1 - 1e-9)
+    if abs(condition - (1 + np.sqrt(2))) > 1e-9:
+        assert (steps.max() > 2 / high) == (condition > 1 + np.sqrt(2))
+
+
+# --- Q2 -------------------------------------------------------------------------------------
+
+
+@given(seed=seeds, n=st.integers(1, 5), product=st.floats(0.05, 1.95))
+def test_Q2_descent_lemma_on_random_smooth_losses(seed, n, product):
+    # L = sum_j c_j cos(w_j . theta + b_j): curvature at most ell = sum_j |c_j| |w_j|^2.
+    generator = np.random.default_rng(seed)
+    c, b, w = generator.normal(size=4), generator.normal(size=4), generator.normal(size=(4, n))
+    ell = np.sum(np.abs(c) * np.sum(w**2, axis=1))
+
+    def loss(theta):
+        return np.sum(c * np.cos(w @ theta + b))
+
+    theta = generator.normal(size=n)
+    gradient = -(c * np.sin(w @ theta + b)) @ w
+    eta = product / ell
+    bound = loss(theta) - eta * (1 - eta * ell / 2) * gradient @ gradient
+    assert loss(theta - eta * gradient) <= bound + 50 * EPS * np.sum(np.abs(c))
+
+
+@given(seed=seeds, n=st.integers(1, 5), product=st.floats(0.1, 3))
+def test_Q2_is_tight_along_v1_and_only_there(seed, n, product):
+    generator = np.random.default_rng(seed)
+    eigenvalues = np.append(np.sort(generator.uniform(0.1, 0.9, n)), 1.0)
+    gap = []
+    for theta in (np.eye(n + 1)[-1], generator.uniform(0.5, 1, n + 1)):
+        g = eigenvalues * theta
+        before, after = quadratic.loss(eigenvalues, np.stack([theta, theta - product * g]))
+        gap.append(before - product * (1 - product / 2) * g @ g - after)
+    assert abs(gap[0]) < 50 * EPS * max(1, product**2)
+    assert gap[1] > 1e-6 * product**2  # (eta^2/2) sum (1 - lambda_k) c_k^2, no term tiny
+
+
+# --- Q3 -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300)
+@given(
+    method=methods,
+    beta=st.floats(0, 0.99),
+    eta=st.floats(1e-3, 10),
+    ratio=st.floats(0.01, 3).filter(lambda r: abs(r - 1) > 1e-4),
+)
+def test_Q3_threshold_is_where_the_spectral_radius_passes_one(method, beta, eta, ratio):
+    extra = options(method, beta)
+    threshold = float(quadratic.stability_threshold(method, eta, **extra))
+    matrix = quadratic.companion_matrix(method, ratio * threshold, eta, **extra)
+    radius = np.abs(eigvals(matrix)).max()
+    assert (radius < 1) == (ratio < 1)
+
+
+@pytest.mark.parametrize("method", quadratic.METHODS)
+def test_Q3_grid_of_scipy_eigenvalues(method):
+    for beta in (0.0, 0.3, 0.9):
+        extra = options(method, beta)
+        grid = np.linspace(0.01, 60, 997)
+        stable = np.array(
+            [
+                np.abs(eigvals(m)).max() < 1
+                for m in quadratic.companion_matrix(method, grid, 1.0, **extra)
+            ]
+        )
+        assert (stable == (grid < quadratic.stability_threshold(method, 1.0, **extra))).all()
+
+
+def test_Q3_jury_conditions_symbolically():
+    # z^2 - p z + q has both roots inside the unit circle iff |q| < 1 and |p| < 1 + q. At the
+    # threshold 1 + p + q = 0: the multiplier that leaves is -1.
+    x, beta = sp.symbols("x beta", positive=True)
+    cases = {
+        "heavy_ball": (1 + beta - x, beta, 2 * (1 + beta)),
+        "nesterov": ((1 + beta) * (1 - x), beta * (1 - x), 2 * (1 + beta) / (1 + 2 * beta)),
+        "ema": (1 + beta - (1 - beta) * x, beta, 2 * (1 + beta) / (1 - beta)),
+    }
+    for p, q, threshold in cases.values():
+        assert sp.simplify((1 + p + q).subs(x, threshold)) == 0
+        assert sp.simplify(sp.solve(1 + p + q, x)[0] - threshold) == 0
+        assert sp.simplify((1 - p + q).subs(x, 0)) == 0  # the other end is at lambda = 0
+
+
+@given(method=methods, beta=st.floats(0, 0.95), product=st.floats(0.01, 5), seed=seeds)
+def test_Q3_companion_matrix_describes_the_iterates(method, beta, product, seed):
+    extra = options(method, beta)
+    path = quadratic.iterate(method, [product], [1.0], 1.0, 8, **extra)[:, 0]
+    matrix = quadratic.companion_matrix(method, product, 1.0, **extra)
+    state = np.array([path[1], path[0]])
+    for t in range(1, 8):
+        state = matrix @ state
+        # Rounding of eight steps, relative to the largest iterate, grown by at most 7 a step.
+        assert abs(state[0] - path[t + 1]) <= 1e3 * EPS * np.abs(path).max() * 7 ** (t / 2)
+
+
+@pytest.mark.parametrize("method", quadratic.METHODS)
+def test_Q3_a_start_at_rest_decides_the_same(method):
+    for beta in (0.0, 0.5, 0.9):
+        extra = options(method, beta)
+        threshold = float(quadratic.stability_threshold(method, 1.0, **extra))
+        for ratio in (0.95, 1.05):
+            matrix = quadratic.companion_matrix(method, ratio * threshold, 1.0, **extra)
+            rest = np.ones(2)
+            assert np.linalg.det([rest, matrix @ rest]) > 0, "rest and its image span the plane"
+            path = quadratic.iterate(method, [ratio * threshold], [1.0], 1.0, 400, **extra)
+            # 0.98^400 < 4e-4 and 1.01^400 > 50 leave room for eigenvectors that are not orthogonal.
+            radius = np.abs(eigvals(matrix)).max()
+            assert radius < 0.98 if ratio < 1 else radius > 1.01
+            assert np.abs(path[-2:]).max() < 0.1 if ratio < 1 else np.abs(path[-2:]).max() > 10
+
+
+def test_Q3_values():
+    assert quadratic.stability_threshold("gd", 0.1) == 20
+    assert np.isclose(quadratic.stability_threshold("heavy_ball", 0.1, momentum=0.9), 38)
+    assert np.isclose(quadratic.stability_threshold("adam", 1.0, beta1=0.9), 38)
+    for method in quadratic.METHODS:  # without memory every method is gradient descent
+        assert np.isclose(quadratic.stability_threshold(method, 0.5, **options(method, 0.0)), 4)
+
+
+# --- Q4 -------------------------------------------------------------------------------------
+
+
+def test_Q4_threshold_symbolically():
+    eta, lam, s2, batch = sp.symbols("eta lambda s2 B", positive=True)
+    factor = (1 - eta * lam) ** 2 + eta**2 * s2 / batch
+    assert sp.simplify(sp.solve(sp.Eq(factor, 1), eta)[0] - 2 * lam / (lam**2 + s2 / batch)) == 0
+
+
+@given(lam=st.floats(0.1, 5), s2=st.floats(0, 10), batch=st.integers(1, 64))
+def test_Q4_noise_lowers_the_threshold(lam, s2, batch):
+    threshold = float(quadratic.sgd_threshold(lam, s2, batch))
+    assert threshold <= 2 / lam * (1 + 4 * EPS)
+    assert quadratic.sgd_second_moment(lam, s2, 0.999 * threshold, batch) < 1
+    assert quadratic.sgd_second_moment(lam, s2, 1.001 * threshold, batch) > 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, replacement=st.booleans(), batch=st.integers(1, 3))
+def test_Q4_covariance_step_is_the_exact_average_over_all_batches(seed, replacement, batch):
+    from itertools import combinations, product
+
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(4, 2))
+    eta = generator.uniform(0.05, 0.5)
+    sigma = np.cov(generator.normal(size=(2, 10)))
+    draws = product(range(4), repeat=batch) if replacement else combinations(range(4), batch)
+    results = []
+    for draw in draws:
+        rows = features[list(draw)]
+        step = np.eye(2) - eta * rows.T @ rows / batch
+        results.append(step @ sigma @ step.T)
+    matrix = quadratic.sgd_covariance_step(features, eta, batch, replacement=replacement)
+    predicted = (matrix @ sigma.reshape(-1)).reshape(2, 2)
+    scale = np.abs(results).max()
+    assert np.abs(np.mean(results, axis=0) - predicted).max() < 1000 * EPS * max(scale, 1)
+
+
+def test_Q4_mean_may_converge_while_the_second_moment_diverges():
+    # h = 0 or 2 with equal chance: lambda = 1, s^2 = 1, threshold eta = 1 < 2/lambda.
+    eta, steps, runs = 1.2, 12, 200_000
+    generator = np.random.default_rng(0)
+    h = 2.0 * generator.integers(0, 2, size=(steps, runs))
+    x = np.prod(1 - eta * h, axis=0)
+    for values, factor in ((x, 1 - eta), (x**2, quadratic.sgd_second_moment(1.0, 1.0, eta))):
+        error = values.std() / np.sqrt(runs)
+        # Five standard errors: a false alarm once in two million.
+        assert abs(values.mean() - factor**steps) < 5 * error
+    assert abs(1 - eta) < 1 < quadratic.sgd_second_moment(1.0, 1.0, eta)
+
+
+def test_Q4_covariance_with_one_feature_is_the_scalar_factor():
+    features = np.array([[0.0], [2.0], [1.0]])
+    h = features[:, 0] ** 2
+    factor = quadratic.sgd_second_moment(h.mean(), h.var(), 0.3, 2)
+    assert np.isclose(quadratic.sgd_covariance_step(features, 0.3, 2)[0, 0], factor, rtol=10 * EPS)
+
+
+# --- bad input ------------------------------------------------------------------------------
+
+
+X = np.ones((3, 1))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: quadratic.gradient_descent([1.0], [1.0], 0.0, 1), "learning_rate"),
+        (lambda: quadratic.gradient_descent([1.0], [1.0], -1.0, 1), "learning_rate"),
+        (lambda: quadratic.gradient_descent([1.0], [1.0], np.nan, 1), "learning_rate"),
+        (lambda: quadratic.gradient_descent([1.0], [1.0], 0.1, 0), "steps"),
+        (lambda: quadratic.gradient_descent(np.eye(2, k=1), [1.0, 1.0], 0.1, 1), "symmetric"),
+        (lambda: quadratic.gradient_descent(np.ones((2, 3)), [1.0], 0.1, 1), "shape"),
+        (lambda: quadratic.gradient_descent([1.0, 2.0], [1.0], 0.1, 1), "start"),
+        (lambda: quadratic.gradient_descent([np.nan], [1.0], 0.1, 1), "hessian"),
+        (lambda: quadratic.stability_threshold("adamw", 0.1), "adamw"),
+        (lambda: quadratic.stability_threshold("gd", 0.1, momentum=0.9), "no coefficient"),
+        (lambda: quadratic.stability_threshold("heavy_ball", 0.1), "momentum"),
+        (lambda: quadratic.stability_threshold("adam", 0.1, beta=0.9), "beta1"),
+        (lambda: quadratic.stability_threshold("heavy_ball", 0.1, momentum=1.0), "momentum"),
+        (lambda: quadratic.best_learning_rate([1.0, 0.0]), "positive definite"),
+        (lambda: quadratic.sgd_second_moment(1.0, -1.0, 0.1), "variance"),
+        (lambda: quadratic.sgd_threshold(0.0, 1.0), "eigenvalue"),
+        (lambda: quadratic.sgd_covariance_step(np.ones(3), 0.1, 1), "features"),
+        (lambda: quadratic.sgd_covariance_step(X, 0.1, 4, replacement=False), "batch_size"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_learning_rates_broadcast_against_the_batch():
+    path = quadratic.gradient_descent([1.0, 0.5], np.ones((3, 1, 2)), np.array([0.1, 0.2]), 4)
+    assert path.shape == (5, 3, 2, 2)
+    alone = quadratic.gradient_descent([1.0, 0.5], np.ones(2), 0.2, 4)
+    assert np.array_equal(path[:, 1, 1], alone)

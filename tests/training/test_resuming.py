@@ -1,0 +1,454 @@
+"""training: any optimizer, schedules, cooling to a loss, checkpoints and resumption."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from flatminima import models, training
+from flatminima.training import checkpoint
+
+LOSSES = ("mse", "cross_entropy")
+OPTIMIZERS = {
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.5, max_iter=3),
+}
+
+
+def problem(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(24, 5, generator=generator, dtype=torch.float64).to(dtype)
+    return inputs, torch.randint(3, (24,), generator=generator)
+
+
+def network(dtype=torch.float64):
+    return models.mlp([5, 6, 3], seed=0, dtype=dtype)
+
+
+def flat(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def descend(model, **options):
+    options = {"learning_rate": 0.1, "steps": 10, "progress": False} | options
+    return training.gradient_descent(model, *problem(flat(model).dtype), **options)
+
+
+def cool(model, **options):
+    options = {"max_steps": 2000, "progress": False} | options
+    return training.train_to_loss(model, *problem(), **options)
+
+
+def train(model, make, **options):
+    options = {"steps": 10, "progress": False} | options
+    optimizer = make(list(model.parameters()))
+    return training.train(model, *problem(flat(model).dtype), optimizer=optimizer, **options)
+
+
+# Optimizers
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_plain_sgd_of_pytorch_is_gradient_descent_to_the_last_bit(loss):
+    ours, theirs = network(), network()
+    one = descend(ours, loss=loss)
+    two = train(theirs, lambda p: torch.optim.SGD(p, lr=0.1), loss=loss)
+    assert torch.equal(flat(ours), flat(theirs))
+    assert np.array_equal(one.loss, two.loss)
+    assert two.learning_rate == 0.1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_loop_steps_an_optimizer_as_a_hand_written_loop_does(name):
+    inputs, targets = problem()
+    ours, by_hand = network(), network()
+    train(ours, OPTIMIZERS[name], steps=6)
+    optimizer = OPTIMIZERS[name](by_hand.parameters())
+
+    def closure():
+        optimizer.zero_grad()
+        value = training.mse(by_hand(inputs), targets)
+        value.backward()
+        return value
+
+    for _ in range(6):
+        optimizer.step(closure)
+    # The same operations in the same order: backward() and autograd.grad() compute alike.
+    assert torch.equal(flat(ours), flat(by_hand))
+    assert all(p.grad is None for p in ours.parameters())
+
+
+def test_a_schedule_sets_the_rate_of_every_parameter_group():
+    model = network()
+    weights = [p for p in model.parameters() if p.ndim == 2]
+    biases = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.SGD([{"params": weights}, {"params": biases, "lr": 9.0}], lr=7.0)
+    history = training.train(
+        model, *problem(), optimizer=optimizer, steps=10, progress=False,
+        learning_rate=lambda t: 0.1 / (t + 1),
+    )  # fmt: skip
+    reference = network()
+    descend(reference, learning_rate=lambda t: 0.1 / (t + 1))
+    assert torch.equal(flat(model), flat(reference))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1 / 10] * 2
+    # Equal arithmetic on both sides, so equal bits.
+    assert history.learning_rates.tolist() == [0.1 / (t + 1) for t in range(11)]
+
+
+def test_probes_see_the_optimizer_and_the_rate_of_the_update_to_come():
+    seen = []
+    probe = {"p": lambda s: seen.append((s.optimizer, s.learning_rate)) or 0.0}
+    train(network(), OPTIMIZERS["adam"], probes=probe, learning_rate=[(0, 0.1), (4, 0.01)], steps=5)
+    assert [rate for _, rate in seen] == [0.1] * 4 + [0.01] * 2
+    assert isinstance(seen[0][0], torch.optim.Adam)
+    descend(network(), probes=probe, steps=1)
+    assert seen[-1] == (None, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: torch.optim.SGD(p[:-1], lr=0.1), "trainable parameters"),
+        (lambda p: torch.optim.SGD([*p, torch.zeros(1, requires_grad=True)], lr=0.1), "no others"),
+        (lambda p: "adam", "torch.optim.Optimizer"),
+    ],
+)
+def test_an_optimizer_over_other_parameters_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        train(network(), make)
+
+
+def test_a_diverging_optimizer_is_reported():
+    inputs, targets = problem()
+    # A rate of 50 is far past the threshold of any curvature of order one.
+    model = models.mlp([5, 6, 3], "relu", dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=50.0, momentum=0.9)
+    history = training.train(model, inputs, targets, optimizer=optimizer, steps=200, progress=False)
+    assert history.diverged
+    assert len(history.loss) == history.diverged_at == len(history.learning_rates)
+    assert np.isfinite(history.loss).all()
+
+
+def test_a_minibatch_run_whose_full_loss_is_not_finite_diverges_and_no_probe_sees_it():
+    inputs, targets = problem()
+    inputs = inputs.clone()
+    inputs[0] = 1e200  # its squared loss overflows, and only the batches that hold it show that
+    model = models.linear(5, 3, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randperm(24, generator=torch.Generator().manual_seed(0))[:2]
+    assert 0 not in first, "the first batch must not be the one that shows it"
+    history = training.gradient_descent(
+        model, inputs, targets, learning_rate=1e-9, steps=1, batch_size=2, generator=generator,
+        probes={"sharpness": training.sharpness()}, progress=False,
+    )  # fmt: skip
+    assert history.diverged_at == 0
+    assert len(history.probe_steps) == 0
+
+
+# Schedules
+
+
+def test_switching_the_rate_equals_two_runs():
+    once, twice = network(), network()
+    whole = descend(once, learning_rate=[(0, 0.2), (4, 0.05)], steps=9)
+    descend(twice, learning_rate=0.2, steps=4)
+    descend(twice, learning_rate=0.05, steps=5)
+    assert torch.equal(flat(once), flat(twice))
+    assert whole.learning_rates.tolist() == [0.2] * 4 + [0.05] * 6
+    assert whole.learning_rate == 0.2
+
+
+def test_the_arrival_at_the_edge_follows_the_rate():
+    empty, steps = np.empty(0), np.arange(4)
+    values = {"sharpness": np.array([3.0, 3.0, 5.0, 5.0])}
+    rates = np.array([0.5, 0.5, 0.25, 0.5])
+    history = training.History(0.5, empty, empty, empty, steps, values, learning_rates=rates)
+    # 2 / eta is 4, 4, 8, 4: the sharpness 5 is below it at step 2 and beyond it at step 3.
+    assert training.edge_arrival(history) == 3
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ([], "pairs"),
+        ([0.1, 0.2], "pairs"),
+        ([(1, 0.1)], "begin at step 0"),
+        ([(0, 0.1), (0, 0.2)], "rise"),
+        ([(0, 0.1), (5, -0.2)], "each rate"),
+        ([(0, 0.1), (2.5, 0.2)], "first step"),
+        (lambda t: 0.1 - 0.05 * t, r"learning_rate\(2\)"),
+        ("0.1", "learning_rate"),
+    ],
+)
+def test_bad_schedules_are_refused_before_the_first_step(schedule, message):
+    model = network()
+    before = flat(model)
+    with pytest.raises(ValueError, match=message):
+        descend(model, learning_rate=schedule)
+    assert torch.equal(flat(model), before)
+
+
+# Cooling
+
+
+@pytest.mark.parametrize("with_optimizer", [False, True])
+def test_cooling_stops_at_the_first_loss_at_or_below_the_target(with_optimizer):
+    model, calls = network(), []
+    start = training.mse(model(problem()[0]), problem()[1]).item()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02) if with_optimizer else None
+    rate = {} if with_optimizer else {"learning_rate": 0.02}
+    probe = {"p": lambda s: calls.append(s.step) or s.loss().item()}
+    end = cool(model, target_loss=start / 2, optimizer=optimizer, probes=probe, **rate)
+    assert end.reached
+    assert end.history.loss[-1] <= start / 2 < end.history.loss[-2]
+    assert end.loss == end.history.loss[-1] == end.history.probes["p"][-1]
+    assert calls == [0, end.steps]
+    assert end.steps == len(end.history.loss) - 1
+    assert training.mse(model(problem()[0]), problem()[1]).item() == end.loss
+    # One step of descent lowers the loss by eta ||g||^2 at most, to first order.
+    assert 0 <= end.undershoot * start / 2 <= 0.02 * end.history.gradient_norm[-2] ** 2
+
+
+def test_cooling_that_does_not_arrive_is_reported_with_what_it_did():
+    end = cool(network(), target_loss=1e-9, max_steps=7, learning_rate=0.01)
+    assert not end.reached
+    assert not end.history.diverged
+    assert end.steps == 7
+    assert end.undershoot < 0
+
+
+def test_cooling_from_below_the_target_takes_no_step_and_says_how_far_below_it_is():
+    model = network()
+    before = flat(model)
+    loss = training.mse(model(problem()[0]), problem()[1]).item()
+    end = cool(model, target_loss=4 * loss, learning_rate=0.01)
+    assert end.reached
+    assert end.steps == 0
+    assert end.undershoot == pytest.approx(0.75, rel=1e-15)
+    assert torch.equal(flat(model), before)
+
+
+def test_cooling_that_diverges_has_not_arrived():
+    model = models.linear(5, 3, dtype=torch.float64)
+    end = cool(model, target_loss=1e-9, learning_rate=100.0)
+    assert end.history.diverged
+    assert not end.reached
+    assert end.steps == end.history.diverged_at
+
+
+@pytest.mark.parametrize("target", [0.0, -1.0, math.nan])
+def test_bad_targets_are_refused(target):
+    with pytest.raises(ValueError, match="target_loss"):
+        cool(network(), target_loss=target, learning_rate=0.1)
+
+
+def test_cooling_needs_a_rate_or_an_optimizer():
+    with pytest.raises(ValueError, match="learning_rate must be given"):
+        cool(network(), target_loss=0.1)
+
+
+# Probes
+
+
+def test_the_gradient_of_the_sharpness_agrees_with_finite_differences_of_dense_eigenvalues():
+    model = network()
+    inputs, targets = problem()
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+
+    def value(vector):
+        pieces = vector.split([s.numel() for s in shapes.values()])
+        weights = {k: v.reshape(s) for (k, s), v in zip(shapes.items(), pieces, strict=True)}
+        return training.mse(torch.func.functional_call(model, weights, (inputs,)), targets)
+
+    def top(vector):
+        return torch.linalg.eigvalsh(torch.func.hessian(value)(vector))[-1].item()
+
+    point, h = flat(model), 1e-5
+    gradient = np.empty(len(point))
+    for i in range(len(point)):
+        e = torch.zeros_like(point)
+        e[i] = h
+        gradient[i] = (top(point + e) - top(point - e)) / (2 * h)
+    history = descend(
+        model, learning_rate=1e-12, steps=1,
+        probes={"norm": training.sharpness_gradient_norm(tol=1e-10)},
+    )  # fmt: skip
+    # Central differences: rounding 1e-15 lambda / h = 1e-10, truncation h^2 times a third
+    # derivative of order 10; both far below 1e-7.
+    assert history.probes["norm"][0] == pytest.approx(np.linalg.norm(gradient), abs=1e-7)
+
+
+def test_the_sharpness_of_a_quadratic_has_no_gradient():
+    model = models.linear(5, 3, dtype=torch.float64)
+    history = descend(model, probes={"norm": training.sharpness_gradient_norm()}, steps=1)
+    assert history.probes["norm"].tolist() == [0.0, 0.0]
+
+
+# Checkpoints
+
+
+def probes():
+    return {
+        "top": training.sharpness(2),
+        "smallest": training.smallest_eigenvalue(),
+        "gradient": training.sharpness_gradient_norm(),
+        "accuracy": training.accuracy(*problem(torch.float32)),
+        "step": lambda state: state.step,
+    }
+
+
+def stop_at(step):
+    """A probe that breaks the run off at a step, as a crash would."""
+
+    def probe(state):
+        if state.step == step:
+            raise KeyboardInterrupt
+        return 0.0
+
+    return probe
+
+
+def assert_same_history(one, two):
+    for name in ("steps", "loss", "gradient_norm", "probe_steps", "learning_rates"):
+        assert np.array_equal(getattr(one, name), getattr(two, name)), name
+        assert getattr(one, name).dtype == getattr(two, name).dtype, name
+    assert one.probes.keys() == two.probes.keys()
+    for name in one.probes:
+        assert np.array_equal(one.probes[name], two.probes[name]), name
+        assert one.probes[name].dtype == two.probes[name].dtype, name
+    assert (one.diverged, one.diverged_at) == (two.diverged, two.diverged_at)
+
+
+@pytest.mark.parametrize("optimizer", [None, "momentum", "adam", "lbfgs"])
+@pytest.mark.parametrize("batch_size", [None, 7])
+@pytest.mark.parametrize("broken_at", [3, 12])
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
+    tmp_path, optimizer, batch_size, broken_at
+):
+    def run(model, stop=-1, **options):
+        generator = torch.Generator().manual_seed(3)
+        options |= {
+            "probes": probes() | {"stop": stop_at(stop)},
+            "probe_every": 3,
+            "steps": 17,
+            "batch_size": batch_size,
+            "generator": generator,
+            "learning_rate": [(0, 0.05), (9, 0.01)],
+        }
+        if optimizer is None:
+            return descend(model, **options), generator
+        return train(model, OPTIMIZERS[optimizer], **options), generator
+
+    whole, file = network(torch.float32), tmp_path / "run.pt"
+    expected, generator = run(whole)
+    checkpoints = {"checkpoint": file, "checkpoint_every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        run(network(torch.float32), stop=broken_at, **checkpoints)
+    assert checkpoint.load(file)["step"] == 2 * (broken_at // 2)
+    resumed = network(torch.float32)
+    history, generator_again = run(resumed, **checkpoints)
+    assert torch.equal(flat(whole), flat(resumed))
+    assert torch.equal(generator.get_state(), generator_again.get_state())
+    assert_same_history(expected, history)
+    # And a run that has finished is returned as it was, without a step.
+    again = network(torch.float32)
+    history, _ = run(again, stop=0, **checkpoints)
+    assert torch.equal(flat(whole), flat(again))
+    assert_same_history(expected, history)
+
+
+def test_a_checkpointed_cooling_resumes_and_remembers_that_it_arrived(tmp_path):
+    options = {"target_loss": 0.3, "learning_rate": 0.05, "probe_every": 10}
+    expected = cool(network(), **options, probes={"p": stop_at(-1)})
+    assert expected.reached
+    assert expected.steps > 20
+    options |= {"checkpoint": tmp_path / "run.pt", "checkpoint_every": 7}
+    with pytest.raises(KeyboardInterrupt):
+        cool(network(), **options, probes={"p": stop_at(20)})
+    for _ in range(2):
+        end = cool(network(), **options, probes={"p": stop_at(-1)})
+        assert (end.reached, end.steps, end.loss) == (True, expected.steps, expected.loss)
+        assert_same_history(end.history, expected.history)
+
+
+def test_a_diverged_run_is_remembered_as_diverged(tmp_path):
+    options = {"learning_rate": 1e6, "steps": 50, "checkpoint": tmp_path / "run.pt"}
+    relu = [models.mlp([5, 6, 3], "relu", dtype=torch.float64) for _ in range(2)]
+    one, two = (descend(model, **options) for model in relu)
+    assert one.diverged
+    assert_same_history(one, two)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"learning_rate": 0.2}, "learning_rate"),
+        ({"steps": 11}, "steps"),
+        ({"loss": "cross_entropy"}, "loss"),
+        ({"probes": {"x": lambda s: 0.0}}, "probes"),
+        ({"divergence_factor": 10.0}, "divergence_factor"),
+        ({"batch_size": 6, "generator": torch.Generator()}, "batch_size"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, name):
+    options = {"checkpoint": tmp_path / "run.pt"}
+    descend(network(), **options)
+    model = network()
+    before = flat(model)
+    with pytest.raises(ValueError, match=f"of another run: .*{name}"):
+        descend(model, **(options | change))
+    assert torch.equal(flat(model), before)
+
+
+def test_a_checkpoint_wants_the_model_that_the_run_began_with(tmp_path):
+    model = network()
+    descend(model, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="another model"):
+        descend(model, checkpoint=tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign"])
+def test_a_corrupt_checkpoint_is_a_clear_error_and_is_left_in_place(tmp_path, damage):
+    file = tmp_path / "run.pt"
+    descend(network(), checkpoint=file)
+    raw = bytearray(file.read_bytes())
+    if damage == "truncated":
+        raw = raw[: len(raw) // 2]
+    elif damage == "flipped":
+        raw[len(raw) // 2] ^= 1
+    else:
+        raw = bytearray() if damage == "empty" else bytearray(b"PK\x03\x04" + bytes(500))
+    file.write_bytes(raw)
+    with pytest.raises(training.CorruptCheckpointError, match=r"run\.pt"):
+        descend(network(), checkpoint=file)
+    assert file.read_bytes() == raw
+
+
+def test_a_write_error_leaves_the_last_checkpoint_and_no_other_file(tmp_path, monkeypatch):
+    file = tmp_path / "run.pt"
+    options = {"checkpoint": file, "checkpoint_every": 4, "steps": 10}
+    saved, write = [], checkpoint.write_atomically
+
+    def full_disk(path, content):
+        if saved:
+            raise OSError(28, "No space left on device")
+        saved.append(content)
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        descend(network(), **options)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    assert file.read_bytes() == saved[0]
+    whole, resumed = network(), network()
+    expected = descend(whole, steps=10)
+    assert_same_history(descend(resumed, **options), expected)
+    assert torch.equal(flat(whole), flat(resumed))
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="path of a file"):
+        descend(network(), checkpoint=tmp_path)
