@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flatminima import plotting
-from flatminima.theory.scalar_network import ScalarNetwork, gradient_descent
+from flatminima.theory.scalar_network import ScalarNetwork
 
 mpl.use("Agg")
 EPS = np.finfo(float).eps
@@ -31,7 +31,7 @@ def instability(target=1.0, eta=0.4, steps=40, sign=1.0):
     network = ScalarNetwork(2, target)
     sharpness = 1.15 * 2 / eta
     start = network.at(0.01, sign * np.sqrt(sharpness**2 - 4 * target**2))
-    return network, gradient_descent(network, start, eta, steps)
+    return network, network.descend(start, eta, steps)
 
 
 @pytest.mark.parametrize("target", [1.0, -1.0])
@@ -92,7 +92,7 @@ def test_extent_is_kept(ax):
 
 def test_points_after_divergence_and_undefined_directions_are_left_out(ax, two_axes):
     network = ScalarNetwork(2, 1.0)
-    run = gradient_descent(network, [5.0, 9.0], 0.2, 60)
+    run = network.descend([5.0, 9.0], 0.2, 60)
     finite = ~np.isnan(run.theta).any(axis=-1)
     assert run.diverged
     # Only the first points: later ones are too large for contours of any use.
@@ -101,7 +101,7 @@ def test_points_after_divergence_and_undefined_directions_are_left_out(ax, two_a
         plotting.plot_trajectory(ax, run, slice(int(finite.sum()), None))
     # At (1, 1) with target 2 the Hessian is the identity; the run starts there.
     network = ScalarNetwork(2, 2.0)
-    run = gradient_descent(network, [1.0, 1.0], 0.1, 5)
+    run = network.descend([1.0, 1.0], 0.1, 5)
     assert len(plotting.plot_trajectory(ax, run).get_segments()) == 5
     plotting.plot_sharpness_and_angle(two_axes, run, 0.1)
 
@@ -126,7 +126,7 @@ def test_the_angle_is_continuous_where_the_line_passes_the_end_of_its_range(two_
     eta = 0.1
     network = ScalarNetwork(2, 0.2)
     start = network.at(0.3, -20.5)
-    run = gradient_descent(network, start, eta, 12)
+    run = network.descend(start, eta, 12)
     assert np.abs(np.diff(np.degrees(run.angle))).max() > 170
     plotting.plot_sharpness_and_angle(two_axes, run, eta)
     drawn = two_axes[1].lines[0].get_ydata()
@@ -141,9 +141,9 @@ def test_the_angle_is_continuous_where_the_line_passes_the_end_of_its_range(two_
         ({"length": -1.0}, "length"),
         ({"length": np.nan}, "length"),
         ({"extent": (1, 0, 0, 1)}, "extent"),
-        ({"trajectory": gradient_descent(ScalarNetwork(3, 1.0), [1.0, 1, 1], 0.1, 5)}, "depth 2"),
+        ({"trajectory": ScalarNetwork(3, 1.0).descend([1.0, 1, 1], 0.1, 5)}, "depth 2"),
         (
-            {"trajectory": gradient_descent(ScalarNetwork(2, 1.0), np.ones((4, 2)), 0.1, 5)},
+            {"trajectory": ScalarNetwork(2, 1.0).descend(np.ones((4, 2)), 0.1, 5)},
             "single",
         ),
     ],

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import LineCollection
 
-    from flatminima.theory.scalar_network import Trajectory
+    from flatminima.theory.scalar_network import ScalarTrajectory
 
 COLORS = {
     "blue": "#0072B2",
@@ -101,7 +101,7 @@ def residual_colors(residual: object) -> np.ndarray:
 
 def plot_trajectory(
     ax: Axes,
-    trajectory: Trajectory,
+    trajectory: ScalarTrajectory,
     shown: slice = slice(None),
     *,
     extent: tuple[float, float, float, float] | None = None,
@@ -184,7 +184,7 @@ def plot_trajectory(
 
 def plot_sharpness_and_angle(
     axes: tuple[Axes, Axes],
-    trajectory: Trajectory,
+    trajectory: ScalarTrajectory,
     learning_rate: float,
     shown: slice = slice(None),
 ) -> None:
@@ -226,7 +226,7 @@ def plot_sharpness_and_angle(
         ax.legend()
 
 
-def _single(trajectory: Trajectory, shown: slice) -> tuple[np.ndarray, np.ndarray]:
+def _single(trajectory: ScalarTrajectory, shown: slice) -> tuple[np.ndarray, np.ndarray]:
     """Points (times, 2) and residuals of one trajectory at depth 2, up to its divergence."""
     theta = np.asarray(trajectory.theta)
     if trajectory.network.depth != 2 or theta.ndim != 2:

@@ -6,8 +6,7 @@ import sympy as sp
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from flatminima.theory import scalar_network
-from flatminima.theory.diagonal_network import DiagonalNetwork, gradient_descent
+from flatminima.theory.diagonal_network import DiagonalNetwork
 from flatminima.theory.scalar_network import ScalarNetwork
 
 EPS = np.finfo(float).eps
@@ -152,9 +151,7 @@ def test_D11_imbalance_under_descent_noise_and_minibatches(shape, seed, eta, sig
     network, theta, generator = random_case(shape, seed, zeros=True)
     d = shape[2]
     assume(d > 1)
-    run = gradient_descent(
-        network, theta, eta, 3, sigma, batch_size=1 if rows else None, generator=generator
-    )
+    run = network.descend(theta, eta, 3, sigma, batch_size=1 if rows else None, generator=generator)
     for t in range(3):
         point, new = run.theta[t], run.theta[t + 1]
         biggest = max(1, np.abs(point).max(), np.abs(new).max()) ** d
@@ -170,12 +167,12 @@ def test_D11_imbalance_under_descent_noise_and_minibatches(shape, seed, eta, sig
 
 def test_D11_descent_uses_the_gradient_with_noise_and_rows():
     network, theta, generator = random_case((4, 3, 2), 0)
-    run = gradient_descent(network, theta, 0.05, 20, 0.3, generator=generator)
+    run = network.descend(theta, 0.05, 20, 0.3, generator=generator)
     for t in range(20):
         used = network.weight_gradient(run.theta[t]) + run.noise[t] @ network.inputs / 4
         assert np.abs(used - run.weight_gradient[t]).max() <= 100 * EPS * magnitude(network, theta)
     # With one row a step, the gradient is that of one row, and each row is drawn.
-    run = gradient_descent(network, theta, 0.01, 60, batch_size=1, generator=generator)
+    run = network.descend(theta, 0.01, 60, batch_size=1, generator=generator)
     drawn = set()
     for t in range(60):
         rows = network.inputs * network.residual(run.theta[t])[:, None]
@@ -211,12 +208,12 @@ def test_D11_a_diagonal_gram_matrix_decouples(shape, seed):
     network = DiagonalNetwork(inputs, generator.normal(size=n), d)
     theta = generator.uniform(0.5, 1.2, size=(d, m))
     eta, steps = 0.02, 30
-    run = gradient_descent(network, theta, eta, steps)
+    run = network.descend(theta, eta, steps)
     diagonal = scales**2
     targets = inputs.T @ network.targets / n / diagonal
     for k in range(m):
         scalar = ScalarNetwork(d, targets[k])
-        alone = scalar_network.gradient_descent(scalar, theta[:, k], eta * diagonal[k], steps)
+        alone = scalar.descend(theta[:, k], eta * diagonal[k], steps)
         # Roundings of the Gram matrix and of 30 steps whose Jacobian is at most 1.5 in norm here.
         assert np.abs(run.theta[:, :, k] - alone.theta).max() <= 1e-8
 
@@ -247,7 +244,7 @@ def test_D11_flatness_bias_where_the_minimizer_is_unique(seed, product):
     sharpness = network.minimum_sharpness(network.at(best, kappa))
     eta = product / sharpness
     start = network.at(best * (1 + 1e-3 * generator.normal(size=3)), kappa)
-    run = gradient_descent(network, start, eta, 2000)
+    run = network.descend(start, eta, 2000)
     kept = eta * np.abs(run.weight_gradient) <= np.sqrt(2)
     assume(not run.diverged and kept.all())
     minima = network.minimum_sharpness(network.at(best, run.kappa))
@@ -260,7 +257,7 @@ def test_D11_flatness_bias_needs_a_unique_minimizer():
     network = DiagonalNetwork([[0.0, 1.0, 2.0], [-1.0, 3.0, 0.0]], [3.0, 1.0], 2)
     start = np.array([[2.0, 0.5, 0.0], [-0.5, 0.5, 0.5]])
     rates = np.array([[0.18], [0.002]])
-    run = gradient_descent(network, start, rates[:, 0], 40000)
+    run = network.descend(start, rates[:, 0], 40000)
     assert network.loss(run.theta[-1]).max() < 1e-25
     assert np.all(rates * np.abs(run.weight_gradient) < np.sqrt(2))
     large, small = network.minimum_sharpness(run.theta[-1])
@@ -277,16 +274,16 @@ def test_batches_equal_single_runs_and_the_stride_keeps_the_ends():
     network, _, generator = random_case((5, 3, 3), 1)
     start = generator.uniform(0.3, 0.9, size=(4, 1, 3, 3))
     rates = np.array([0.01, 0.05])
-    whole = gradient_descent(network, start, rates, 101)
-    ends = gradient_descent(network, start, rates, 101, record_every=None)
-    some = gradient_descent(network, start, rates, 101, record_every=25)
+    whole = network.descend(start, rates, 101)
+    ends = network.descend(start, rates, 101, record_every=None)
+    some = network.descend(start, rates, 101, record_every=25)
     assert whole.theta.shape == (102, 4, 2, 3, 3)
     assert whole.weight_gradient.shape == (101, 4, 2, 3)
     assert some.steps.tolist() == [0, 25, 50, 75, 100, 101]
     assert ends.weight_gradient is None
     assert np.array_equal(ends.theta[-1], whole.theta[-1])
     assert np.array_equal(some.theta, whole.theta[some.steps])
-    single = gradient_descent(network, start[2, 0], rates[1], 101)
+    single = network.descend(start[2, 0], rates[1], 101)
     # Matrix products may round differently for another batch size; stable steps keep that small.
     assert np.abs(single.theta - whole.theta[:, 2, 1]).max() <= 1e-12
 
@@ -296,9 +293,7 @@ def test_noise_is_independent_across_trajectories_and_repeats_with_the_seed():
     start = np.tile(theta, (2, 1, 1))
 
     def noisy():
-        return gradient_descent(
-            network, start, 0.01, 50, [0.2, 0.4], None, np.random.default_rng(3)
-        )
+        return network.descend(start, 0.01, 50, [0.2, 0.4], None, np.random.default_rng(3))
 
     run = noisy()
     assert np.array_equal(run.theta, noisy().theta)
@@ -312,7 +307,7 @@ def test_noise_is_independent_across_trajectories_and_repeats_with_the_seed():
 def test_divergence_is_reported():
     network = DiagonalNetwork(np.eye(2), [1.0, 1.0], 2)
     start = np.array([np.full((2, 2), 0.5), np.full((2, 2), 40.0)])
-    run = gradient_descent(network, start, 0.5, 300)
+    run = network.descend(start, 0.5, 300)
     assert run.diverged.tolist() == [False, True]
     assert np.isnan(run.theta[-1, 1]).all()
     assert np.isnan(run.sharpness[-1, 1])
@@ -337,13 +332,13 @@ ONES = np.ones((2, 2))
         (lambda: SMALL.balanced([1.0]), "weights"),
         (lambda: DiagonalNetwork([[1.0]], [1.0], 3).kappa(np.ones((3, 1))), "kappa"),
         (lambda: DiagonalNetwork([[1.0]], [1.0], 3).at([1.0], [1.0]), "at"),
-        (lambda: gradient_descent(SMALL, ONES, 0.0, 5), "learning_rate"),
-        (lambda: gradient_descent(SMALL, ONES * np.nan, 0.1, 5), "start"),
-        (lambda: gradient_descent(SMALL, ONES, 0.1, 0), "steps"),
-        (lambda: gradient_descent(SMALL, ONES, 0.1, 5, label_noise=0.1), "Generator"),
-        (lambda: gradient_descent(SMALL, ONES, 0.1, 5, batch_size=1), "Generator"),
-        (lambda: gradient_descent(SMALL, ONES, 0.1, 5, batch_size=3), "batch_size"),
-        (lambda: gradient_descent(SMALL, np.ones((3, 2, 2)), [0.1, 0.2], 5), "broadcast"),
+        (lambda: SMALL.descend(ONES, 0.0, 5), "learning_rate"),
+        (lambda: SMALL.descend(ONES * np.nan, 0.1, 5), "start"),
+        (lambda: SMALL.descend(ONES, 0.1, 0), "steps"),
+        (lambda: SMALL.descend(ONES, 0.1, 5, label_noise=0.1), "Generator"),
+        (lambda: SMALL.descend(ONES, 0.1, 5, batch_size=1), "Generator"),
+        (lambda: SMALL.descend(ONES, 0.1, 5, batch_size=3), "batch_size"),
+        (lambda: SMALL.descend(np.ones((3, 2, 2)), [0.1, 0.2], 5), "broadcast"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, names):

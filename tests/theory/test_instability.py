@@ -11,7 +11,7 @@ from tensor_losses import eigenpairs, random_network, random_quartic
 
 from flatminima.theory import instability
 from flatminima.theory.instability import Episode, coupled_dynamics, find_episodes
-from flatminima.theory.scalar_network import ScalarNetwork, gradient_descent
+from flatminima.theory.scalar_network import ScalarNetwork
 
 EPS = np.finfo(float).eps
 seeds = st.integers(0, 2**32 - 1)
@@ -282,7 +282,7 @@ def test_reflection_broadcasts_and_agrees_with_a_network():
     assert np.isclose(table[0, 0], 19)
     network = ScalarNetwork(2, 1.0)
     start = network.start_with_sharpness(20.4, np.random.default_rng(0), 1e-5)
-    run = gradient_descent(network, start, 0.1, 4000, record_every=None)
+    run = network.descend(start, 0.1, 4000, record_every=None)
     predicted = instability.reflected_sharpness(20.4, 0.1)
     # Relative excess h = 0.02: D8's error is of second order, here below 2 h^2 of the threshold.
     assert abs(run.sharpness[-1] - predicted) < 2 * 0.02**2 * 20
@@ -293,7 +293,7 @@ def test_reflection_broadcasts_and_agrees_with_a_network():
 def test_budget_pays_for_the_flattening_of_a_network(seed, ratio):
     eta, network = 0.1, ScalarNetwork(2, 1.0)
     start = network.start_with_sharpness(20 * ratio, np.random.default_rng(seed), 1e-3)
-    run = gradient_descent(network, start, eta, 600)
+    run = network.descend(start, eta, 600)
     residuals = run.residual[:-1]
     kappa = np.abs(run.theta[:, 1] ** 2 - run.theta[:, 0] ** 2)
     budget = instability.instability_budget(residuals, eta)
@@ -302,7 +302,7 @@ def test_budget_pays_for_the_flattening_of_a_network(seed, ratio):
     assert np.isclose(np.log(kappa[-1] / kappa[0]), logs, rtol=0, atol=600 * 100 * EPS)
     assert logs <= -budget
     stable = network.start_with_sharpness(15.0, np.random.default_rng(seed), 1e-3)
-    calm = gradient_descent(network, stable, eta, 600).residual[:-1]
+    calm = network.descend(stable, eta, 600).residual[:-1]
     assert instability.instability_budget(calm, eta) < 1e-3 * budget
 
 
@@ -458,11 +458,11 @@ def test_minimum_rise_is_relative_to_the_loss_at_the_start():
 
 
 def test_episodes_of_a_real_run():
-    """A diagonal network past the threshold has one; below it, none, at any residual."""
+    """A scalar network past the threshold has one; below it, none, at any residual."""
     network, eta = ScalarNetwork(2, 1.0), 0.1
     for ratio, expected in ((1.1, 1), (0.9, 0)):
         start = network.start_with_sharpness(20 * ratio, np.random.default_rng(1), 1e-3)
-        run = gradient_descent(network, start, eta, 500)
+        run = network.descend(start, eta, 500)
         found = find_episodes(network.loss(run.theta), run.sharpness, eta)
         assert len(found) == expected
         for e in found:

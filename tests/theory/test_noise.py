@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from flatminima.theory import label_noise
 from flatminima.theory.diagonal_network import DiagonalNetwork
-from flatminima.theory.diagonal_network import gradient_descent as vector_descent
 from flatminima.theory.instability import instability_budget
-from flatminima.theory.scalar_network import ScalarNetwork, gradient_descent
+from flatminima.theory.scalar_network import ScalarNetwork
 
 EPS = np.finfo(float).eps
 
@@ -37,7 +36,7 @@ def test_D10_identity_symbolically():
 def test_D10_identity_and_split_along_runs(y, a, b, eta, sigma, seed):
     network = ScalarNetwork(2, y)
     steps = 40
-    run = gradient_descent(network, [a, b], eta, steps, sigma, np.random.default_rng(seed))
+    run = network.descend([a, b], eta, steps, sigma, np.random.default_rng(seed))
     errors = run.residual[:-1] + run.noise
     biggest = np.abs(run.theta).max() ** 2 * (1 + eta * np.abs(errors).max()) ** 2
     tolerance = 40 * EPS * biggest  # of one step: squares and a difference, rounded
@@ -59,7 +58,7 @@ def test_D10_identity_and_split_along_runs(y, a, b, eta, sigma, seed):
 def test_D10_without_noise_is_the_instability_budget():
     network = ScalarNetwork(2, 1.0)
     start = network.at(1e-3, 22.0)
-    run = gradient_descent(network, start, 0.1, 500)
+    run = network.descend(start, 0.1, 500)
     shares = label_noise.split_flattening(run.residual[:-1], 0.0, 0.1)
     assert shares.noise == shares.cross == 0
     assert shares.residual == pytest.approx(instability_budget(run.residual[:-1], 0.1), rel=1e-13)
@@ -89,7 +88,7 @@ def test_D10_split_holds_for_each_feature(seed, eta, sigma):
     generator = np.random.default_rng(seed)
     network = DiagonalNetwork(generator.normal(size=(3, 4)), generator.normal(size=3), 2)
     start = generator.normal(size=(2, 4))
-    run = vector_descent(network, start, eta, 30, sigma, generator=generator)
+    run = network.descend(start, eta, 30, sigma, generator=generator)
     signal = network.weight_gradient(run.theta[:-1])
     shares = label_noise.split_flattening(signal, run.weight_gradient - signal, eta, run.kappa[:-1])
     biggest = np.abs(run.theta).max() ** 2 * (1 + eta * np.abs(run.weight_gradient).max()) ** 2

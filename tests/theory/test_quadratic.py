@@ -36,7 +36,7 @@ def test_Q1_solution_in_the_eigenbasis(seed, n, steps):
     matrix, q = random_hessian(generator, eigenvalues)
     eta = generator.uniform(0.1, 1)
     start = generator.normal(size=n)
-    path = quadratic.gradient_descent(matrix, start, eta, steps)
+    path = quadratic.descend(matrix, start, eta, steps)
     predicted = (1 - eta * eigenvalues) ** np.arange(steps + 1)[:, None] * (start @ q)
     # One step errs by about (n + 3) eps times the largest growth, and errors grow as the run does.
     growth = max(1, np.abs(1 - eta * eigenvalues).max())
@@ -49,7 +49,7 @@ def test_Q1_solution_in_the_eigenbasis(seed, n, steps):
     x0=st.floats(0.1, 10),
 )
 def test_Q1_ranges(product, x0):
-    x = quadratic.gradient_descent([product], [x0], 1.0, 5)[:, 0]
+    x = quadratic.descend([product], [x0], 1.0, 5)[:, 0]
     assert (x[1:] * x[:-1] > 0).all() == (product < 1)
     assert (x[1:] * x[:-1] < 0).all() == (product > 1)
     assert (np.abs(x[1:]) < np.abs(x[:-1])).all() == (product < 2)
@@ -57,7 +57,7 @@ def test_Q1_ranges(product, x0):
 
 
 def test_Q1_edge_cases():
-    x = quadratic.gradient_descent([1.0, 2.0, 0.0, -1.0], np.ones(4), 1.0, 6)
+    x = quadratic.descend([1.0, 2.0, 0.0, -1.0], np.ones(4), 1.0, 6)
     assert x[1, 0] == 0  # eta lambda = 1: one step
     assert x[:, 1].tolist() == [1, -1, 1, -1, 1, -1, 1]  # = 2: turns for ever
     assert (x[:, 2] == 1).all()  # = 0: stays
@@ -70,8 +70,8 @@ def test_Q1_loss_falls_below_the_threshold_and_rises_beyond_along_v1(seed, n, ex
     eigenvalues = np.append(generator.uniform(0, 1, n - 1), 1.0)
     matrix, q = random_hessian(generator, eigenvalues)
     eta = 2 + excess
-    along = quadratic.loss(matrix, quadratic.gradient_descent(matrix, q[:, -1], eta, 4))
-    anywhere = quadratic.gradient_descent(matrix, generator.normal(size=n), eta, 4)
+    along = quadratic.loss(matrix, quadratic.descend(matrix, q[:, -1], eta, 4))
+    anywhere = quadratic.descend(matrix, generator.normal(size=n), eta, 4)
     if excess < 0:
         assert (np.diff(along) < 0).all()
         assert (np.diff(quadratic.loss(matrix, anywhere)) < 0).all()
@@ -301,14 +301,14 @@ X = np.ones((3, 1))
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: quadratic.gradient_descent([1.0], [1.0], 0.0, 1), "learning_rate"),
-        (lambda: quadratic.gradient_descent([1.0], [1.0], -1.0, 1), "learning_rate"),
-        (lambda: quadratic.gradient_descent([1.0], [1.0], np.nan, 1), "learning_rate"),
-        (lambda: quadratic.gradient_descent([1.0], [1.0], 0.1, 0), "steps"),
-        (lambda: quadratic.gradient_descent(np.eye(2, k=1), [1.0, 1.0], 0.1, 1), "symmetric"),
-        (lambda: quadratic.gradient_descent(np.ones((2, 3)), [1.0], 0.1, 1), "shape"),
-        (lambda: quadratic.gradient_descent([1.0, 2.0], [1.0], 0.1, 1), "start"),
-        (lambda: quadratic.gradient_descent([np.nan], [1.0], 0.1, 1), "hessian"),
+        (lambda: quadratic.descend([1.0], [1.0], 0.0, 1), "learning_rate"),
+        (lambda: quadratic.descend([1.0], [1.0], -1.0, 1), "learning_rate"),
+        (lambda: quadratic.descend([1.0], [1.0], np.nan, 1), "learning_rate"),
+        (lambda: quadratic.descend([1.0], [1.0], 0.1, 0), "steps"),
+        (lambda: quadratic.descend(np.eye(2, k=1), [1.0, 1.0], 0.1, 1), "symmetric"),
+        (lambda: quadratic.descend(np.ones((2, 3)), [1.0], 0.1, 1), "shape"),
+        (lambda: quadratic.descend([1.0, 2.0], [1.0], 0.1, 1), "start"),
+        (lambda: quadratic.descend([np.nan], [1.0], 0.1, 1), "hessian"),
         (lambda: quadratic.stability_threshold("adamw", 0.1), "adamw"),
         (lambda: quadratic.stability_threshold("gd", 0.1, momentum=0.9), "no coefficient"),
         (lambda: quadratic.stability_threshold("heavy_ball", 0.1), "momentum"),
@@ -327,7 +327,7 @@ def test_bad_input_is_named(call, words):
 
 
 def test_learning_rates_broadcast_against_the_batch():
-    path = quadratic.gradient_descent([1.0, 0.5], np.ones((3, 1, 2)), np.array([0.1, 0.2]), 4)
+    path = quadratic.descend([1.0, 0.5], np.ones((3, 1, 2)), np.array([0.1, 0.2]), 4)
     assert path.shape == (5, 3, 2, 2)
-    alone = quadratic.gradient_descent([1.0, 0.5], np.ones(2), 0.2, 4)
+    alone = quadratic.descend([1.0, 0.5], np.ones(2), 0.2, 4)
     assert np.array_equal(path[:, 1, 1], alone)

@@ -1,4 +1,4 @@
-"""The scalar diagonal network: its calculus, its gradient descent, and Statements D1 to D9."""
+"""The scalar network: its calculus, its gradient descent, and Statements D1 to D9."""
 
 import time
 import tracemalloc
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from flatminima.theory import instability
 from flatminima.theory.scalar_network import (
     ScalarNetwork,
-    gradient_descent,
     residual_imbalance_dynamics,
 )
 
@@ -147,7 +146,7 @@ def test_D2_depth_one_has_a_constant_hessian(theta, other, y):
 @given(st.integers(2, 5), st.floats(0.3, 1.6), st.floats(0.2, 2), st.floats(0.01, 0.3))
 def test_D2_balanced_points_stay_balanced_and_pin_the_eigenvector(depth, s, y, eta):
     network = ScalarNetwork(depth, y)
-    run = gradient_descent(network, np.full(depth, s), eta, 20)
+    run = network.descend(np.full(depth, s), eta, 20)
     finite = run.theta[~np.isnan(run.theta).any(axis=-1)]
     # The steps of equal entries multiply the same numbers in another order.
     assert np.all(np.ptp(finite, axis=-1) <= 1e-10 * (1 + np.abs(finite).max(axis=-1)))
@@ -259,7 +258,7 @@ def test_D5_closed_dynamics_symbolically():
 @given(entries, entries, targets, st.floats(0.01, 0.5))
 def test_D5_closed_dynamics_follow_gradient_descent(a, b, y, eta):
     network = ScalarNetwork(2, y)
-    run = gradient_descent(network, [a, b], eta, 1)
+    run = network.descend([a, b], eta, 1)
     r, kappa = residual_imbalance_dynamics(
         network.residual([a, b]), network.kappa([a, b]), y, eta, 1
     )
@@ -299,7 +298,7 @@ def test_D7_flatness_bias(y, product, ratio, residual):
     kappa = np.sqrt(sharpness**2 - 4 * y**2)
     start = network.at(residual * abs(y), kappa)
     eta = product / sharpness
-    run = gradient_descent(network, start, eta, 3000)
+    run = network.descend(start, eta, 3000)
     assume(not run.diverged and np.all(eta * np.abs(run.residual) < np.sqrt(2)))
     imbalance = np.abs(run.kappa)
     assert np.all(np.diff(imbalance) <= 50 * EPS * sharpness)
@@ -322,7 +321,7 @@ def test_D7_an_unstable_start_ends_below_the_threshold(y, product, ratio, residu
     start = network.at(residual, np.sqrt(sharpness**2 - 4 * y**2))
     eta = product / sharpness
     assume(network.flattest_sharpness < 1.9 / eta)
-    run = gradient_descent(network, start, eta, 20000, record_every=None)
+    run = network.descend(start, eta, 20000, record_every=None)
     assume(not run.diverged and abs(run.residual[-1]) < 1e-12)
     assert run.sharpness[-1] <= 2 / eta * (1 + 1e-9)
 
@@ -336,7 +335,7 @@ def test_D7_stable_training_spends_next_to_nothing(y, product, ratio, residual):
     widest = np.hypot(kappa, 2 * (abs(y) + rho))
     q = max(1 - 2 * eta * (abs(y) - rho), eta * widest - 1) + eta**2 * rho * (abs(y) + rho)
     assume(q < 1)
-    run = gradient_descent(network, network.at(residual * y, kappa), eta, 300)
+    run = network.descend(network.at(residual * y, kappa), eta, 300)
     # Rounding of r is absolute, of the order of EPS * y a step.
     assert np.all(
         np.abs(run.residual[1:]) <= q * np.abs(run.residual[:-1]) + 50 * EPS * (1 + widest)
@@ -360,7 +359,7 @@ def test_D7_exception_lands_on_a_sharp_minimum_exactly():
     # 1 - eta s + eta^2 r (r + y) = 0 at (0, 1) with y = 4 and eta = 1: the step ends at r = 0,
     # where it stays, however sharp the minimum. All numbers are exact.
     network = ScalarNetwork(2, 4.0)
-    run = gradient_descent(network, [0.0, 1.0], 1.0, 50)
+    run = network.descend([0.0, 1.0], 1.0, 50)
     assert run.theta[1].tolist() == run.theta[-1].tolist() == [4.0, 1.0]
     assert run.sharpness[-1] == 17.0 > 2 / 1.0
 
@@ -371,7 +370,7 @@ def test_D9_the_imbalance_grows_exactly_past_the_root_of_two(product):
     network = ScalarNetwork(2, 1.0)
     eta, kappa = 0.5, 3.0
     theta = network.at(product / eta, kappa)
-    run = gradient_descent(network, theta, eta, 1)
+    run = network.descend(theta, eta, 1)
     ratio = abs(run.kappa[1] / run.kappa[0])
     assert ratio == pytest.approx(abs(1 - product**2), abs=1e-12)
     assert (ratio > 1) == (product > np.sqrt(2))
@@ -382,7 +381,7 @@ def test_D9_final_sharpness_is_not_monotone_in_the_excess():
     products = np.array([1.05, 1.2, 1.4, 1.6, 1.8])
     sharpness = 2 / eta * products
     start = network.at(1e-3, np.sqrt(sharpness**2 - 4))
-    run = gradient_descent(network, start, eta, 20000, record_every=None)
+    run = network.descend(start, eta, 20000, record_every=None)
     assert not run.diverged.any()
     final = run.sharpness[-1] * eta / 2
     lowest = np.argmin(final)
@@ -395,7 +394,7 @@ def test_D9_overshoot_between_one_and_the_root_of_two_already_bends_the_curve():
     """The final sharpness rises with the excess again while every eta |r| is below sqrt 2."""
     network, eta = ScalarNetwork(2, 1.0), 0.1
     sharpness = 2 / eta * np.array([1.6, 1.65])
-    run = gradient_descent(network, network.at(1e-3, np.sqrt(sharpness**2 - 4)), eta, 5000)
+    run = network.descend(network.at(1e-3, np.sqrt(sharpness**2 - 4)), eta, 5000)
     assert np.all(np.abs(eta * run.residual) < np.sqrt(2))
     assert run.sharpness[-1, 1] > 1.5 * run.sharpness[-1, 0]
 
@@ -406,7 +405,7 @@ def test_D9_a_sign_change_of_the_imbalance_encloses_a_balanced_run():
 
     def final(product):
         start = network.at(1e-3, np.sqrt((2 / eta * product) ** 2 - 4))
-        return gradient_descent(network, start, eta, steps)
+        return network.descend(start, eta, steps)
 
     low, high = 1.4, 1.6
     assert final(low).kappa[-1] > 0 > final(high).kappa[-1]
@@ -453,10 +452,10 @@ def test_D9_divergence_boundary_on_random_starts(product):
     # The margin is rounded to a few EPS * 4; each step multiplies it by 1 - y^2 eta^2 / 4 > 0.19
     # at least, so that margins above 1e-9 keep their sign as long as a run is near the ellipse.
     start, margin = start[np.abs(margin) > 1e-9], margin[np.abs(margin) > 1e-9]
-    run = gradient_descent(network, start, eta, 3000, record_every=None)
+    run = network.descend(start, eta, 3000, record_every=None)
     assert np.array_equal(run.diverged, margin < 0)
     assert 0.1 < run.diverged.mean() < 0.9
-    inside = gradient_descent(network, start[margin > 0], eta, 100)
+    inside = network.descend(start[margin > 0], eta, 100)
     assert np.all(np.abs(eta * inside.residual) < 2)
 
 
@@ -477,7 +476,7 @@ def reflection(depth, target, limit, excess, residual, seed):
     generator = np.random.default_rng(seed)
     start = network.start_with_sharpness(limit * (1 + excess), generator, residual)
     steps = int(60 / excess)
-    run = gradient_descent(network, start, eta, steps, record_every=None)
+    run = network.descend(start, eta, steps, record_every=None)
     return run.sharpness[-1] / limit - 1
 
 
@@ -579,7 +578,7 @@ def test_D8_second_order_at_depth_two(product):
         before = 2 / eta * (1 + excess)
         # A residual of the order e^3 / eta adds to the excess at fifth order only.
         start = network.at(excess**3 / eta, np.sqrt(before**2 - 4 * network.target**2))
-        run = gradient_descent(network, start, eta, int(60 / excess), record_every=None)
+        run = network.descend(start, eta, int(60 / excess), record_every=None)
         predicted = instability.reflected_sharpness(before, eta, network.target)
         errors.append(float(run.sharpness[-1] - predicted) * eta / 2)
     errors = np.abs(errors)
@@ -615,7 +614,7 @@ def test_D8_counts_the_starting_residual(depth):
         c = stabilization(minimum, 1.0, eta)
         residual = excess / np.sqrt(c)
         start = network.start_with_sharpness(limit + excess, np.random.default_rng(5), residual)
-        run = gradient_descent(network, start, eta, int(60 / h), record_every=None)
+        run = network.descend(start, eta, int(60 / h), record_every=None)
         predicted = -np.sqrt(excess**2 + c * residual**2)
         errors.append(abs(run.sharpness[-1] - limit - predicted) / limit)
     assert 3 < errors[0] / errors[1] < 5
@@ -626,9 +625,9 @@ def test_D8_counts_the_starting_residual(depth):
 
 @given(points(1, 4), targets, st.floats(0.01, 0.3), st.integers(1, 80))
 @settings(deadline=None)
-def test_gradient_descent_equals_a_plain_loop(theta, y, eta, steps):
+def test_descent_equals_a_plain_loop(theta, y, eta, steps):
     network = ScalarNetwork(len(theta), y)
-    run = gradient_descent(network, theta, eta, steps)
+    run = network.descend(theta, eta, steps)
     point = theta
     for t in range(min(steps, 3)):
         point = point - eta * network.gradient(point)
@@ -642,22 +641,22 @@ def test_batches_equal_single_runs_and_the_stride_keeps_the_ends():
     generator = np.random.default_rng(0)
     start = generator.normal(size=(4, 1, 3))
     rates = np.array([0.02, 0.1, 0.6])
-    whole = gradient_descent(network, start, rates, 101)
-    ends = gradient_descent(network, start, rates, 101, record_every=None)
-    some = gradient_descent(network, start, rates, 101, record_every=25)
+    whole = network.descend(start, rates, 101)
+    ends = network.descend(start, rates, 101, record_every=None)
+    some = network.descend(start, rates, 101, record_every=25)
     assert whole.theta.shape == (102, 4, 3, 3)
     assert some.steps.tolist() == [0, 25, 50, 75, 100, 101]
     assert np.array_equal(ends.theta[-1], whole.theta[-1], equal_nan=True)
     assert np.array_equal(some.theta, whole.theta[some.steps], equal_nan=True)
     for i in range(4):
         for j in range(3):
-            single = gradient_descent(network, start[i, 0], rates[j], 101)
+            single = network.descend(start[i, 0], rates[j], 101)
             assert np.array_equal(single.theta, whole.theta[:, i, j], equal_nan=True)
 
 
 def test_divergence_is_reported():
     network = ScalarNetwork(2, 1.0)
-    run = gradient_descent(network, [[0.5, 0.5], [5.0, 9.0]], 0.2, 200)
+    run = network.descend([[0.5, 0.5], [5.0, 9.0]], 0.2, 200)
     assert run.diverged.tolist() == [False, True]
     assert np.isnan(run.sharpness[-1, 1])
     assert np.isfinite(run.theta[:, 0]).all()
@@ -680,7 +679,7 @@ def test_grid_takes_a_fiftieth_of_the_processor_time_of_a_loop():
     cells = np.random.default_rng(0).integers(1000, size=(2, 40)).T
     for _ in range(3):
         begin = time.process_time()
-        run = gradient_descent(network, start, rates[:, None], steps, record_every=None)
+        run = network.descend(start, rates[:, None], steps, record_every=None)
         grid.append(time.process_time() - begin)
         begin = time.process_time()
         ends = [plain_loop(*map(float, start[j]), float(rates[i]), steps) for i, j in cells]
@@ -696,7 +695,7 @@ def test_memory_does_not_grow_with_the_steps():
 
     def peak(steps):
         tracemalloc.start()
-        gradient_descent(network, start, 0.15, steps, record_every=None)
+        network.descend(start, 0.15, steps, record_every=None)
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return top
@@ -706,9 +705,7 @@ def test_memory_does_not_grow_with_the_steps():
 
 def test_noise_is_recorded_and_enters_the_residual():
     network = ScalarNetwork(2, 1.0)
-    run = gradient_descent(
-        network, [0.8, 1.5], 0.05, 10, label_noise=0.3, generator=np.random.default_rng(1)
-    )
+    run = network.descend([0.8, 1.5], 0.05, 10, label_noise=0.3, generator=np.random.default_rng(1))
     theta = np.array([0.8, 1.5])
     for t in range(10):
         theta = theta - 0.05 * (theta.prod() - 1.0 + run.noise[t]) * theta[::-1]
@@ -724,16 +721,16 @@ def test_noise_is_recorded_and_enters_the_residual():
         (lambda: ScalarNetwork(2, 1.0).loss([1.0]), "theta"),
         (lambda: ScalarNetwork(2, 1.0).loss([np.inf, 1.0]), "theta"),
         (lambda: ScalarNetwork(3, 1.0).kappa([1.0, 1.0, 1.0]), "kappa"),
-        (lambda: gradient_descent(ScalarNetwork(2, 1.0), [1.0, 1.0], 0.0, 5), "learning_rate"),
-        (lambda: gradient_descent(ScalarNetwork(2, 1.0), [1.0, 1.0], np.nan, 5), "learning_rate"),
-        (lambda: gradient_descent(ScalarNetwork(2, 1.0), [1.0, np.nan], 0.1, 5), "start"),
-        (lambda: gradient_descent(ScalarNetwork(2, 1.0), [1.0, 1.0], 0.1, 0), "steps"),
+        (lambda: ScalarNetwork(2, 1.0).descend([1.0, 1.0], 0.0, 5), "learning_rate"),
+        (lambda: ScalarNetwork(2, 1.0).descend([1.0, 1.0], np.nan, 5), "learning_rate"),
+        (lambda: ScalarNetwork(2, 1.0).descend([1.0, np.nan], 0.1, 5), "start"),
+        (lambda: ScalarNetwork(2, 1.0).descend([1.0, 1.0], 0.1, 0), "steps"),
         (
-            lambda: gradient_descent(ScalarNetwork(2, 1.0), [1.0, 1.0], 0.1, 5, label_noise=0.1),
+            lambda: ScalarNetwork(2, 1.0).descend([1.0, 1.0], 0.1, 5, label_noise=0.1),
             "Generator",
         ),
         (
-            lambda: gradient_descent(ScalarNetwork(2, 1.0), np.ones((3, 2)), [0.1, 0.2], 5),
+            lambda: ScalarNetwork(2, 1.0).descend(np.ones((3, 2)), [0.1, 0.2], 5),
             "broadcast",
         ),
         (

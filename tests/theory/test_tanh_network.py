@@ -62,15 +62,15 @@ def test_derivatives_are_symmetric_and_each_differentiates_the_one_before(seed, 
         assert np.abs(difference - tensor @ u).max() < 1e-4 * scale
 
 
-def test_gradient_descent_steps_along_the_gradient_and_reports_divergence():
+def test_descent_steps_along_the_gradient_and_reports_divergence():
     net = network(np.random.default_rng(0))
     start = np.random.default_rng(1).normal(size=net.size)
-    path = net.gradient_descent(start, 0.1, 5)
+    path = net.descend(start, 0.1, 5)
     assert path.shape == (6, net.size)
     for before, after in pairwise(path):
         assert np.array_equal(after, before - 0.1 * net.gradient(before))
     assert np.array_equal(net.hessian(start), net.derivatives(start, 2)[1])
-    lost = net.gradient_descent(start, 1e200, 5)
+    lost = net.descend(start, 1e200, 5)
     assert np.isnan(lost[-1]).all()
     assert np.isfinite(lost[0]).all()
 
@@ -85,9 +85,9 @@ def test_gradient_descent_steps_along_the_gradient_and_reports_divergence():
         lambda: TanhNetwork(1, [1.0], [1.0]).loss([1.0]),
         lambda: TanhNetwork(1, [1.0], [1.0]).loss([1.0, 2.0, np.inf]),
         lambda: TanhNetwork(1, [1.0], [1.0]).derivatives(np.ones(3), 5),
-        lambda: TanhNetwork(1, [1.0], [1.0]).gradient_descent(np.ones(3), 0.0, 1),
-        lambda: TanhNetwork(1, [1.0], [1.0]).gradient_descent(np.ones(2), 0.1, 1),
-        lambda: TanhNetwork(1, [1.0], [1.0]).gradient_descent(np.ones(3), 0.1, 0),
+        lambda: TanhNetwork(1, [1.0], [1.0]).descend(np.ones(3), 0.0, 1),
+        lambda: TanhNetwork(1, [1.0], [1.0]).descend(np.ones(2), 0.1, 1),
+        lambda: TanhNetwork(1, [1.0], [1.0]).descend(np.ones(3), 0.1, 0),
     ],
 )
 def test_bad_input_is_refused(call):

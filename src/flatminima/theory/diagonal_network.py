@@ -8,32 +8,25 @@ The network multiplies d vectors of parameters entry by entry to the weights of 
 with n rows of inputs X and m features. Parameters have the shape (..., depth, features) and
 everything is batched over the leading axes. The gradient with respect to the weights is
 gamma = X^T r / n; coordinates of the parameters meet in it alone (Theorem D11). As in
-:mod:`flatminima.scalar_network`, products are formed without division, and parameters with a
-NaN, as :func:`gradient_descent` records after divergence, give NaN.
+:mod:`~flatminima.theory.scalar_network`, products are formed without division, and parameters
+with a NaN, as :meth:`DiagonalNetwork.descend` records after divergence, give NaN.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, positive_int
-from flatminima.theory.scalar_network import (
-    ScalarNetwork,
-    _batch_shape,
-    _leave_one_out,
-    _noise_scale,
-    _recorded_times,
-    _without_missing,
-)
+from flatminima._validation import finite_array, positive_int
+from flatminima.theory import _descent
+from flatminima.theory._products import leave_one_out
+from flatminima.theory.scalar_network import ScalarNetwork
 
 __all__ = [
     "DiagonalNetwork",
-    "Trajectory",
-    "gradient_descent",
+    "DiagonalTrajectory",
 ]
 
 
@@ -112,7 +105,7 @@ class DiagonalNetwork:
         # Entry (i, j, k): the product of the factors of feature k other than i and j.
         rows = np.moveaxis(theta, -2, -1)[..., None, :]
         diagonal = np.eye(d, dtype=bool)
-        pairs = np.where(diagonal, 0.0, _leave_one_out(np.where(diagonal, 1.0, rows)))
+        pairs = np.where(diagonal, 0.0, leave_one_out(np.where(diagonal, 1.0, rows)))
         within = self.weight_gradient(theta)[..., :, None, None] * pairs
         k = np.arange(m)
         # Indexing by two arrays apart puts their axis first.
@@ -121,7 +114,7 @@ class DiagonalNetwork:
 
     def eigenvalues(self, theta: object) -> np.ndarray:
         """Return the Hessian's eigenvalues in decreasing order, (..., depth * features)."""
-        hessian, missing = _without_missing(self.hessian(theta))
+        hessian, missing = _descent.without_missing(self.hessian(theta))
         return np.where(missing[..., None], np.nan, np.linalg.eigvalsh(hessian)[..., ::-1])
 
     def sharpness(self, theta: object) -> np.ndarray:
@@ -181,6 +174,71 @@ class DiagonalNetwork:
         self._needs_depth_two("kappa")
         return self.imbalance(theta)[..., 1, 0, :]
 
+    def descend(
+        self,
+        start: object,
+        learning_rate: object,
+        steps: int,
+        label_noise: object = None,
+        batch_size: int | None = None,
+        generator: np.random.Generator | None = None,
+        record_every: int | None = 1,
+    ) -> DiagonalTrajectory:
+        """Run gradient descent from a whole batch of starts at once.
+
+        Args:
+            start: parameters of shape (..., depth, features).
+            label_noise: standard deviation >= 0 of the Gaussian noise added to each row's
+                residual in each step, independently for each trajectory; broadcasts.
+            batch_size: rows drawn for each step, without replacement and independently for each
+                trajectory, 1 to n; None or n uses all rows.
+            generator: source of the noise and of the rows, needed with either.
+            learning_rate, steps, record_every: as in :meth:`ScalarNetwork.descend`.
+
+        Raises:
+            ValueError: for arguments of the wrong shape or range.
+        """
+        plan = _descent.prepare(
+            self._parameters(start), 2, learning_rate, steps, label_noise, generator, record_every
+        )
+        rows = self._rows(batch_size, generator)
+        size, (n, m) = len(plan.rates), self.inputs.shape
+        theta = np.empty((len(plan.times), size, self.depth, m))
+        theta[0] = plan.start
+        rates, used, noise, drawn = plan.rates[:, None], plan.each_step(m), None, None
+        if plan.scale is not None:
+            noise = plan.each_step(n)
+            scale = np.broadcast_to(plan.scale[:, None], (size, n))
+            drawn = _descent.draws(generator, scale, noise)
+
+        def advance(point: np.ndarray, first: int, last: int) -> np.ndarray:
+            point = point.copy()
+            for step in range(first, last):
+                error = np.prod(point, axis=1) @ self.inputs.T - self.targets
+                if drawn is not None:
+                    error += next(drawn)
+                if rows < n:
+                    error *= _chosen(size, n, rows, generator)
+                gradient = error @ self.inputs / n
+                point -= (rates * gradient)[:, None, :] * _rest(point)
+                if used is not None:
+                    used[step] = gradient
+            return point
+
+        def loss(record: np.ndarray) -> np.ndarray:
+            residual = np.prod(record, axis=2) @ self.inputs.T - self.targets
+            return np.sum(residual**2, axis=2)
+
+        _descent.carry(theta, plan.times, advance, loss)
+        return DiagonalTrajectory(
+            network=self,
+            steps=plan.times,
+            theta=plan.unfold(theta),
+            diverged=np.isnan(theta[-1, :, 0, 0]).reshape(plan.batch),
+            weight_gradient=plan.unfold(used),
+            noise=plan.unfold(noise),
+        )
+
     def _sharpness_of(self, squares: np.ndarray) -> np.ndarray:
         # sqrt(S) C sqrt(S) and X S X^T / n have the same nonzero eigenvalues: take the smaller.
         n, m = self.inputs.shape
@@ -189,22 +247,22 @@ class DiagonalNetwork:
             matrix = roots[..., :, None] * self.gram * roots[..., None, :]
         else:
             matrix = (self.inputs * squares[..., None, :]) @ self.inputs.T / n
-        matrix, missing = _without_missing(matrix)
+        matrix, missing = _descent.without_missing(matrix)
         return np.where(missing, np.nan, np.linalg.eigvalsh(matrix)[..., -1])
 
     def _parameters(self, theta: object) -> np.ndarray:
-        try:
-            array = np.asarray(theta, dtype=float)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"theta must be an array of numbers, got {theta!r}") from error
-        shape = (self.depth, self.features)
-        if array.ndim < 2 or array.shape[-2:] != shape:
+        return _descent.parameters(theta, (self.depth, self.features))
+
+    def _rows(self, batch_size: int | None, generator: np.random.Generator | None) -> int:
+        n = len(self.targets)
+        rows = n if batch_size is None else positive_int("batch_size", batch_size)
+        if rows > n:
             raise ValueError(
-                f"theta must have shape (..., {shape[0]}, {shape[1]}), got {array.shape}"
+                f"batch_size must be at most the number of rows, {n}, got {batch_size!r}"
             )
-        if np.any(np.isinf(array)):
-            raise ValueError("theta must not hold infinities, got some")
-        return array
+        if rows < n and not isinstance(generator, np.random.Generator):
+            raise ValueError(f"batch_size needs a numpy Generator, got {generator!r}")
+        return rows
 
     def _weights_argument(self, weights: object) -> np.ndarray:
         weights = finite_array("weights", weights)
@@ -218,8 +276,8 @@ class DiagonalNetwork:
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectory:
-    """What :func:`gradient_descent` returns; time first, then the batch axes.
+class DiagonalTrajectory:
+    """What :meth:`DiagonalNetwork.descend` returns; time first, then the batch axes.
 
     ``theta`` is (times, ..., depth, features) and NaN once a trajectory has diverged; what is
     computed from it on first use is NaN there too.
@@ -256,94 +314,11 @@ class Trajectory:
         return self.network.kappa(self.theta)
 
 
-def gradient_descent(
-    network: DiagonalNetwork,
-    start: object,
-    learning_rate: object,
-    steps: int,
-    label_noise: object = None,
-    batch_size: int | None = None,
-    generator: np.random.Generator | None = None,
-    record_every: int | None = 1,
-) -> Trajectory:
-    """Run gradient descent from a whole batch of starts at once.
-
-    Args:
-        network: the network.
-        start: parameters of shape (..., depth, features).
-        learning_rate: eta > 0; broadcasts against the batch axes of ``start``.
-        steps: number of steps >= 1.
-        label_noise: standard deviation >= 0 of the Gaussian noise added to each row's residual in
-            each step, independently for each trajectory; broadcasts against the batch axes.
-        batch_size: rows drawn for each step, without replacement and independently for each
-            trajectory, 1 to n; None or n uses all rows.
-        generator: source of the noise and of the rows, needed with either.
-        record_every: record every so many steps; the start and the end are always recorded.
-            None records these two alone, with memory that does not grow with ``steps``.
-
-    Raises:
-        ValueError: for arguments of the wrong shape or range.
-    """
-    steps = positive_int("steps", steps)
-    start = finite_array("start", network._parameters(start))
-    rates = checked_rates(learning_rate)
-    scale = _noise_scale(label_noise, generator)
-    rows = _rows(network, batch_size, generator)
-    batch = _batch_shape(start.shape[:-2], rates, scale)
-    times = _recorded_times(steps, record_every)
-    every_step = len(times) == steps + 1
-    size, (n, m) = int(np.prod(batch)), network.inputs.shape
-    theta = np.empty((len(times), size, network.depth, m))
-    theta[0] = np.broadcast_to(start, (*batch, *start.shape[-2:])).reshape(theta.shape[1:])
-    rates = np.broadcast_to(rates, batch).reshape(-1, 1)
-    scale = np.broadcast_to(scale, batch).reshape(-1, 1)
-    used = np.empty((steps, size, m)) if every_step else None
-    noise = np.empty((steps, size, n)) if every_step and label_noise is not None else None
-    point, step = theta[0].copy(), 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for k, (first, last) in enumerate(pairwise(times)):
-            for step in range(first, last):
-                error = np.prod(point, axis=1) @ network.inputs.T - network.targets
-                if label_noise is not None:
-                    draw = generator.standard_normal((size, n)) * scale
-                    error += draw
-                if rows < n:
-                    error *= _chosen(size, n, rows, generator)
-                gradient = error @ network.inputs / n
-                point -= (rates * gradient)[:, None, :] * _rest(point)
-                if used is not None:
-                    used[step] = gradient
-                if noise is not None:
-                    noise[step] = draw
-            theta[k + 1] = point
-        lost = _mark_diverged(theta, network)
-    return Trajectory(
-        network=network,
-        steps=times,
-        theta=theta.reshape(len(times), *batch, *start.shape[-2:]),
-        diverged=lost.reshape(batch),
-        weight_gradient=None if used is None else used.reshape(steps, *batch, m),
-        noise=None if noise is None else noise.reshape(steps, *batch, n),
-    )
-
-
 def _rest(theta: np.ndarray) -> np.ndarray:
     """The products over all factors but one, feature by feature, (..., depth, features)."""
     if theta.shape[-2] == 2:
         return theta[..., ::-1, :]
-    return np.moveaxis(_leave_one_out(np.moveaxis(theta, -2, -1)), -1, -2)
-
-
-def _rows(
-    network: DiagonalNetwork, batch_size: int | None, generator: np.random.Generator | None
-) -> int:
-    n = len(network.targets)
-    rows = n if batch_size is None else positive_int("batch_size", batch_size)
-    if rows > n:
-        raise ValueError(f"batch_size must be at most the number of rows, {n}, got {batch_size!r}")
-    if rows < n and not isinstance(generator, np.random.Generator):
-        raise ValueError(f"batch_size needs a numpy Generator, got {generator!r}")
-    return rows
+    return np.moveaxis(leave_one_out(np.moveaxis(theta, -2, -1)), -1, -2)
 
 
 def _chosen(size: int, n: int, rows: int, generator: np.random.Generator) -> np.ndarray:
@@ -352,12 +327,3 @@ def _chosen(size: int, n: int, rows: int, generator: np.random.Generator) -> np.
     weights = np.zeros((size, n))
     np.put_along_axis(weights, order[:, :rows], n / rows, axis=1)
     return weights
-
-
-def _mark_diverged(theta: np.ndarray, network: DiagonalNetwork) -> np.ndarray:
-    """Set (times, size, depth, features) to NaN from where it is lost; return whether it was."""
-    residual = np.prod(theta, axis=2) @ network.inputs.T - network.targets
-    finite = np.isfinite(theta).all(axis=(2, 3)) & np.isfinite(np.sum(residual**2, axis=2))
-    lost = np.logical_or.accumulate(~finite, axis=0)
-    theta[lost] = np.nan
-    return lost[-1]

@@ -15,7 +15,7 @@ __all__ = [
     "METHODS",
     "best_learning_rate",
     "companion_matrix",
-    "gradient_descent",
+    "descend",
     "iterate",
     "loss",
     "sgd_covariance_step",
@@ -41,9 +41,7 @@ def loss(hessian: object, theta: object) -> np.ndarray:
     return np.sum(theta * _product(_matrix(hessian), theta), axis=-1) / 2
 
 
-def gradient_descent(
-    hessian: object, start: object, learning_rate: object, steps: int
-) -> np.ndarray:
+def descend(hessian: object, start: object, learning_rate: object, steps: int) -> np.ndarray:
     """Return the iterates theta_{t+1} = theta_t - eta A theta_t of gradient descent.
 
     Args:
@@ -84,7 +82,7 @@ def iterate(
 
     Args:
         method: one of the names in METHODS.
-        hessian, start, learning_rate, steps: as in :func:`gradient_descent`.
+        hessian, start, learning_rate, steps: as in :func:`descend`.
         **coefficients: ``momentum`` or ``beta1`` in [0, 1), as METHODS says.
     """
     matrix = _matrix(hessian)

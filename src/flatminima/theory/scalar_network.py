@@ -11,33 +11,20 @@ A row of parameters with a NaN, as :func:`gradient_descent` records after diverg
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, partial
 
 import numpy as np
 
 from flatminima._validation import checked_rates, finite_array, positive_int
+from flatminima.theory import _descent, _products
+from flatminima.theory._products import leave_one_out
 
 __all__ = [
-    "BLOCK",
-    "CHECK_EVERY",
     "ScalarNetwork",
-    "Trajectory",
-    "gradient_descent",
+    "ScalarTrajectory",
     "residual_imbalance_dynamics",
 ]
-
-BLOCK = 65536
-"""Trajectories a thread carries at a time: smaller blocks were measured to be slower, because the
-threads then wait for one another between NumPy calls, and larger ones leave cores without work."""
-
-CHECK_EVERY = 32
-"""Steps between two searches for trajectories that have come to rest or have diverged."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +59,7 @@ class ScalarNetwork:
 
     def gradient(self, theta: object) -> np.ndarray:
         """Return r times the products that leave one entry out, shape (..., depth) (D1)."""
-        return self.residual(theta)[..., None] * _leave_one_out(self._parameters(theta))
+        return self.residual(theta)[..., None] * leave_one_out(self._parameters(theta))
 
     def hessian(self, theta: object) -> np.ndarray:
         """Return p p^T + r Q, shape (..., depth, depth) (D1).
@@ -82,9 +69,9 @@ class ScalarNetwork:
         """
         theta = self._parameters(theta)
         diagonal = np.eye(self.depth, dtype=bool)
-        outputs = _leave_one_out(theta)
+        outputs = leave_one_out(theta)
         # Row i: the products that leave out one entry more than entry i.
-        pairs = _leave_one_out(np.where(diagonal, 1.0, theta[..., None, :]))
+        pairs = leave_one_out(np.where(diagonal, 1.0, theta[..., None, :]))
         pairs = np.where(diagonal, 0.0, pairs)
         outer = outputs[..., :, None] * outputs[..., None, :]
         return outer + self.residual(theta)[..., None, None] * pairs
@@ -94,7 +81,7 @@ class ScalarNetwork:
         theta = self._parameters(theta)
         if self.depth == 2:
             return self._eigenvalues_of_two(theta)
-        hessian, missing = _without_missing(self.hessian(theta))
+        hessian, missing = _descent.without_missing(self.hessian(theta))
         values = np.linalg.eigvalsh(hessian)[..., ::-1]
         return np.where(missing[..., None], np.nan, values)
 
@@ -129,7 +116,7 @@ class ScalarNetwork:
         if self.depth == 2:
             angle = self.angle(theta)
             return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        hessian, missing = _without_missing(self.hessian(theta))
+        hessian, missing = _descent.without_missing(self.hessian(theta))
         values, vectors = np.linalg.eigh(hessian)
         leading = vectors[..., -1]
         if self.depth > 1:
@@ -168,14 +155,14 @@ class ScalarNetwork:
         if the output has the wrong sign (or is zero) the flow ends in a saddle, where all tied
         entries are zero. The result is then NaN: no minimum lies on the orbit.
         """
-        return _on_orbit(self._parameters(theta), np.asarray(self.target))
+        return _products.on_orbit(self._parameters(theta), np.asarray(self.target))
 
     def minimum_sharpness(self, theta: object) -> np.ndarray:
         """Return the sharpness of :meth:`minimum`, shape (...); NaN where that is NaN.
 
         At depth 2 it is sqrt(kappa^2 + 4 target^2) (D4).
         """
-        return np.sum(_leave_one_out(self.minimum(theta)) ** 2, axis=-1)
+        return np.sum(leave_one_out(self.minimum(theta)) ** 2, axis=-1)
 
     def start_with_sharpness(
         self, sharpness: object, generator: np.random.Generator, residual: object = 0.0
@@ -205,7 +192,7 @@ class ScalarNetwork:
         signs = generator.choice([-1.0, 1.0], size=(*sharpness.shape, self.depth))
         signs[..., -1] = np.sign(self.target) * np.prod(signs[..., :-1], axis=-1)
         start = signs * (abs(self.target) / np.sqrt(squares))
-        moved = _on_orbit(start, self.target + residual)
+        moved = _products.on_orbit(start, self.target + residual)
         return np.where((residual == 0)[..., None], start, moved)
 
     def at(self, residual: object, kappa: object) -> np.ndarray:
@@ -224,6 +211,69 @@ class ScalarNetwork:
         # Where a is the larger entry, b = |output| / a carries no sign: a does.
         first = np.where(second_is_larger, smaller, np.where(output < 0, -larger, larger))
         return np.stack([first, np.where(second_is_larger, larger, np.abs(smaller))], axis=-1)
+
+    def descend(
+        self,
+        start: object,
+        learning_rate: object,
+        steps: int,
+        label_noise: object = None,
+        generator: np.random.Generator | None = None,
+        record_every: int | None = 1,
+    ) -> ScalarTrajectory:
+        """Run gradient descent from a whole batch of starts at once.
+
+        Trajectories are carried through all steps in blocks, one block a thread. Without noise
+        they leave their block once they have diverged or repeat themselves to the last bit with
+        period one or two, which alters no result. Measured on 2 cores (AMD EPYC): 1000 x 1000
+        trajectories of depth 2 over 2,000 steps take 0.7 s, a Python loop over them 170 s. A loop
+        compiled by numba takes 0.3 ns per step and trajectory on one core where NumPy takes
+        1.5 ns; it would add a dependency of 200 MB that does not run in a browser.
+
+        Args:
+            start: parameters of shape (..., depth).
+            learning_rate: eta > 0; broadcasts against the batch axes of ``start``.
+            steps: number of steps >= 1.
+            label_noise: standard deviation >= 0 of the Gaussian noise added to the residual in
+                each step, independently for each trajectory; broadcasts against the batch axes.
+            generator: source of the noise, needed with ``label_noise``.
+            record_every: record every so many steps; the start and the end are always recorded.
+                None records these two alone, with memory that does not grow with ``steps``.
+
+        Raises:
+            ValueError: for arguments of the wrong shape or range.
+        """
+        plan = _descent.prepare(
+            self._parameters(start), 1, learning_rate, steps, label_noise, generator, record_every
+        )
+        theta = np.empty((len(plan.times), self.depth, len(plan.rates)))
+        theta[0] = plan.start.T
+        noise = None if plan.scale is None else plan.each_step()
+        step = partial(_products.step, self.target)
+
+        def run(block: slice, source: np.random.Generator | None) -> None:
+            rates, drawn = plan.rates[block], None
+            if plan.scale is not None:
+                kept = None if noise is None else noise[:, block]
+                drawn = _descent.draws(source, plan.scale[block], kept)
+
+            def advance(point: np.ndarray, first: int, last: int) -> np.ndarray:
+                return _descent.advance(point.T, rates, drawn, last - first, step).T
+
+            def loss(record: np.ndarray) -> np.ndarray:
+                return (np.prod(record, axis=-1) - self.target) ** 2
+
+            # The arithmetic is fast on one row for each factor; a record has one for each point.
+            _descent.carry(np.moveaxis(theta, 1, 2)[:, block], plan.times, advance, loss)
+
+        _descent.in_blocks(run, len(plan.rates), None if plan.scale is None else generator)
+        return ScalarTrajectory(
+            network=self,
+            steps=plan.times,
+            theta=np.moveaxis(plan.unfold(theta, 2), 1, -1),
+            diverged=np.isnan(theta[-1, 0]).reshape(plan.batch),
+            noise=plan.unfold(noise),
+        )
 
     def stabilization(self, minimum: object, learning_rate: object) -> np.ndarray:
         r"""Return the constant c of the reflection law (Theorem D8) at a minimum, shape (...).
@@ -244,7 +294,7 @@ class ScalarNetwork:
         if self.target == 0:
             raise ValueError("stabilization needs a target other than 0, got 0")
         # At a minimum the squares of the products are y^2 w_i.
-        weights = _leave_one_out(self._parameters(minimum)) ** 2
+        weights = leave_one_out(self._parameters(minimum)) ** 2
         total = np.sum(weights, axis=-1)
         mean = np.sum(weights**2, axis=-1) / total
         spread = np.sum(weights * (weights - mean[..., None]) ** 2, axis=-1)
@@ -271,15 +321,7 @@ class ScalarNetwork:
         return 4 - rates * squares + rates**2 * self.target * self.residual(theta)
 
     def _parameters(self, theta: object) -> np.ndarray:
-        try:
-            array = np.asarray(theta, dtype=float)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"theta must be an array of numbers, got {theta!r}") from error
-        if array.ndim == 0 or array.shape[-1] != self.depth:
-            raise ValueError(f"theta must have shape (..., {self.depth}), got {array.shape}")
-        if np.any(np.isinf(array)):
-            raise ValueError("theta must not hold infinities, got some")
-        return array
+        return _descent.parameters(theta, (self.depth,))
 
     def _needs_depth_two(self, name: str) -> None:
         if self.depth != 2:
@@ -342,15 +384,17 @@ class ScalarNetwork:
             slope = np.sum(weights * direction, axis=-1) / np.sum(weights, axis=-1)
             return value, slope
 
-        length = _decreasing_newton(excess, (goal + np.log(self.depth)) / direction.max(axis=-1))
+        length = _products.decreasing_newton(
+            excess, (goal + np.log(self.depth)) / direction.max(axis=-1)
+        )
         length = np.where(goal > 0, length, 0.0)
         scale = self.flattest_sharpness / self.depth
         return scale * np.exp(length[..., None] * direction)
 
 
-@dataclass(frozen=True)
-class Trajectory:
-    """What :func:`gradient_descent` returns; time first, then the batch axes.
+@dataclass(frozen=True, eq=False)
+class ScalarTrajectory:
+    """What :meth:`ScalarNetwork.descend` returns; time first, then the batch axes.
 
     ``theta`` (times, ..., depth), ``residual``, ``sharpness``, ``angle`` and ``lambda_min``
     (times, ...) are NaN once a trajectory has diverged; the last four are computed on first use.
@@ -394,79 +438,6 @@ class Trajectory:
         return self.network.kappa(self.theta)
 
 
-def gradient_descent(
-    network: ScalarNetwork,
-    start: object,
-    learning_rate: object,
-    steps: int,
-    label_noise: object = None,
-    generator: np.random.Generator | None = None,
-    record_every: int | None = 1,
-) -> Trajectory:
-    """Run gradient descent from a whole batch of starts at once.
-
-    Trajectories are carried through all steps in blocks, one block a thread. Without noise they
-    leave their block once they have diverged or repeat themselves to the last bit with period one
-    or two, which alters no result. Measured on 2 cores (AMD EPYC): 1000 x 1000 trajectories of
-    depth 2 over 2,000 steps take 0.7 s, a Python loop over them 170 s. A loop compiled by numba
-    takes 0.3 ns per step and trajectory on one core where NumPy takes 1.5 ns; it would add a
-    dependency of 200 MB that does not run in a browser, and NumPy is fast enough.
-
-    Args:
-        network: the network.
-        start: parameters of shape (..., depth).
-        learning_rate: eta > 0; broadcasts against the batch axes of ``start``.
-        steps: number of steps >= 1.
-        label_noise: standard deviation >= 0 of the Gaussian noise added to the residual in each
-            step, independently for each trajectory; broadcasts against the batch axes.
-        generator: source of the noise, needed with ``label_noise``.
-        record_every: record every so many steps; the start and the end are always recorded.
-            None records these two alone, with memory that does not grow with ``steps``.
-
-    Raises:
-        ValueError: for arguments of the wrong shape or range.
-    """
-    steps = positive_int("steps", steps)
-    start = finite_array("start", network._parameters(start))
-    rates = checked_rates(learning_rate)
-    scale = _noise_scale(label_noise, generator)
-    batch = _batch_shape(start.shape[:-1], rates, scale)
-    times = _recorded_times(steps, record_every)
-    theta = np.empty((len(times), network.depth, int(np.prod(batch))))
-    theta[0] = np.moveaxis(np.broadcast_to(start, (*batch, network.depth)), -1, 0).reshape(
-        network.depth, -1
-    )
-    rates = np.broadcast_to(rates, batch).reshape(-1)
-    noise = None
-    if label_noise is not None:
-        scale = np.broadcast_to(scale, batch).reshape(-1)
-        noise = np.empty((steps, theta.shape[2])) if len(times) == steps + 1 else None
-    blocks = [slice(i, i + BLOCK) for i in range(0, theta.shape[2], BLOCK)]
-    generators = generator.spawn(len(blocks)) if label_noise is not None else [None] * len(blocks)
-
-    def run(block: slice, source: np.random.Generator | None) -> None:
-        draws = None if source is None else _draws(source, scale[block], noise, block)
-        record = theta[:, :, block]
-        # Overflow is divergence, which is looked for below; error states belong to threads.
-        with np.errstate(over="ignore", invalid="ignore"):
-            for k, (first, last) in enumerate(pairwise(times)):
-                record[k + 1] = _advance(
-                    record[k], network.target, rates[block], draws, last - first
-                )
-            _mark_diverged(record, network.target)
-
-    _for_each(run, blocks, generators)
-    diverged = np.isnan(theta[-1, 0]).reshape(batch)
-    shape = (len(times), network.depth, *batch)
-    return Trajectory(
-        network=network,
-        steps=times,
-        theta=np.moveaxis(theta.reshape(shape), 1, -1),
-        diverged=diverged,
-        noise=None if noise is None else noise.reshape(steps, *batch),
-    )
-
-
 def residual_imbalance_dynamics(
     residual: object, kappa: object, target: float, learning_rate: object, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -493,202 +464,3 @@ def residual_imbalance_dynamics(
             states[0, t + 1] = r * (1 - rates * s + rates**2 * r * (r + target))
             states[1, t + 1] = k * (1 - rates**2 * r**2)
     return states[0], states[1]
-
-
-def _leave_one_out(theta: np.ndarray) -> np.ndarray:
-    """The products of all entries but one along the last axis, without division."""
-    before, after = np.ones_like(theta), np.ones_like(theta)
-    np.cumprod(theta[..., :-1], axis=-1, out=before[..., 1:])
-    np.cumprod(theta[..., :0:-1], axis=-1, out=after[..., -2::-1])
-    return before * after
-
-
-def _without_missing(hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Replace matrices that hold a NaN by zero, which LAPACK accepts, and say which they were."""
-    missing = ~np.isfinite(hessian).all(axis=(-2, -1))
-    return np.where(missing[..., None, None], 0.0, hessian), missing
-
-
-def _on_orbit(theta: np.ndarray, output: np.ndarray) -> np.ndarray:
-    """The point with the given output on the gradient-flow orbit of theta; NaN if there is none.
-
-    Along the orbit theta_i^2 = q + gap_i with fixed gaps >= 0, the least of them 0, so q >= 0
-    solves sum_i log(q + gap_i) = log(output^2), whose left side is convex and increasing in log q.
-    """
-    size = np.abs(theta)
-    least = size.min(axis=-1, keepdims=True)
-    smallest = size == least
-    with np.errstate(divide="ignore"):
-        gaps = np.log((size - least) * (size + least))
-        goal = 2 * np.log(np.abs(output))
-    reachable = np.isfinite(goal) & ~np.isnan(least[..., 0])
-
-    def excess(log_q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        terms = np.logaddexp(log_q[..., None], gaps)
-        return terms.sum(axis=-1) - goal, np.exp(log_q[..., None] - terms).sum(axis=-1)
-
-    depth = theta.shape[-1]
-    with np.errstate(invalid="ignore"):
-        # (output^2)^(1/d) is too large for q, as every gap is at least 0.
-        start = np.where(reachable, goal / depth, -np.inf)
-        log_q = _decreasing_newton(excess, np.broadcast_to(start, theta.shape[:-1]))
-        squares = np.exp(np.logaddexp(log_q[..., None], gaps))
-    squares = np.where((output == 0)[..., None] & smallest, 0.0, squares)
-    return _with_signs(theta, np.sqrt(squares), smallest, output)
-
-
-def _with_signs(
-    theta: np.ndarray, size: np.ndarray, smallest: np.ndarray, output: np.ndarray
-) -> np.ndarray:
-    """Give the entries on an orbit the signs that gradient flow gives them; NaN if it cannot."""
-    signs = np.sign(theta)
-    tied = np.sum(smallest, axis=-1) > 1
-    others = np.prod(np.where(smallest, 1.0, signs), axis=-1)
-    free = (others * np.sign(output))[..., None]
-    signs = np.where(smallest & ~tied[..., None], free, signs)
-    possible = ~tied | (output == 0) | (np.sign(np.prod(signs, axis=-1)) == np.sign(output))
-    possible &= ~np.isnan(theta).any(axis=-1)
-    return np.where(possible[..., None], signs * size, np.nan)
-
-
-def _decreasing_newton(
-    function: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], start: np.ndarray
-) -> np.ndarray:
-    """Solve f(x) = 0 elementwise for convex increasing f, by Newton's method from f(x) >= 0.
-
-    Every iterate stays right of the root and moves left, so that the method cannot fail; it ends
-    when rounding stops it. ``function`` returns f and its derivative.
-    """
-    x = np.array(start, dtype=float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for _ in range(200):
-            value, slope = function(x)
-            step = np.where(value > 0, value / slope, 0.0)
-            moved = np.where(np.isfinite(step), x - step, x)
-            if np.all((moved >= x) | ~np.isfinite(x)):
-                break
-            x = moved
-    return x
-
-
-def _noise_scale(label_noise: object, generator: np.random.Generator | None) -> np.ndarray:
-    if label_noise is None:
-        return np.zeros(())
-    scale = finite_array("label_noise", label_noise)
-    if np.any(scale < 0):
-        raise ValueError(f"label_noise must be at least 0, got {label_noise!r}")
-    if not isinstance(generator, np.random.Generator):
-        raise ValueError(f"label_noise needs a numpy Generator, got {generator!r}")
-    return scale
-
-
-def _batch_shape(axes: tuple[int, ...], rates: np.ndarray, scale: np.ndarray) -> tuple[int, ...]:
-    """The batch axes of all trajectories, from those of the starts, the rates and the noise."""
-    try:
-        return np.broadcast_shapes(axes, rates.shape, scale.shape)
-    except ValueError as error:
-        raise ValueError(
-            f"learning_rate {rates.shape} and label_noise {scale.shape} must broadcast against "
-            f"the batch axes {axes} of start"
-        ) from error
-
-
-def _recorded_times(steps: int, record_every: int | None) -> np.ndarray:
-    """The steps to record: the first, every so many after it, and the last."""
-    stride = steps if record_every is None else positive_int("record_every", record_every)
-    return np.append(np.arange(0, steps, stride), steps)
-
-
-def _draws(
-    source: np.random.Generator, scale: np.ndarray, noise: np.ndarray | None, block: slice
-) -> Iterator[np.ndarray]:
-    """The noise of one step after another for a block, kept in ``noise`` if that is an array."""
-    for step in range(sys.maxsize):
-        draw = source.standard_normal(scale.size) * scale
-        if noise is not None:
-            noise[step, block] = draw
-        yield draw
-
-
-def _advance(
-    theta: np.ndarray,
-    target: float,
-    rates: np.ndarray,
-    draws: Iterator[np.ndarray] | None,
-    steps: int,
-) -> np.ndarray:
-    """Return theta, shape (depth, n), after some steps."""
-    result = theta.copy()
-    moving = np.arange(theta.shape[1])
-    old, new, work = result.copy(), np.empty_like(theta), np.empty_like(theta)
-    for step in range(1, steps + 1):
-        _step(old, new, work, target, rates, None if draws is None else next(draws))
-        old, new = new, old
-        if draws is None and step % CHECK_EVERY == 0:
-            # Now new is one step behind old. One more step that leads back there closes a cycle
-            # of period one or two, and NaN and infinity never become finite again.
-            ahead = np.empty_like(old)
-            _step(old, ahead, work, target, rates, None)
-            goes_on = np.any(ahead != new, axis=0) & np.isfinite(ahead).all(axis=0)
-            if 4 * np.count_nonzero(goes_on) < 3 * goes_on.size:
-                result[:, moving] = old if (steps - step) % 2 == 0 else ahead
-                moving, rates, old = moving[goes_on], rates[goes_on], old[:, goes_on]
-                if moving.size == 0:
-                    return result
-                new, work = np.empty_like(old), np.empty_like(old)
-    result[:, moving] = old
-    return result
-
-
-def _step(
-    old: np.ndarray,
-    new: np.ndarray,
-    work: np.ndarray,
-    target: float,
-    rates: np.ndarray,
-    noise: np.ndarray | None,
-) -> None:
-    """One step of gradient descent from ``old`` to ``new``, all (depth, n); ``work`` is scratch.
-
-    ``work[0]`` becomes eta * (r + noise), and ``work[i]`` first the product of the entries from i
-    on, then that of the entries up to i.
-    """
-    depth, scaled = len(old), work[0]
-    # after[i]: the product of the entries from i on, without a copy for the last of them.
-    after = [*work[:-1], old[-1]]
-    for i in range(depth - 2, 0, -1):
-        np.multiply(old[i], after[i + 1], out=after[i])
-    output = old[0] if depth == 1 else np.multiply(old[0], after[1], out=scaled)
-    np.subtract(output, target, out=scaled)
-    if noise is not None:
-        np.add(scaled, noise, out=scaled)
-    np.multiply(scaled, rates, out=scaled)
-    before = None
-    for i in range(depth):
-        gradient = scaled
-        if before is not None:
-            gradient = np.multiply(gradient, before, out=new[i])
-        if i + 1 < depth:
-            gradient = np.multiply(gradient, after[i + 1], out=new[i])
-        np.subtract(old[i], gradient, out=new[i])
-        if i + 1 < depth:
-            # after[i] has been used for the last time, and its array, work[i], is free.
-            before = old[0] if i == 0 else np.multiply(before, old[i], out=work[i])
-
-
-def _mark_diverged(record: np.ndarray, target: float) -> None:
-    """Set (times, depth, n) parameters to NaN from the first one on that is not finite."""
-    loss = (np.prod(record, axis=1) - target) ** 2
-    lost = np.logical_or.accumulate(~np.isfinite(loss) | ~np.isfinite(record).all(axis=1), axis=0)
-    np.moveaxis(record, 1, 2)[lost] = np.nan
-
-
-def _for_each(function: Callable[..., None], *arguments: list) -> None:
-    """Call the function on each tuple of arguments, on as many threads as there are cores."""
-    # NumPy releases the interpreter lock inside its loops. A browser has no threads.
-    cores = 1 if sys.platform == "emscripten" else os.cpu_count() or 1
-    if min(cores, len(arguments[0])) == 1:
-        list(map(function, *arguments))
-        return
-    with ThreadPoolExecutor(min(cores, len(arguments[0]))) as pool:
-        list(pool.map(function, *arguments))

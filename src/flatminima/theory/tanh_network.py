@@ -138,7 +138,7 @@ class TanhNetwork:
         m, inner = self._inputs.shape
         return self._inputs.reshape((m, *([1] * (power.ndim - 1)), inner))
 
-    def gradient_descent(self, start: object, learning_rate: float, steps: int) -> np.ndarray:
+    def descend(self, start: object, learning_rate: float, steps: int) -> np.ndarray:
         """The iterates of gradient descent, shape (steps + 1, n); NaN from divergence on."""
         rate = positive_float("learning_rate", learning_rate)
         path = np.full((positive_int("steps", steps) + 1, self.size), np.nan)

@@ -1,0 +1,204 @@
+"""Gradient descent of many trajectories at once: what the small networks share.
+
+A network checks its arguments with :func:`prepare`, fills a record with :func:`carry`, which also
+marks divergence, and takes its noise from :func:`draws`. Trajectories stand along one axis here;
+:attr:`Plan.batch` is the shape to give that axis back. :func:`advance` lets those go that have come
+to rest, and :func:`in_blocks` spreads them over threads.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from flatminima._validation import checked_rates, finite_array, positive_int
+
+# Trajectories a thread carries at a time: smaller blocks were measured to be slower, because the
+# threads then wait for one another between NumPy calls, and larger ones leave cores without work.
+BLOCK = 65536
+
+# Steps between two searches for trajectories that have come to rest or have diverged.
+CHECK_EVERY = 32
+
+
+class Plan(NamedTuple):
+    """The arguments of a descent, checked and broadcast over all trajectories."""
+
+    start: np.ndarray
+    """(size, ...), the batch axes in one."""
+    rates: np.ndarray
+    """(size,)"""
+    scale: np.ndarray | None
+    """Standard deviations of the label noise, (size,); None without noise."""
+    times: np.ndarray
+    """The steps to record: the first, every so many after it, and the last."""
+    batch: tuple[int, ...]
+
+    def each_step(self, *shape: int) -> np.ndarray | None:
+        """An array (steps, size, ...) to keep something of each step in, if each is recorded."""
+        steps = int(self.times[-1])
+        return np.empty((steps, len(self.rates), *shape)) if len(self.times) > steps else None
+
+    def unfold(self, kept: np.ndarray | None, axis: int = 1) -> np.ndarray | None:
+        """Give the axis of trajectories the shape of the batch."""
+        if kept is None:
+            return None
+        return kept.reshape(*kept.shape[:axis], *self.batch, *kept.shape[axis + 1 :])
+
+
+def parameters(theta: object, shape: tuple[int, ...]) -> np.ndarray:
+    """Return theta as an array (..., *shape), or raise ValueError; NaN marks divergence."""
+    try:
+        array = np.asarray(theta, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"theta must be an array of numbers, got {theta!r}") from error
+    if array.shape[-len(shape) :] != shape:
+        expected = ", ".join(map(str, shape))
+        raise ValueError(f"theta must have shape (..., {expected}), got {array.shape}")
+    if np.any(np.isinf(array)):
+        raise ValueError("theta must not hold infinities, got some")
+    return array
+
+
+def without_missing(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Replace matrices that hold a NaN by zero, which LAPACK accepts, and say which they were."""
+    missing = ~np.isfinite(matrix).all(axis=(-2, -1))
+    return np.where(missing[..., None, None], 0.0, matrix), missing
+
+
+def prepare(
+    start: np.ndarray,
+    axes: int,
+    learning_rate: object,
+    steps: int,
+    label_noise: object,
+    generator: np.random.Generator | None,
+    record_every: int | None,
+) -> Plan:
+    """Check the arguments of a descent; the last ``axes`` axes of start are the parameters'."""
+    steps = positive_int("steps", steps)
+    start, rates = finite_array("start", start), checked_rates(learning_rate)
+    scale = _noise_scale(label_noise, generator)
+    shape = start.shape[start.ndim - axes :]
+    batch = _batch_shape(start.shape[: start.ndim - axes], rates, scale)
+    size = int(np.prod(batch))
+    stride = steps if record_every is None else positive_int("record_every", record_every)
+    return Plan(
+        start=np.broadcast_to(start, (*batch, *shape)).reshape(size, *shape),
+        rates=np.broadcast_to(rates, batch).reshape(-1),
+        scale=None if label_noise is None else np.broadcast_to(scale, batch).reshape(-1),
+        times=np.append(np.arange(0, steps, stride), steps),
+        batch=batch,
+    )
+
+
+def _noise_scale(label_noise: object, generator: np.random.Generator | None) -> np.ndarray:
+    if label_noise is None:
+        return np.zeros(())
+    scale = finite_array("label_noise", label_noise)
+    if np.any(scale < 0):
+        raise ValueError(f"label_noise must be at least 0, got {label_noise!r}")
+    if not isinstance(generator, np.random.Generator):
+        raise ValueError(f"label_noise needs a numpy Generator, got {generator!r}")
+    return scale
+
+
+def _batch_shape(axes: tuple[int, ...], rates: np.ndarray, scale: np.ndarray) -> tuple[int, ...]:
+    """The batch axes of all trajectories, from those of the starts, the rates and the noise."""
+    try:
+        return np.broadcast_shapes(axes, rates.shape, scale.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"learning_rate {rates.shape} and label_noise {scale.shape} must broadcast against "
+            f"the batch axes {axes} of start"
+        ) from error
+
+
+def draws(
+    source: np.random.Generator, scale: np.ndarray, kept: np.ndarray | None
+) -> Iterator[np.ndarray]:
+    """The noise of one step after another, in the shape of ``scale``; each is put into ``kept``."""
+    for step in range(sys.maxsize):
+        draw = source.standard_normal(scale.shape) * scale
+        if kept is not None:
+            kept[step] = draw
+        yield draw
+
+
+def carry(
+    record: np.ndarray,
+    times: np.ndarray,
+    advance: Callable[[np.ndarray, int, int], np.ndarray],
+    loss: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """Fill a record (times, size, ...) from its first entry on; NaN once a trajectory is lost.
+
+    Args:
+        record: what to fill.
+        times: the steps it records.
+        advance: takes parameters (size, ...), a step and a later one; returns those of the latter.
+        loss: a number for each of the record's points, (times, size), finite where the loss is.
+    """
+    # Overflow is divergence, which is looked for here; error states belong to threads.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k, (first, last) in enumerate(pairwise(times)):
+            record[k + 1] = advance(record[k], first, last)
+        finite = np.isfinite(record).all(axis=tuple(range(2, record.ndim)))
+        lost = np.logical_or.accumulate(~(finite & np.isfinite(loss(record))), axis=0)
+    record[lost] = np.nan
+
+
+def advance(
+    theta: np.ndarray,
+    rates: np.ndarray,
+    noise: Iterator[np.ndarray] | None,
+    steps: int,
+    step: Callable[..., None],
+) -> np.ndarray:
+    """Return theta, shape (depth, n), after some steps.
+
+    ``step(old, new, work, rates, noise)`` writes one step from ``old`` into ``new``.
+    """
+    result = theta.copy()
+    moving = np.arange(theta.shape[1])
+    old, new, work = result.copy(), np.empty_like(theta), np.empty_like(theta)
+    for count in range(1, steps + 1):
+        step(old, new, work, rates, None if noise is None else next(noise))
+        old, new = new, old
+        if noise is None and count % CHECK_EVERY == 0:
+            # Now new is one step behind old. One more step that leads back there closes a cycle
+            # of period one or two, and NaN and infinity never become finite again.
+            ahead = np.empty_like(old)
+            step(old, ahead, work, rates, None)
+            goes_on = np.any(ahead != new, axis=0) & np.isfinite(ahead).all(axis=0)
+            if 4 * np.count_nonzero(goes_on) < 3 * goes_on.size:
+                result[:, moving] = old if (steps - count) % 2 == 0 else ahead
+                moving, rates, old = moving[goes_on], rates[goes_on], old[:, goes_on]
+                if moving.size == 0:
+                    return result
+                new, work = np.empty_like(old), np.empty_like(old)
+    result[:, moving] = old
+    return result
+
+
+def in_blocks(
+    function: Callable[[slice, np.random.Generator | None], None],
+    size: int,
+    generator: np.random.Generator | None,
+) -> None:
+    """Call the function on blocks of trajectories, each with its own generator if there is one."""
+    blocks = [slice(i, i + BLOCK) for i in range(0, size, BLOCK)]
+    generators = [None] * len(blocks) if generator is None else generator.spawn(len(blocks))
+    # NumPy releases the interpreter lock inside its loops. A browser has no threads.
+    cores = 1 if sys.platform == "emscripten" else os.cpu_count() or 1
+    if min(cores, len(blocks)) <= 1:
+        list(map(function, blocks, generators))
+        return
+    with ThreadPoolExecutor(min(cores, len(blocks))) as pool:
+        list(pool.map(function, blocks, generators))
