@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import HTML, ROOT, chromium, served, set_viewport
+from browsing import HTML, ROOT, chromium, served, set_viewport
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -294,8 +294,8 @@ SEARCHES = {
     "label noise": "chapters/noise",
     "minibatch": "chapters/sgd_noise",
     "restoring": "chapters/adam",
-    "balanced": "chapters/diagonal_networks",
-    "imbalance": "chapters/diagonal_networks",
+    "balanced": "chapters/scalar_networks",
+    "imbalance": "chapters/scalar_networks",
     "instability budget": "chapters/flatness_bias",
     "episode": "chapters/episodes_and_rotation",
     "rescaling": "chapters/sharpness_limits",

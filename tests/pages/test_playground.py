@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-from browser import HTML, ROOT, chromium, served, set_viewport
+from browsing import HTML, ROOT, chromium, served, set_viewport
 from bs4 import BeautifulSoup
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -24,11 +24,11 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from flatminima import plotting
 from flatminima.theory import instability, label_noise, maps, quadratic
-from flatminima.theory.scalar_network import ScalarNetwork, gradient_descent
+from flatminima.theory.scalar_network import ScalarNetwork
 
 TOLERANCE = 1e-12
 PLAYGROUNDS = {
-    "diagonal": "playground",
+    "scalar": "playground",
     "quadratic": "playground_quadratic",
     "maps": "playground_maps",
 }
@@ -63,11 +63,11 @@ def test_bundle_is_reproducible_and_made_once(tmp_path):
     assert {path.name: path.read_bytes() for path in second.iterdir()} == files
     assert "Mike Bostock" in files["licenses.txt"].decode()
 
-    (first / "diagonal.js").write_text("kept")
+    (first / "scalar.js").write_text("kept")
     assert bundle("--output", first).returncode == 0
-    assert (first / "diagonal.js").read_text() == "kept", "nothing has changed since"
+    assert (first / "scalar.js").read_text() == "kept", "nothing has changed since"
     assert bundle("--output", first, "--force").returncode == 0
-    assert (first / "diagonal.js").read_bytes() == files["diagonal.js"]
+    assert (first / "scalar.js").read_bytes() == files["scalar.js"]
 
 
 def test_bundling_says_what_is_missing(tmp_path):
@@ -128,7 +128,7 @@ def numerics(driver):
         script = f"""
             const given = arguments[0];
             const {{{", ".join(arguments)}}} = given;
-            const {{diagonal, instability, quadratic, maps}} = UnstableByDesign;
+            const {{scalar, instability, quadratic, maps}} = UnstableByDesign;
             const plain = (v) => typeof v === "number" ? (Number.isFinite(v) ? v : String(v))
                 : v === null || typeof v !== "object" ? v
                 : Array.isArray(v) || ArrayBuffer.isView(v) ? Array.from(v, plain)
@@ -333,10 +333,10 @@ class TestNumerics:
         theta[:20, 1] = theta[:20, 0]  # balanced, and at y = 0 next to the saddle
         theta[0] = 0
         measured = numerics(
-            """theta.map(([a, b], i) => [diagonal.residual(a, b, y[i]), diagonal.kappa(a, b),
-                ...diagonal.eigenvalues(a, b, y[i]), diagonal.sharpness(a, b, y[i]),
-                diagonal.angle(a, b, y[i]), diagonal.escapeMargin(a, b, y[i], 0.3),
-                ...diagonal.step(a, b, y[i], 0.3, 0.1 * i)])""",
+            """theta.map(([a, b], i) => [scalar.residual(a, b, y[i]), scalar.kappa(a, b),
+                ...scalar.eigenvalues(a, b, y[i]), scalar.sharpness(a, b, y[i]),
+                scalar.angle(a, b, y[i]), scalar.escapeMargin(a, b, y[i], 0.3),
+                ...scalar.step(a, b, y[i], 0.3, 0.1 * i)])""",
             theta=theta,
             y=y,
         )
@@ -359,8 +359,8 @@ class TestNumerics:
         kappa[20:40] = 0
         r[35:45] = -y[35:45]  # output zero
         measured = numerics(
-            """r.map((v, i) => [...diagonal.at(v, kappa[i], y[i]),
-                diagonal.angleAt(v, kappa[i], y[i]), diagonal.minimumSharpness(kappa[i], y[i])])""",
+            """r.map((v, i) => [...scalar.at(v, kappa[i], y[i]),
+                scalar.angleAt(v, kappa[i], y[i]), scalar.minimumSharpness(kappa[i], y[i])])""",
             r=r,
             kappa=kappa,
             y=y,
@@ -390,10 +390,10 @@ class TestNumerics:
             floor = min(sharpness, 2 * abs(y))
             start = network.at(0.1 * rng.normal(), np.sqrt(sharpness**2 - floor**2))
             noise = 0.3 if case % 2 else None
-            run = gradient_descent(network, start, eta, 150, noise, rng if noise else None)
+            run = network.descend(start, eta, 150, noise, rng if noise else None)
             xi = np.zeros(150) if run.noise is None else run.noise
             js = numerics(
-                "diagonal.gradientDescent({start, y, eta, steps: 150, noise})",
+                "scalar.descend({start, y, eta, steps: 150, noise})",
                 start=start,
                 y=y,
                 eta=eta,
@@ -803,12 +803,12 @@ class TestEveryPlayground:
 # The network of depth two
 
 
-class TestDiagonal:
+class TestScalar:
     pytestmark = in_a_browser
 
     @pytest.fixture
     def page(self, open_page):
-        return open_page("diagonal")
+        return open_page("scalar")
 
     def state(self, page, *keys):
         return page.script(
@@ -865,7 +865,7 @@ class TestDiagonal:
             )
             point = network.at(values["r"], kappa)
             assert_equal([a[0], b[0]], point)
-            run = gradient_descent(network, [a[0], b[0]], values["eta"], int(values["steps"]))
+            run = network.descend([a[0], b[0]], values["eta"], int(values["steps"]))
             assert np.array_equal(np.stack([a, b], -1), run.theta)
             shown = page.find(".pg-facts").text
             end = f"{float(f'{np.hypot(run.kappa[-1], 2 * network.target):.3g}'):g}"
@@ -944,7 +944,7 @@ class TestDiagonal:
         assert worst < 1e-12
 
     def test_sharpness_is_raised_to_the_flattest_minimum(self, open_page):
-        page = open_page("diagonal", "y=3&s=2")
+        page = open_page("scalar", "y=3&s=2")
         assert self.state(page, "start", "floor", "k") == [6, 6, 0]
         assert "raised" in page.find(".pg-control[data-key=s] .pg-hint").text
 

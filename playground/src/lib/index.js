@@ -1,5 +1,5 @@
 /** All numerics of the playgrounds, without a page: lib.js, which the tests compare with Python. */
-export * as diagonal from "./diagonal.js";
+export * as scalar from "./scalar.js";
 export * as instability from "./instability.js";
 export * as maps from "./maps.js";
 export * as quadratic from "./quadratic.js";

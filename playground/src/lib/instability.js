@@ -1,4 +1,4 @@
-/** The instability budget and the reflection law, as in flatminima.instability and label_noise. */
+/** The instability budget and the reflection law, as in theory.instability and theory.label_noise. */
 
 /**
  * Sharpness after an instability that began at sharpness `before`: 4 / eta - before (D8). With the

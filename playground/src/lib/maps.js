@@ -1,6 +1,6 @@
 /**
- * Gradient descent on a loss of one variable, x' = x - eta L'(x): what flatminima.maps computes.
- * Names are those of the Python library.
+ * Gradient descent on a loss of one variable, x' = x - eta L'(x): what flatminima.theory.maps
+ * computes. Names are those of the Python library.
  */
 
 /** An orbit whose |x| exceeds this has diverged. */

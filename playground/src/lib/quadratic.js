@@ -1,6 +1,7 @@
 /**
  * Gradient methods on a quadratic loss, one coordinate along each eigenvector: what
- * flatminima.quadratic computes for a diagonal Hessian. Names are those of the Python library.
+ * flatminima.theory.quadratic computes for a diagonal Hessian. Names are those of the Python
+ * library.
  */
 
 /** @typedef {"gd" | "heavy_ball" | "nesterov"} Method */

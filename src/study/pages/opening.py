@@ -7,13 +7,18 @@ anything is run, and a page with cells would open with what Colab and JupyterLab
 
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import matplotlib as mpl
 import numpy as np
+from docutils import nodes
+from docutils.parsers.rst import directives
 from matplotlib.figure import Figure
+from sphinx import addnodes
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from flatminima import plotting
-from flatminima.theory.scalar_network import ScalarNetwork, Trajectory, gradient_descent
+from flatminima.theory.scalar_network import ScalarNetwork, ScalarTrajectory
 
 RATE, EXCESS, STEPS = 0.4, 1.2, 60
 SHOWN = slice(0, 41)
@@ -21,14 +26,14 @@ SIZES = {"wide": (9.6, 2.8), "narrow": (4.0, 7.6)}
 
 
 @cache
-def run(excess: float = EXCESS) -> Trajectory:
+def run(excess: float = EXCESS) -> ScalarTrajectory:
     """Gradient descent from next to a minimum whose sharpness is ``excess`` times 2 / eta."""
     network = ScalarNetwork(depth=2, target=1.0)
     kappa = np.sqrt((excess * 2 / RATE) ** 2 - 4)
-    return gradient_descent(network, network.at(residual=0.01, kappa=kappa), RATE, STEPS)
+    return network.descend(network.at(residual=0.01, kappa=kappa), RATE, STEPS)
 
 
-def numbers(trajectory: Trajectory | None = None) -> dict[str, str]:
+def numbers(trajectory: ScalarTrajectory | None = None) -> dict[str, str]:
     """What the caption says of the run, by name.
 
     Raises:
@@ -75,3 +80,44 @@ def draw(path: Path, layout: str) -> None:
             plane.annotate(name, point, shift, textcoords="offset points", fontsize=10)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+class OpeningFigure(SphinxDirective):
+    """The figure of the start page; the content is its caption, ``:alt:`` its text alternative."""
+
+    has_content = True
+    option_spec: ClassVar = {"alt": directives.unchanged_required, "name": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        folder = Path(self.env.app.doctreedir).parent / "opening"
+        page = Path(self.env.doc2path(self.env.docname)).parent
+        figure = nodes.figure(classes=["opening-figure"])
+        for layout in SIZES:
+            path = folder / f"opening-{layout}.svg"
+            draw(path, layout)
+            uri = Path(*[".."] * len(page.parts[1:]), *path.resolve().parts[1:]).as_posix()
+            image = nodes.image(uri=uri, alt=self.options["alt"], classes=[f"opening-{layout}"])
+            # A printed book has one page width and takes the first.
+            if layout == "wide":
+                figure += image
+            else:
+                figure += addnodes.only("", image, expr="html")
+        self.env.note_dependency(__file__)
+        text = nodes.container()
+        self.state.nested_parse(self.content, self.content_offset, text)
+        figure += nodes.caption("", "", *text.children[0].children)
+        self.add_name(figure)
+        return [figure]
+
+
+class OpeningNumber(SphinxRole):
+    """A number of the run in the opening figure."""
+
+    def run(self):
+        return [nodes.Text(numbers()[self.text].replace("-", "−"))], []
+
+
+def register(app) -> None:
+    """Register the figure and the role that quotes its numbers."""
+    app.add_directive("opening-figure", OpeningFigure)
+    app.add_role("opening", OpeningNumber())

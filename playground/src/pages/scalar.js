@@ -1,4 +1,4 @@
-/** The playground of the network of depth two: L = (a b - y)^2 / 2. */
+/** The playground of the scalar network of depth two: L = (a b - y)^2 / 2. */
 import {
   describeOutcome,
   describePrediction,
@@ -7,8 +7,8 @@ import {
   drawSharpness,
   drawTurn,
   setViews,
-} from "../figures/diagonal.js";
-import * as diagonal from "../lib/diagonal.js";
+} from "../figures/scalar.js";
+import * as scalar from "../lib/scalar.js";
 import * as instability from "../lib/instability.js";
 import { normal } from "../lib/random.js";
 import { slider } from "../ui/controls.js";
@@ -39,8 +39,8 @@ function compute(/** @type {Record<string, number>} */ given) {
   const start = Math.max(given.s, floor);
   const k = Math.sqrt((start - floor) * (start + floor));
   const noise = normal(given.steps, given.seed).map((z) => z * given.noise);
-  const point = diagonal.at(r, k, y);
-  const run = diagonal.gradientDescent({ start: point, y, eta, steps: given.steps, noise });
+  const point = scalar.at(r, k, y);
+  const run = scalar.descend({ start: point, y, eta, steps: given.steps, noise });
   // What a step feels; the last point takes none.
   const felt = run.residual.map((value, t) => value + (noise[t] ?? 0));
   return {
@@ -53,18 +53,18 @@ function compute(/** @type {Record<string, number>} */ given) {
     floor,
     run,
     noisy,
-    outcome: diagonal.outcome(run, eta, noisy),
+    outcome: scalar.outcome(run, eta, noisy),
     spent: instability.instabilityBudget(felt, eta),
     flattened: instability.logImbalanceFactor(felt, eta).map((value) => 0 - value),
     shares: instability.splitFlattening(run.residual, noise, eta),
     times: Float64Array.from(run.residual.keys()),
     predicted: eta * start > 2 ? instability.reflectedSharpness(start, eta) : NaN,
     refined: eta * start > 2 ? instability.reflectedSharpness(start, eta, y) : NaN,
-    margin: diagonal.escapeMargin(...point, y, eta),
+    margin: scalar.escapeMargin(...point, y, eta),
   };
 }
 
-mount("diagonal", () => {
+mount("scalar", () => {
   const controls = {
     eta: slider({
       key: "eta",

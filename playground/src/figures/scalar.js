@@ -1,5 +1,5 @@
-/** The four figures of the network of depth two. */
-import * as diagonal from "../lib/diagonal.js";
+/** The four figures of the scalar network of depth two. */
+import * as scalar from "../lib/scalar.js";
 import { format } from "../ui/dom.js";
 
 const DEGREES = 180 / Math.PI;
@@ -21,8 +21,8 @@ const RECENT = 150;
  * @property {number} k the starting imbalance
  * @property {number} start the sharpness of the minimum ahead of the start
  * @property {number} floor the sharpness of the flattest minimum
- * @property {diagonal.Run} run
- * @property {diagonal.Outcome} outcome
+ * @property {scalar.Run} run
+ * @property {scalar.Outcome} outcome
  * @property {boolean} noisy
  * @property {Float64Array} spent the budget
  * @property {Float64Array} flattened -log |kappa_t / kappa_0|
@@ -147,7 +147,7 @@ function boundary(eta, y) {
   return eta * Math.abs(y) < 2 ? [{ text: "escape beyond", color: "purple", shape: "dotted" }] : [];
 }
 
-/** The piece of the line along v_1 through a point. @param {diagonal.Run} run @param {number} t @param {number} length */
+/** The piece of the line along v_1 through a point. @param {scalar.Run} run @param {number} t @param {number} length */
 function segment(run, t, length) {
   const u = (Math.cos(run.angle[t]) * length) / 2;
   const v = (Math.sin(run.angle[t]) * length) / 2;
@@ -235,7 +235,7 @@ export function drawTurn(plot, state, t) {
       `exact curve of imbalance ${format(run.kappa[t])}.`,
   );
   const curve = (/** @type {number} */ imbalance) => (/** @type {number} */ r) =>
-    DEGREES * diagonal.angleAt(r, imbalance, y);
+    DEGREES * scalar.angleAt(r, imbalance, y);
   const angles = run.angle.map((v) => v * DEGREES);
   plot.draw(
     key,

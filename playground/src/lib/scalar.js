@@ -1,6 +1,6 @@
 /**
- * The scalar network of depth two, L = (a b - y)^2 / 2: what flatminima.diagonal_network computes,
- * one point or one run at a time. Names are those of the Python library.
+ * The scalar network of depth two, L = (a b - y)^2 / 2: what flatminima.theory.scalar_network
+ * computes, one point or one run at a time. Names are those of the Python library.
  */
 
 /**
@@ -118,7 +118,7 @@ export function escapeMargin(a, b, y, eta) {
  * @param {ArrayLike<number>} [options.noise] xi_t, the noise on the residual in step t
  * @returns {Run}
  */
-export function gradientDescent({ start, y, eta, steps, noise }) {
+export function descend({ start, y, eta, steps, noise }) {
   const make = () => new Float64Array(steps + 1).fill(NaN);
   /** @type {Run} */
   const run = {
