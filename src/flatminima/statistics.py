@@ -15,6 +15,7 @@ from flatminima._validation import finite_array, positive_int
 
 __all__ = [
     "LEVEL",
+    "Estimate",
     "Interval",
     "bootstrap_interval",
     "contrast",
@@ -23,6 +24,13 @@ __all__ = [
 
 LEVEL = 0.95
 """Coverage of the intervals, nominally."""
+
+
+class Estimate(NamedTuple):
+    """A number estimated from random draws, with its standard error over them."""
+
+    value: float
+    error: float
 
 
 class Interval(NamedTuple):

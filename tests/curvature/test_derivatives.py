@@ -38,7 +38,7 @@ def dense_rotation(problem):
 def diagonal(depth, target, theta):
     """A loss of torch on the parameters of a ScalarNetwork, and a direction."""
     theta = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
-    return (lambda: 0.5 * (theta.prod() - target) ** 2), [theta]
+    return HessianOperator(lambda: 0.5 * (theta.prod() - target) ** 2, [theta])
 
 
 @functools.cache
@@ -61,12 +61,12 @@ POINTS = [(2.0, 0.6, 1.0), (0.5, 1.7, 1.0), (1.2, -0.9, -2.0), (3.0, 0.1, 0.5), 
 @pytest.mark.parametrize(("a", "b", "y"), POINTS)
 def test_G1_sharpness_gradient_at_depth_two(a, b, y):
     exact = np.array(depth_two_exactly()(a, b, y)[0])
-    loss, parameters = diagonal(2, y, [a, b])
+    operator = diagonal(2, y, [a, b])
     v = torch.tensor(ScalarNetwork(2, y).leading_eigenvector([a, b]))
-    result = curvature.sharpness_gradient(loss, parameters, eigenvector=v)
+    result = curvature.sharpness_gradient(operator, eigenvector=v)
     np.testing.assert_allclose(result, exact, rtol=0, atol=ROUNDING * np.linalg.norm(exact))
     # By default the eigenvector is found by the eigensolver, exactly in two dimensions.
-    result = curvature.sharpness_gradient(loss, parameters)
+    result = curvature.sharpness_gradient(operator)
     np.testing.assert_allclose(result, exact, rtol=0, atol=ROUNDING * np.linalg.norm(exact))
 
 
@@ -76,14 +76,12 @@ def test_G1_sharpness_gradient_against_the_dense_third_derivative(case):
     _, gradient, values, vectors = dense_rotation(problem)
     scale = max(float(gradient.norm()), float(values.abs().max()))
     for sign, factor in ((1, 1.0), (-1, 3.0)):  # neither sign nor length matters
-        result = curvature.sharpness_gradient(
-            problem.loss, problem.parameters, eigenvector=sign * factor * vectors[0]
-        )
+        result = curvature.sharpness_gradient(problem, eigenvector=sign * factor * vectors[0])
         assert (result - gradient).norm() <= ROUNDING * scale
     # With its own eigenvector: twice the angle, at most residual / gap, times T, and once more
     # the square of it for the second order.
     tol = 1e-6
-    result = curvature.sharpness_gradient(problem.loss, problem.parameters, tol=tol)
+    result = curvature.sharpness_gradient(problem, tol=tol)
     turn = tol * float(values.abs().max() / (values[0] - values[1]))
     third = float(torch.linalg.matrix_norm(problem.dense_third(vectors[0]), 2))
     assert (result - gradient).norm() <= 2 * turn * (1 + turn) * third + ROUNDING * scale
@@ -92,14 +90,14 @@ def test_G1_sharpness_gradient_against_the_dense_third_derivative(case):
 @pytest.mark.parametrize("case", ROTATING, ids=str)
 def test_G1_is_the_slope_of_the_sharpness(case):
     problem = case.build()
-    gradient = curvature.sharpness_gradient(problem.loss, problem.parameters, tol=1e-10)
+    gradient = curvature.sharpness_gradient(problem, tol=1e-10)
     generator = torch.Generator().manual_seed(5)
     direction = torch.randn(len(gradient), generator=generator, dtype=torch.float64)
     direction /= direction.norm()
 
     def slope(h):
         ends = [
-            torch.linalg.eigvalsh(torch.func.hessian(problem.value)(problem.point + s * direction))
+            torch.linalg.eigvalsh(torch.func.hessian(problem.at)(problem.flat() + s * direction))
             for s in (h, -h)
         ]
         return float(ends[0][-1] - ends[1][-1]) / (2 * h)
@@ -115,10 +113,10 @@ def test_G1_is_the_slope_of_the_sharpness(case):
 def test_sharpness_gradient_needs_a_simple_eigenvalue():
     problem = next(case for case in CASES if str(case) == REPEATED).build()
     with pytest.raises(ValueError, match="simple"):
-        curvature.sharpness_gradient(problem.loss, problem.parameters)
+        curvature.sharpness_gradient(problem)
     # The Hessian of a linear model is constant: along any eigenvector the gradient is zero.
-    vector = torch.ones(len(problem.point), dtype=torch.float64)
-    result = curvature.sharpness_gradient(problem.loss, problem.parameters, eigenvector=vector)
+    vector = torch.ones(len(problem.flat()), dtype=torch.float64)
+    result = curvature.sharpness_gradient(problem, eigenvector=vector)
     assert result.abs().max() == 0
 
 
@@ -131,22 +129,22 @@ def test_directional_derivatives_of_a_polynomial(depth):
     exact = (residual**2 / 2).coef[:5]
     coefficients[: len(exact)] = exact
     expected = coefficients * [math.factorial(k) for k in range(5)]
-    loss, parameters = diagonal(depth, 0.7, theta)
-    result = curvature.directional_derivatives(loss, torch.tensor(direction), parameters)
+    operator = diagonal(depth, 0.7, theta)
+    result = curvature.directional_derivatives(operator, torch.tensor(direction))
     np.testing.assert_allclose(result, expected, rtol=0, atol=ROUNDING * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_directional_derivatives_against_dense_tensors(case):
     problem = case.build()
-    operator = HessianOperator(problem.loss, problem.parameters)
+    operator = problem.hessian()
     n = operator.shape[0]
     generator = torch.Generator().manual_seed(2)
     d = torch.randn(n, generator=generator, dtype=torch.float64)
     expected = [problem.loss().detach(), operator.gradient @ d, d @ problem.dense_hessian() @ d]
     expected.append(d @ problem.dense_third(d) @ d)
     # The fourth, by forward mode over the third: not the way in which the library takes it.
-    point, value = problem.point, problem.value
+    point, value = problem.flat(), problem.at
 
     def third(s):
         inner = lambda r: torch.func.jvp(value, (point + (s + r) * d,), (d,))[1]  # noqa: E731
@@ -164,24 +162,23 @@ def test_directional_derivatives_against_dense_tensors(case):
 
 
 @pytest.mark.parametrize("case", [SMOOTH[0], SMOOTH[1]], ids=str)
-def test_chunks_give_the_same_derivatives(case):
+def test_batches_give_the_same_derivatives(case):
     problem = case.build()
-    whole = HessianOperator(problem.loss, problem.parameters)
-    losses, weights = problem.chunks([5, 4, 3])
-    chunked = HessianOperator(losses, problem.parameters, weights=weights)
+    whole = problem.hessian()
+    batched = problem.in_batches([5, 4, 3]).hessian()
     v = dense_pairs(problem)[1][0]
-    one, many = (curvature.directional_derivatives(o, v) for o in (whole, chunked))
+    one, many = (curvature.directional_derivatives(o, v) for o in (whole, batched))
     assert torch.allclose(one, many, rtol=0, atol=ROUNDING * float(one.abs().max()))
-    one, many = (curvature.sharpness_gradient(o, eigenvector=v) for o in (whole, chunked))
+    one, many = (curvature.sharpness_gradient(o, eigenvector=v) for o in (whole, batched))
     assert torch.allclose(one, many, rtol=0, atol=ROUNDING * float(one.norm()))
 
 
 @pytest.mark.parametrize(("a", "b", "y"), POINTS)
 def test_G2_rotation_field_at_depth_two(a, b, y):
     exact = np.array(depth_two_exactly()(a, b, y)[1])
-    loss, parameters = diagonal(2, y, [a, b])
+    operator = diagonal(2, y, [a, b])
     for tol in (None, 1e-12):
-        result = curvature.rotation_field(loss, parameters, tol=tol)
+        result = curvature.rotation_field(operator, tol=tol)
         # The gap divides the rounding of the gradient; it exceeds 1/10 of lambda_1 at all points.
         np.testing.assert_allclose(
             result.field, exact, rtol=0, atol=10 * ROUNDING * np.linalg.norm(exact)
@@ -192,7 +189,7 @@ def test_G2_rotation_field_at_depth_two(a, b, y):
 def test_G2_rotation_field_truncated_and_exact(case):
     problem = case.build()
     exact, gradient, values, vectors = dense_rotation(problem)
-    operator = HessianOperator(problem.loss, problem.parameters)
+    operator = problem.hessian()
     gap = float(values[0] - values[1])
     # Pairs to a residual of 1e-9 turn v_1 by 1e-9 lambda_1 / gap; the gradient follows with twice
     # that times T, and dividing by the gap makes it an error of the field.
@@ -224,10 +221,10 @@ def test_G2_the_eigenvector_turns_with_the_rotation_field(case):
     problem = case.build()
     _, _, _, vectors = dense_rotation(problem)
     v = vectors[0]
-    field = curvature.rotation_field(problem.loss, problem.parameters, k=10, tol=1e-10).field
+    field = curvature.rotation_field(problem, k=10, tol=1e-10).field
 
     def error(x):
-        hessian = torch.func.hessian(problem.value)(problem.point + x * v)
+        hessian = torch.func.hessian(problem.at)(problem.flat() + x * v)
         w = torch.linalg.eigh(hessian)[1][:, -1]
         w = w / (w @ v)  # to first order a rotation leaves the component along v at one
         return float((w - v - x * field).norm())
@@ -238,7 +235,7 @@ def test_G2_the_eigenvector_turns_with_the_rotation_field(case):
 
 def test_rotation_field_counts_its_products_and_stops():
     problem = ROTATING[0].build()
-    operator = HessianOperator(problem.loss, problem.parameters)
+    operator = problem.hessian()
     pairs = curvature.top_eigenpairs(operator, k=3, tol=1e-8)
     before = operator.products
     result = curvature.rotation_field(operator, pairs=pairs)
@@ -252,13 +249,11 @@ def test_rotation_field_counts_its_products_and_stops():
 def test_float32_agrees_with_float64_to_its_rounding():
     double, single = (ROTATING[0].build(dtype) for dtype in (torch.float64, torch.float32))
     exact, gradient, values, vectors = dense_rotation(double)
-    result = curvature.sharpness_gradient(
-        single.loss, single.parameters, eigenvector=vectors[0].float()
-    )
+    result = curvature.sharpness_gradient(single, eigenvector=vectors[0].float())
     assert result.dtype == torch.float32
     rounding = ROUNDING * np.finfo(np.float32).eps / EPS
     assert (result - gradient).norm() <= rounding * gradient.norm()
-    field = curvature.rotation_field(single.loss, single.parameters, k=4, tol=1e-4).field
+    field = curvature.rotation_field(single, k=4, tol=1e-4).field
     # The eigenvector to 1e-5 and the solution to 1e-4, both over the gap.
     condition = float(values[0] / (values[0] - values[1]))
     assert (field - exact).norm() <= 1e-3 * condition**2 * exact.norm()
@@ -266,7 +261,7 @@ def test_float32_agrees_with_float64_to_its_rounding():
 
 def test_bad_arguments_are_named():
     problem = SMOOTH[0].build()
-    operator = HessianOperator(problem.loss, problem.parameters)
+    operator = problem.hessian()
     n = operator.shape[0]
     ones = torch.ones(n, dtype=torch.float64)
     with pytest.raises(ValueError, match="order must be at most 4"):

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from flatminima.curvature import (
     ConvergenceError,
     ConvergenceWarning,
-    HessianOperator,
     MatrixOperator,
     SymmetricOperator,
     top_eigenpairs,
@@ -68,7 +67,7 @@ def test_eigenpairs_of_networks_agree_with_the_dense_hessian(case, which):
     hessian = (hessian + hessian.T) / 2
     k = 4
     # Three classes: an exactly repeated eigenvalue of the linear model has three copies.
-    pairs = top_eigenpairs(problem.loss, problem.parameters, k, which, TOL, block=3)
+    pairs = top_eigenpairs(problem, k, which, TOL, block=3)
     exact = torch.linalg.eigvalsh(hessian)
     error = (pairs.eigenvalues - wanted(exact, k, which)).abs().max()
     assert error <= 1e-8 * exact.abs().max()
@@ -161,7 +160,7 @@ def test_all_of_a_small_matrix(n):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_vectors_have_the_dtype_of_the_operator_and_numbers_are_double(dtype):
     problem = CASES[0].build(dtype)
-    pairs = top_eigenpairs(problem.loss, problem.parameters, 3, tol=1e-4)
+    pairs = top_eigenpairs(problem, 3, tol=1e-4)
     assert pairs.eigenvectors.dtype == dtype
     assert {pairs.eigenvalues.dtype, pairs.residuals.dtype} == {torch.float64}
     exact = torch.linalg.eigvalsh(CASES[0].build().dense_hessian())
@@ -253,7 +252,6 @@ def test_products_that_are_not_finite_are_refused():
         ({"start": torch.ones(7)}, "dimension 8"),
         ({"start": torch.zeros(8)}, "not all zero"),
         ({"start": torch.full((8,), math.nan)}, "finite"),
-        ({"parameters": [torch.ones(1)]}, "parameters belong to a loss"),
     ],
 )
 def test_bad_arguments_are_named(options, message):
@@ -262,15 +260,15 @@ def test_bad_arguments_are_named(options, message):
         top_eigenpairs(operator, **options)
 
 
-def test_a_loss_without_its_parameters_is_refused():
-    with pytest.raises(ValueError, match="parameters must be given"):
+def test_what_is_neither_a_risk_nor_an_operator_is_refused():
+    with pytest.raises(TypeError, match="EmpiricalRisk or an operator"):
         top_eigenpairs(lambda: torch.ones(()))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_eigenpairs_on_the_gpu():
     problem, hessian = CASES[0].build(device="cuda"), CASES[0].build().dense_hessian()
-    operator = HessianOperator(problem.loss, problem.parameters)
+    operator = problem.hessian()
     pairs = top_eigenpairs(operator, k=3, tol=TOL)
     exact = torch.linalg.eigvalsh(hessian)
     assert pairs.eigenvectors.is_cuda

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from curvature_cases import CASES
-from torch.optim import SGD, Adam, AdamW, RMSprop
+from torch.optim import LBFGS, Adam, AdamW, RMSprop
 
 from flatminima import curvature
-from flatminima.curvature import HessianOperator, MatrixOperator, PreconditionedOperator
+from flatminima.curvature import MatrixOperator, PreconditionedOperator
 from flatminima.theory import quadratic
 
 EPS = np.finfo(float).eps
@@ -66,7 +66,7 @@ def test_the_upcoming_preconditioner_is_that_of_the_next_step(name):
     problem = CASES[1].build()
     optimizer = OPTIMIZERS[name](problem.parameters)
     for _ in range(4):  # the first has no state yet
-        gradient = HessianOperator(problem.loss, problem.parameters).gradient
+        gradient = problem.hessian().gradient
         state = copy.deepcopy(optimizer.state_dict())
         upcoming = curvature.preconditioner(optimizer, gradient=gradient)
         assert str(state) == str(optimizer.state_dict()), "and looking ahead changes nothing"
@@ -85,16 +85,14 @@ def test_sharpness_against_the_dense_matrix(case, upcoming):
     optimizer = Adam(problem.parameters, lr=0.01, eps=1e-3)
     for _ in range(3):
         step(problem, optimizer)
-    gradient = HessianOperator(problem.loss, problem.parameters).gradient if upcoming else None
+    gradient = problem.hessian().gradient if upcoming else None
     scale = curvature.preconditioner(optimizer, gradient=gradient).rsqrt()
     dense = scale[:, None] * problem.dense_hessian() * scale
     values = torch.linalg.eigvalsh(dense)
-    result = curvature.preconditioned_sharpness(
-        problem.loss, optimizer, upcoming=upcoming, tol=1e-9
-    )
+    result = curvature.preconditioned_sharpness(problem, optimizer, upcoming=upcoming, tol=1e-9)
     # A residual bounds the error of an eigenvalue.
     assert abs(result - values[-1]) <= 1.1e-9 * values.abs().max()
-    operator = HessianOperator(problem.loss, problem.parameters)
+    operator = problem.hessian()
     assert curvature.preconditioned_sharpness(
         operator, optimizer, upcoming=upcoming, tol=1e-9
     ) == pytest.approx(result, rel=2e-9)
@@ -154,20 +152,18 @@ def test_a_parameter_that_never_moves_has_no_part():
     diagonal = curvature.preconditioner(optimizer)
     assert torch.isinf(diagonal[-3:]).all()
     assert torch.isfinite(diagonal[:-3]).all()
-    alone = curvature.preconditioned_sharpness(
-        HessianOperator(problem.loss, problem.parameters), optimizer, tol=1e-9
-    )
-    both = curvature.preconditioned_sharpness(problem.loss, optimizer, tol=1e-9)
+    alone = curvature.preconditioned_sharpness(problem.hessian(), optimizer, tol=1e-9)
+    both = curvature.preconditioned_sharpness(problem, optimizer, tol=1e-9)
     assert both == pytest.approx(alone, rel=2e-9)
 
 
 def test_bad_arguments_are_named():
     problem = CASES[0].build()
     parameters = problem.parameters
-    with pytest.raises(ValueError, match="Adam, AdamW or RMSprop, got SGD"):
-        curvature.preconditioned_sharpness(problem.loss, SGD(parameters, lr=0.1))
+    with pytest.raises(ValueError, match="have a method preconditioner, got LBFGS"):
+        curvature.preconditioned_sharpness(problem, LBFGS(parameters))
     with pytest.raises(ValueError, match="no step yet"):
-        curvature.preconditioned_sharpness(problem.loss, Adam(parameters))
+        curvature.preconditioned_sharpness(problem, Adam(parameters))
     groups = [{"params": parameters[:1], "lr": 0.1}, {"params": parameters[1:]}]
     with pytest.raises(ValueError, match="one learning rate"):
         curvature.preconditioner(Adam(groups))

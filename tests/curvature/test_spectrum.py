@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flatminima import curvature
-from flatminima.curvature import HessianOperator, MatrixOperator
+from flatminima.curvature import MatrixOperator
 from flatminima.curvature.eigensolver import random_rows
 
 EPS = np.finfo(float).eps
@@ -41,9 +41,9 @@ def test_trace_is_exact_once_the_sketch_spans_everything(case):
     problem = case.build()
     hessian = problem.dense_hessian()
     n = len(hessian)
-    result = curvature.trace(problem.loss, problem.parameters, products=3 * n)
+    result = curvature.trace(problem, products=3 * n)
     assert result.products == 2 * n
-    assert result.standard_error == 0
+    assert result.error == 0
     assert abs(result.value - hessian.trace()) <= n * n * EPS * hessian.norm()
 
 
@@ -53,7 +53,7 @@ def test_trace_is_exact_on_a_matrix_of_low_rank():
     assert result.products == operator.products == 30
     rounding = 100 * 100 * EPS * 5
     assert abs(result.value - values.sum()) <= rounding
-    assert result.standard_error <= rounding
+    assert result.error <= rounding
 
 
 def test_trace_is_unbiased_and_knows_its_error():
@@ -65,7 +65,7 @@ def test_trace_is_unbiased_and_knows_its_error():
     # Both variances come from 400 runs. The spread's has a relative error of sqrt(2 / 400) = 0.07
     # for normal errors, the mean of the stated ones, each from eight samples, about 0.03: 0.5 is
     # more than five standard errors of their ratio, with room for tails.
-    stated = np.mean([run.standard_error**2 for run in runs])
+    stated = np.mean([run.error**2 for run in runs])
     assert 0.5 <= stated / spread**2 <= 1.5
     # And far better than signs alone at equal cost, whose variance is twice the sum of squares
     # off the diagonal.
@@ -74,11 +74,9 @@ def test_trace_is_unbiased_and_knows_its_error():
 
 
 @pytest.mark.parametrize("case", CASES[:4], ids=str)
-def test_trace_of_networks_in_chunks(case):
+def test_trace_of_networks_in_batches(case):
     problem = case.build()
-    losses, weights = problem.chunks([5, 7])
-    whole = HessianOperator(problem.loss, problem.parameters)
-    parts = HessianOperator(losses, problem.parameters, weights=weights)
+    whole, parts = problem.hessian(), problem.in_batches([5, 7])
     one, two = (curvature.trace(o, products=12, generator=generator(1)) for o in (whole, parts))
     size = float(problem.dense_hessian().norm()) * whole.shape[0]
     assert abs(one.value - two.value) <= 1e4 * EPS * size
@@ -150,23 +148,23 @@ def test_density_and_moments_lie_within_their_errors_of_the_truth():
     # Five standard errors from 100 vectors: each fails with a chance below 1e-5.
     for power in (1, 2, 3, 4):
         moment = result.moment(power)
-        assert abs(moment.value - np.sum(values**power)) <= 5 * moment.standard_error
+        assert abs(moment.value - np.sum(values**power)) <= 5 * moment.error
     for low, high, count in ((20, np.inf, 3), (-np.inf, -1.5, 1), (-1.5, 20, n - 4)):
         share = result.share(low, high)
-        assert abs(share.value - count / n) <= 5 * share.standard_error
+        assert abs(share.value - count / n) <= 5 * share.error
     assert result.share().value == pytest.approx(1, abs=200 * EPS)
     kernels = np.exp(-0.5 * ((result.grid[:, None] - values) / result.width) ** 2)
     exact = kernels.mean(1) / (result.width * np.sqrt(2 * np.pi))
-    seen = result.standard_error > 1e-3 * exact.max()
+    seen = result.error > 1e-3 * exact.max()
     assert seen.sum() > 20
-    assert np.all(np.abs(result.density - exact)[seen] <= 6 * result.standard_error[seen])
+    assert np.all(np.abs(result.density - exact)[seen] <= 6 * result.error[seen])
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[6], CASES[8], CASES[11]], ids=str)
 def test_density_of_networks(case):
     """Repeated eigenvalues and rows of zeros among them: the recurrence ends early."""
     problem = case.build()
-    operator = HessianOperator(problem.loss, problem.parameters)
+    operator = problem.hessian()
     values, vectors = (x.numpy() for x in torch.linalg.eigh(problem.dense_hessian()))
     result = curvature.spectral_density(operator, vectors=2, width=0.05, steps=200)
     assert np.trapezoid(result.density, result.grid) == pytest.approx(1, abs=1e-8)
@@ -193,7 +191,7 @@ def test_density_of_a_multiple_of_the_identity():
 def test_lambda_min_against_the_dense_hessian(case):
     problem = case.build()
     values = torch.linalg.eigvalsh(problem.dense_hessian())
-    result = curvature.lambda_min(problem.loss, problem.parameters, tol=1e-9)
+    result = curvature.lambda_min(problem, tol=1e-9)
     assert abs(result - values[0]) <= 1.1e-9 * values.abs().max()
 
 

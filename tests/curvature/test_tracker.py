@@ -10,7 +10,6 @@ from curvature_cases import CASES, SMOOTH
 from flatminima.curvature import (
     ConvergenceError,
     EigenTracker,
-    HessianOperator,
     MatrixOperator,
     top_eigenpairs,
 )
@@ -82,7 +81,7 @@ def test_descent_of_networks_against_dense_hessians(case, which):
     exact = torch.linalg.eigvalsh(problem.dense_hessian())
     rate = 2.2 / exact[-1].item()
     for step in range(12):
-        hessian = HessianOperator(problem.loss, problem.parameters)
+        hessian = problem.hessian()
         pairs = tracker.update(hessian)
         assert pairs.products == hessian.products == tracker.products[step]
         dense = problem.dense_hessian()
@@ -280,7 +279,7 @@ def test_both_precisions(dtype):
     problem, reference = CASES[0].build(dtype), CASES[0].build()
     tracker = EigenTracker(3, 1e-4)
     for _ in range(5):
-        hessian = HessianOperator(problem.loss, problem.parameters)
+        hessian = problem.hessian()
         pairs = tracker.update(hessian)
         assert pairs.eigenvectors.dtype == dtype
         assert pairs.eigenvalues.dtype == torch.float64
@@ -331,8 +330,8 @@ def test_a_zero_matrix_has_converged():
 
 def test_it_follows_what_the_eigensolver_finds():
     problem = CASES[1].build()
-    tracked = EigenTracker(3, 1e-9).update(problem.loss, problem.parameters)
-    solved = top_eigenpairs(problem.loss, problem.parameters, 3, tol=1e-9)
+    tracked = EigenTracker(3, 1e-9).update(problem)
+    solved = top_eigenpairs(problem, 3, tol=1e-9)
     assert torch.allclose(tracked.eigenvalues, solved.eigenvalues, rtol=0, atol=1e-8)
 
 
@@ -394,7 +393,7 @@ def test_tracking_on_the_gpu(dtype):
         problem = CASES[0].build(dtype, device)
         tracker = EigenTracker(3, 1e-4, scan_every=3)
         for _ in range(6):
-            hessian = HessianOperator(problem.loss, problem.parameters)
+            hessian = problem.hessian()
             pairs = tracker.update(hessian)
             with torch.no_grad():
                 for p, g in zip(problem.parameters, hessian.split(hessian.gradient), strict=True):

@@ -6,7 +6,7 @@ The dense Hessians come from ``torch.func.hessian`` of a function of one flat ve
     @pytest.mark.parametrize("case", CASES, ids=str)
     def test_products(case):
         problem = case.build()
-        operator = HessianOperator(problem.loss, problem.parameters)
+        operator = problem.hessian()
         hessian = problem.dense_hessian()
 """
 
@@ -16,53 +16,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flatminima import models, training
+from flatminima import models
+from flatminima.curvature import EmpiricalRisk
 
 EXAMPLES, CLASSES = 12, 3
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A model with data and a loss. ``parameters`` are the trainable ones, in the model's order."""
+class Problem(EmpiricalRisk):
+    """A risk on one pair of inputs and targets, with its dense derivatives."""
 
-    model: nn.Module
-    inputs: Tensor
-    targets: Tensor
-    loss_function: Callable[[Tensor, Tensor], Tensor]
+    def in_batches(self, sizes: list[int]) -> EmpiricalRisk:
+        """The same risk with its data in consecutive batches of these sizes."""
+        inputs, targets = self.data
+        batches = list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
+        return EmpiricalRisk(self.model, self.loss_function, batches)
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        return training.trainable(self.model)
-
-    @property
-    def point(self) -> Tensor:
-        """(n,) the parameters as one flat vector, a copy."""
-        return torch.cat([p.detach().flatten() for p in self.parameters])
-
-    def loss(self) -> Tensor:
-        return self.loss_function(self.model(self.inputs), self.targets)
-
-    def chunks(self, sizes: list[int]) -> tuple[list[Callable[[], Tensor]], list[float]]:
-        """Losses of consecutive pieces of the data, and their weights in the whole."""
-        pieces = zip(self.inputs.split(sizes), self.targets.split(sizes), strict=True)
-        losses = [lambda x=x, y=y: self.loss_function(self.model(x), y) for x, y in pieces]
-        return losses, [size / len(self.inputs) for size in sizes]
-
-    def value(self, vector: Tensor) -> Tensor:
+    def at(self, vector: Tensor) -> Tensor:
         """The loss at a flat vector (n,) of parameters: a function for torch.func to transform."""
-        named = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
-        pieces = vector.split([p.numel() for p in named.values()])
-        weights = {k: v.view_as(p) for (k, p), v in zip(named.items(), pieces, strict=True)}
-        outputs = torch.func.functional_call(self.model, weights, (self.inputs,))
-        return self.loss_function(outputs, self.targets)
+        inputs, targets = self.data
+        outputs = torch.func.functional_call(self.model, self.unflatten(vector), (inputs,))
+        return self.loss_function(outputs, targets)
 
     def dense_hessian(self) -> Tensor:
         """(n, n) Hessian at the current parameters, symmetric up to rounding."""
-        return torch.func.hessian(self.value)(self.point)
+        return torch.func.hessian(self.at)(self.flat())
 
     def dense_third(self, vector: Tensor) -> Tensor:
         """(n, n) derivative of the Hessian along a vector (n,): T[vector, ., .]."""
-        return torch.func.jvp(torch.func.hessian(self.value), (self.point,), (vector,))[1]
+        return torch.func.jvp(torch.func.hessian(self.at), (self.flat(),), (vector,))[1]
 
 
 @dataclass(frozen=True)
@@ -90,9 +71,7 @@ class Case:
         inputs = torch.randn(shape, generator=generator, dtype=torch.float64)
         targets = torch.randint(CLASSES, (EXAMPLES,), generator=generator)
         model = self.make_model().to(device, dtype)
-        return Problem(
-            model, inputs.to(device, dtype), targets.to(device), training.LOSSES[self.loss]
-        )
+        return Problem(model, self.loss, (inputs.to(device, dtype), targets.to(device)))
 
 
 def _randomized(model: nn.Module, seed: int = 3) -> nn.Module:

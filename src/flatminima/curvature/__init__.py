@@ -1,9 +1,9 @@
-"""Curvature of a loss by Hessian-vector products: eigenpairs, their drift, traces, densities.
+"""Curvature of a risk by Hessian-vector products: eigenpairs, their drift, traces, densities.
 
-Every function takes an operator, or a loss with its parameters. The parts, one concept each:
-``operator`` (products), ``eigensolver`` (Lanczos), ``tracker`` (eigenpairs along a trajectory),
-``derivatives`` (of the sharpness and of v_1), ``preconditioned`` (Adam and RMSprop), ``spectrum``
-(trace and density).
+Every function takes an `EmpiricalRisk` or an operator. The parts, one concept each: ``risk`` (a
+model, a loss and data), ``losses``, ``operator`` (products), ``eigensolver`` (Lanczos), ``tracker``
+(eigenpairs along a trajectory), ``derivatives`` (of the sharpness and of v_1), ``preconditioned``
+(Adam and RMSprop), ``spectrum`` (trace and density), ``measures`` (flatness that knows of scale).
 """
 
 from flatminima.curvature.derivatives import (
@@ -16,16 +16,31 @@ from flatminima.curvature.eigensolver import (
     ConvergenceError,
     ConvergenceWarning,
     EigenResult,
+    sharpness,
     top_eigenpairs,
 )
-from flatminima.curvature.operator import HessianOperator, MatrixOperator, SymmetricOperator
+from flatminima.curvature.losses import LOSSES, cross_entropy, mse
+from flatminima.curvature.measures import (
+    HOMOGENEOUS,
+    adaptive_sharpness,
+    average_sharpness,
+    relative_flatness,
+    rescale,
+)
+from flatminima.curvature.operator import (
+    HessianOperator,
+    MatrixOperator,
+    SymmetricOperator,
+    Terms,
+)
 from flatminima.curvature.preconditioned import (
     PreconditionedOperator,
+    edge_of_stability,
     preconditioned_sharpness,
     preconditioner,
 )
+from flatminima.curvature.risk import EmpiricalRisk, NondeterministicRiskError
 from flatminima.curvature.spectrum import (
-    Estimate,
     SpectralDensity,
     lambda_min,
     spectral_density,
@@ -34,23 +49,35 @@ from flatminima.curvature.spectrum import (
 from flatminima.curvature.tracker import EigenTracker, TrackedPairs
 
 __all__ = [
+    "HOMOGENEOUS",
+    "LOSSES",
     "ConvergenceError",
     "ConvergenceWarning",
     "EigenResult",
     "EigenTracker",
-    "Estimate",
+    "EmpiricalRisk",
     "HessianOperator",
     "MatrixOperator",
+    "NondeterministicRiskError",
     "PreconditionedOperator",
     "RotationField",
     "SpectralDensity",
     "SymmetricOperator",
+    "Terms",
     "TrackedPairs",
+    "adaptive_sharpness",
+    "average_sharpness",
+    "cross_entropy",
     "directional_derivatives",
+    "edge_of_stability",
     "lambda_min",
+    "mse",
     "preconditioned_sharpness",
     "preconditioner",
+    "relative_flatness",
+    "rescale",
     "rotation_field",
+    "sharpness",
     "sharpness_gradient",
     "spectral_density",
     "top_eigenpairs",

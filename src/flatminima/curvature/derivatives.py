@@ -8,7 +8,7 @@ What is said of the loss in `HessianOperator` holds here too, for more derivativ
 beyond the first are zero in PyTorch, and ELU has a jump in its second.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,8 @@ from flatminima.curvature.eigensolver import (
     _checked_tolerance,
     top_eigenpairs,
 )
-from flatminima.curvature.operator import HessianOperator, Loss, SymmetricOperator, as_operator
+from flatminima.curvature.operator import Closure, HessianOperator, SymmetricOperator
+from flatminima.curvature.risk import EmpiricalRisk, as_operator
 from flatminima.theory import rotation
 
 
@@ -46,9 +47,8 @@ class RotationField:
 
 
 def directional_derivatives(
-    operator: HessianOperator | Loss | Sequence[Loss],
+    operator: HessianOperator | EmpiricalRisk,
     direction: Tensor,
-    parameters: Iterable[Tensor] | None = None,
     order: int = 4,
 ) -> Tensor:
     r"""Derivatives of :math:`s \mapsto L(\theta + s\, d)` at s = 0, from order 0 to ``order``.
@@ -58,7 +58,7 @@ def directional_derivatives(
     three times the one before, and loses accuracy: in float32 compare with float64.
 
     Args:
-        operator: the Hessian of the loss, or the loss itself with its ``parameters``.
+        operator: a risk, or the Hessian of a loss.
         direction: (n,).
         order: 1 to 4.
 
@@ -68,21 +68,20 @@ def directional_derivatives(
     Raises:
         ValueError: for another order, or a direction of the wrong shape or not finite.
     """
-    operator = _hessian(operator, parameters)
+    operator = _hessian(operator)
     order = positive_int("order", order)
     if order > 4:
         raise ValueError(f"order must be at most 4, got {order}")
     parts = operator.split(_checked_vector("direction", direction, operator))
     result = torch.zeros(order + 1, dtype=torch.float64)
-    for chunk, weight in zip(operator._chunks, operator._weights, strict=True):
-        values = _along(chunk, operator.parameters, parts, order)
+    for weight, part in operator._terms:
+        values = _along(part, operator.parameters, parts, order)
         result += weight * torch.stack([v.detach().double().cpu().reshape(()) for v in values])
     return result
 
 
 def sharpness_gradient(
-    operator: HessianOperator | Loss | Sequence[Loss],
-    parameters: Iterable[Tensor] | None = None,
+    operator: HessianOperator | EmpiricalRisk,
     *,
     eigenvector: Tensor | None = None,
     tol: float = 1e-4,
@@ -95,7 +94,7 @@ def sharpness_gradient(
     ``eigenvector`` it is the gradient of lambda_k.
 
     Args:
-        operator: the Hessian of the loss, or the loss itself with its ``parameters``.
+        operator: a risk, or the Hessian of a loss.
         eigenvector: (n,) v_1 if it is known, of any length > 0 and either sign; it is trusted. By
             default it is computed to ``tol``, together with the eigenvalue next to it.
 
@@ -106,7 +105,7 @@ def sharpness_gradient(
         ValueError: if lambda_1 is not simple to within what the eigensolver resolved (checked
             where it computes the eigenvector), or for a bad eigenvector.
     """
-    operator = _hessian(operator, parameters)
+    operator = _hessian(operator)
     if eigenvector is None:
         k = min(2, operator.shape[0])
         # One vector alone would not see a second copy of an eigenvalue.
@@ -118,16 +117,15 @@ def sharpness_gradient(
         raise ValueError("eigenvector must not be zero")
     parts = operator.split(vector / vector.norm())
     result = torch.zeros(operator.shape[0], dtype=operator.dtype, device=operator.device)
-    for chunk, weight in zip(operator._chunks, operator._weights, strict=True):
-        curvature = _along(chunk, operator.parameters, parts, 2)[2]
+    for weight, part in operator._terms:
+        curvature = _along(part, operator.parameters, parts, 2)[2]
         if curvature.requires_grad:
             result += weight * operator._flatten(_gradient(curvature, operator.parameters))
     return result.detach()
 
 
 def rotation_field(
-    operator: HessianOperator | Loss | Sequence[Loss],
-    parameters: Iterable[Tensor] | None = None,
+    operator: HessianOperator | EmpiricalRisk,
     *,
     pairs: EigenResult | None = None,
     k: int = 10,
@@ -155,7 +153,7 @@ def rotation_field(
     through 1 / (lambda_1 - lambda_2): compute the pairs to a tolerance well below that gap.
 
     Args:
-        operator: the Hessian of the loss, or the loss itself with its ``parameters``.
+        operator: a risk, or the Hessian of a loss.
         pairs: the largest eigenpairs, at least two (one if n = 1), converged; by default k of
             them are computed, to a tolerance of 1e-5.
         tol: None for the truncated field, else the relative residual of the solution.
@@ -166,7 +164,7 @@ def rotation_field(
             not positive while k < n; fewer pairs than needed.
         ConvergenceError: the solution was not found within max_products; ``result`` has the field.
     """
-    operator = _hessian(operator, parameters)
+    operator = _hessian(operator)
     n = operator.shape[0]
     tol = None if tol is None else _checked_tolerance(tol, operator.dtype)
     max_products = positive_int("max_products", max_products)
@@ -245,12 +243,12 @@ class _AcrossLeading:
         return x, residual
 
 
-def _hessian(operator: object, parameters: Iterable[Tensor] | None) -> HessianOperator:
-    operator = as_operator(operator, parameters)
+def _hessian(operator: HessianOperator | EmpiricalRisk) -> HessianOperator:
+    operator = as_operator(operator)
     if not isinstance(operator, HessianOperator):
         raise ValueError(
-            "operator must be a HessianOperator, or a loss with its parameters: other operators "
-            f"have no higher derivatives; got {type(operator).__name__}"
+            "operator must be a risk or a HessianOperator: other operators have no higher "
+            f"derivatives; got {type(operator).__name__}"
         )
     if [p._version for p in operator.parameters] != operator._versions:
         raise RuntimeError(
@@ -292,7 +290,9 @@ def _gradient(
     )
 
 
-def _along(loss: Loss, parameters: list[Tensor], parts: list[Tensor], order: int) -> list[Tensor]:
+def _along(
+    loss: Closure, parameters: list[Tensor], parts: list[Tensor], order: int
+) -> list[Tensor]:
     """The loss and its derivatives along the direction ``parts``, with their graphs."""
     with torch.enable_grad():
         values = [loss()]

@@ -5,7 +5,6 @@ rounding happens to break orthogonality. See Saad (2011) and Golub and Van Loan 
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor
 
 from flatminima._validation import one_of, positive_float, positive_int
-from flatminima.curvature.operator import Loss, SymmetricOperator, as_operator
+from flatminima.curvature.operator import SymmetricOperator
+from flatminima.curvature.risk import EmpiricalRisk, as_operator
 
 ENDS = ("largest", "smallest", "both")
 # What rounding alone leaves of a residual, in units of eps |lambda|: a product is a long sum.
@@ -53,8 +53,7 @@ class EigenResult:
 
 
 def top_eigenpairs(
-    operator: SymmetricOperator | Loss | Sequence[Loss],
-    parameters: Iterable[Tensor] | None = None,
+    operator: SymmetricOperator | EmpiricalRisk,
     k: int = 1,
     which: str = "largest",
     tol: float = 1e-4,
@@ -67,8 +66,7 @@ def top_eigenpairs(
 ) -> EigenResult:
     r"""The k largest (algebraically) or smallest eigenvalues and their eigenvectors.
 
-    Called as ``top_eigenpairs(operator, k=5)`` or ``top_eigenpairs(loss, parameters, 5)``. A pair
-    has converged when its residual :math:`\|Hv - \lambda v\|` is at most ``tol`` times the
+    A pair has converged when its residual :math:`\|Hv - \lambda v\|` is at most ``tol`` times the
     largest eigenvalue in absolute value seen. That bounds the error of the eigenvalue by the same
     amount; the error is in fact about residual^2 / gap, and the angle of the eigenvector to
     the true one about residual / gap, the gap being the distance to the next eigenvalue.
@@ -77,8 +75,7 @@ def top_eigenpairs(
     eigenvalue: with ``block`` = b it finds up to b copies of each.
 
     Args:
-        operator: an operator, or a loss as for `HessianOperator`.
-        parameters: the tensors to differentiate with respect to, given with a loss only.
+        operator: a risk or an operator.
         k: number of eigenpairs, 1 <= k <= n (for ``"both"``: 2k <= n).
         which: ``"largest"``, ``"smallest"``, or ``"both"``: k from each end, 2k in all.
         tol: relative residual; no smaller than 10 eps of the operator's dtype.
@@ -97,7 +94,7 @@ def top_eigenpairs(
         ValueError: an argument outside what is said above, or a product that is not finite.
         ConvergenceError: max_products were spent before all pairs converged.
     """
-    operator = as_operator(operator, parameters)
+    operator = as_operator(operator)
     n = operator.shape[0]
     k = positive_int("k", k)
     one_of("which", which, ENDS)
@@ -128,6 +125,27 @@ def top_eigenpairs(
         if basis.full:
             basis.restart(chosen)
     return _finish(basis, chosen, converged, wanted, tol, allow_unconverged)
+
+
+def sharpness(
+    operator: SymmetricOperator | EmpiricalRisk,
+    *,
+    tol: float = 1e-4,
+    start: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> float:
+    r"""The largest eigenvalue, :math:`\lambda_1`: `top_eigenpairs` for one pair, as a number.
+
+    Example:
+        >>> import torch
+        >>> from flatminima import EmpiricalRisk
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> inputs, targets = torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1)
+        >>> sharpness(EmpiricalRisk(model, "mse", (inputs, targets)))
+        5.0
+    """
+    pairs = top_eigenpairs(operator, tol=tol, start=start, generator=generator)
+    return float(pairs.eigenvalues[0])
 
 
 class _Lanczos:

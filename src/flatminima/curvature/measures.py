@@ -6,36 +6,18 @@ weigh a perturbation against the size of what it perturbs, each in its own way.
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from flatminima._validation import positive_float, positive_int
-from flatminima.curvature import HessianOperator, top_eigenpairs
-from flatminima.curvature.operator import Loss
+from flatminima.curvature.eigensolver import top_eigenpairs
 from flatminima.curvature.preconditioned import PreconditionedOperator
-
-__all__ = [
-    "HOMOGENEOUS",
-    "Estimate",
-    "adaptive_sharpness",
-    "average_sharpness",
-    "relative_flatness",
-    "rescale",
-]
+from flatminima.curvature.risk import EmpiricalRisk
+from flatminima.statistics import Estimate
 
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.AvgPool2d, nn.MaxPool2d)
 """Layers without parameters for which f(c x) = c f(x) for every c > 0."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over random directions with its standard error."""
-
-    value: float
-    error: float
 
 
 def rescale(model: nn.Sequential, layer: int, factor: float) -> None:
@@ -72,8 +54,7 @@ def rescale(model: nn.Sequential, layer: int, factor: float) -> None:
 
 
 def adaptive_sharpness(
-    loss: Loss,
-    parameters: Iterable[Tensor],
+    risk: EmpiricalRisk,
     *,
     tol: float = 1e-4,
     generator: torch.Generator | None = None,
@@ -85,20 +66,18 @@ def adaptive_sharpness(
     It does not change under `rescale` where the loss is twice differentiable.
 
     Args:
-        loss: function of no arguments that returns the loss, a scalar tensor.
-        parameters: the tensors to perturb.
+        risk: a model, a loss and data.
         tol: relative residual of the eigensolver.
         generator: of the eigensolver's start, on the CPU.
     """
-    operator = HessianOperator(loss, list(parameters))
+    operator = risk.hessian()
     sizes = torch.cat([p.detach().flatten() for p in operator.parameters])
     scaled = PreconditionedOperator(operator, sizes.pow(-2))
     return float(top_eigenpairs(scaled, k=1, tol=tol, generator=generator).eigenvalues[0])
 
 
 def average_sharpness(
-    loss: Loss,
-    parameters: Iterable[Tensor],
+    risk: EmpiricalRisk,
     *,
     radius: float,
     samples: int,
@@ -113,8 +92,7 @@ def average_sharpness(
     up to the fourth order in rho. The relative one does not change under `rescale`.
 
     Args:
-        loss: function of no arguments that returns the loss, a scalar tensor.
-        parameters: the tensors to perturb; they are put back as they were, to the bit.
+        risk: a model, a loss and data. Its parameters are put back as they were, to the bit.
         radius: rho > 0.
         samples: pairs of perturbations, at least 2.
         generator: of the noise, on the CPU.
@@ -122,13 +100,13 @@ def average_sharpness(
     Returns:
         The mean over the pairs and its standard error.
     """
-    parameters = list(parameters)
+    parameters = risk.parameters
     radius, samples = positive_float("radius", radius), positive_int("samples", samples, 2)
     kept = [p.detach().clone() for p in parameters]
     scales = [p.abs() if relative else torch.ones_like(p) for p in kept]
     rises = []
     with torch.no_grad():
-        base = float(loss())
+        base = risk.value()
         try:
             for _ in range(samples):
                 noise = [
@@ -138,7 +116,7 @@ def average_sharpness(
                 for sign in (1, -1):
                     for p, origin, z in zip(parameters, kept, noise, strict=True):
                         p.copy_(origin).add_(z, alpha=sign)
-                    pair += float(loss()) / 2
+                    pair += risk.value() / 2
                 rises.append(pair - base)
         finally:
             for p, origin in zip(parameters, kept, strict=True):
@@ -147,7 +125,7 @@ def average_sharpness(
 
 
 def relative_flatness(
-    loss: Loss, weight: Tensor, *, samples: int, generator: torch.Generator
+    risk: EmpiricalRisk, weight: Tensor, *, samples: int, generator: torch.Generator
 ) -> Estimate:
     r"""Relative flatness of one layer (Petzka et al. 2021); smaller is flatter.
 
@@ -159,15 +137,15 @@ def relative_flatness(
     w_{s'}\rangle`, so that :math:`\mathbb{E}\langle U, H U\rangle` is the sum above.
 
     Args:
-        loss: function of no arguments that returns the loss, a scalar tensor.
-        weight: (outputs, inputs) weights of a linear layer; as a rule of the last one.
+        risk: a model, a loss and data.
+        weight: (outputs, inputs) weights of a linear layer of the model; as a rule the last one.
         samples: random directions, at least 2.
         generator: of the signs, on the CPU.
     """
     if weight.ndim != 2:
         raise ValueError(f"weight must have shape (outputs, inputs), got {tuple(weight.shape)}")
     samples = positive_int("samples", samples, 2)
-    operator = HessianOperator(loss, [weight])
+    operator = risk.hessian([weight])
     inputs = weight.shape[1]
     values = []
     for _ in range(samples):

@@ -4,21 +4,34 @@ An operator is known by its products alone. Vectors are flat, of dimension n, th
 after another in the order given; a set of m vectors is stored row by row, with shape (m, n).
 """
 
-import functools
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
-from flatminima._validation import one_of
+from flatminima.curvature.losses import checked_value
 
-METHODS = ("double_backward", "forward_over_reverse", "fastest")
-Loss = Callable[[], Tensor]
+Closure = Callable[[], Tensor]
+"""A function of no arguments that returns a loss, a scalar tensor, from the current parameters."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A loss in parts, for data whose graph does not fit into memory.
+
+    Attributes:
+        each: function that begins a pass over the parts: (weight, `Closure`) for each, the loss
+            being their weighted sum. Parts that return the mean over n_c of n examples have the
+            weights n_c / n.
+    """
+
+    each: Callable[[], Iterable[tuple[float, Closure]]]
+
+    def __iter__(self) -> Iterator[tuple[float, Closure]]:
+        return iter(self.each())
 
 
 class SymmetricOperator:
@@ -103,70 +116,64 @@ class HessianOperator(SymmetricOperator):
     product. The graph belongs to the parameters as they are when the operator is made: after
     a change of the parameters, make a new operator (a product through the old one is an error).
 
-    Measured on a CPU (MLP 784-200-200-10 and a small CNN, 1,000 images, float32): a product by
-    double backward costs 1.3 and 2 gradients, by forward over reverse 3.2 and 2.7, so the former
-    is the default. Several vectors are multiplied one by one: batching them (``is_grads_batched``,
-    ``torch.func.vmap``) was no faster on the MLP and about twice as slow on the CNN.
+    Measured on a CPU (MLP 784-200-200-10 and a small CNN, 1,000 images, float32): a product costs
+    1.3 and 2 gradients. Several vectors are multiplied one by one: batching them
+    (``is_grads_batched``, ``torch.func.vmap``) was no faster on the MLP and about twice as slow on
+    the CNN.
 
     What the loss must be: deterministic (dropout off, the same data at each call) and twice
     differentiable where it is evaluated. Of a network with ReLU the products are those of the
     piecewise smooth loss with its kinks left out: PyTorch's second derivative of ReLU is zero
-    everywhere. Batch normalization belongs in evaluation mode, where its running averages are
-    constants; in training mode each call would move them. Parameters that the loss does not depend
-    on give rows and columns of zeros. A tensor that is used in several places of a model is one
-    parameter, and given once.
+    everywhere. Parameters that the loss does not depend on give rows and columns of zeros. A
+    tensor that is used in several places of a model is one parameter, and given once. Of a model
+    with a loss and data, `EmpiricalRisk.hessian` makes it, and checks the first of these.
 
     Args:
         loss: function of no arguments that returns the loss, a scalar tensor, from the current
-            parameters. Or a sequence of such functions, one a chunk of the data, for data whose
-            graph does not fit into memory: the loss is their sum with ``weights``, and only one
-            chunk's graph exists at a time. It is built anew for each call of matmat, which costs
-            one further gradient: ask for several products in a call.
+            parameters. Or `Terms`: only the graph of one part exists then at a time. It is built
+            anew for each call of matmat, which costs one further gradient: ask for several
+            products in a call.
         parameters: tensors that require a gradient, all of one floating dtype and on one device.
-        weights: one number a chunk; required with a sequence of more than one function. Chunks
-            that return the mean over n_c of n examples have the weights n_c / n.
-        method: ``"double_backward"``; ``"forward_over_reverse"``, the forward derivative of the
-            gradient by torch.func; or ``"fastest"``, which times both once on this loss and keeps
-            the faster.
 
     Attributes:
         loss: value of the loss, a float.
         gradient: (n,) gradient, detached.
-        method: the method in use.
 
     Raises:
         ValueError: parameters empty, repeated, of several dtypes or devices, or not requiring a
             gradient; a loss that is not a scalar, not finite or that depends on no parameter.
+
+    Example:
+        >>> import torch
+        >>> theta = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> hessian = HessianOperator(lambda: theta[0] ** 2 * theta[1], [theta])
+        >>> hessian.matvec(torch.tensor([1.0, 0.0]))
+        tensor([4., 2.])
     """
 
-    def __init__(
-        self,
-        loss: Loss | Sequence[Loss],
-        parameters: Iterable[Tensor],
-        *,
-        weights: Sequence[float] | None = None,
-        method: str = "double_backward",
-    ) -> None:
+    def __init__(self, loss: Closure | Terms, parameters: Iterable[Tensor]) -> None:
         self.parameters = _checked_parameters(parameters)
         self._sizes = [p.numel() for p in self.parameters]
         first = self.parameters[0]
         super().__init__(sum(self._sizes), first.dtype, first.device)
         self._versions = [p._version for p in self.parameters]
-        one_of("method", method, METHODS)
-        self._chunks, self._weights = _checked_chunks(loss, weights)
+        if not callable(loss) and not isinstance(loss, Terms):
+            raise ValueError(
+                f"loss must be a function of no arguments or Terms, got {type(loss).__name__}"
+            )
+        self._terms = loss if isinstance(loss, Terms) else Terms(lambda: [(1.0, loss)])
         self.loss = 0.0
         self.gradient = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
         depends = False
-        for chunk, weight in zip(self._chunks, self._weights, strict=True):
-            graph = _GradientGraph(chunk, self.parameters)
+        for weight, part in self._terms:
+            graph = _GradientGraph(part, self.parameters)
             depends = depends or graph.depends
             self.loss += weight * graph.loss
             self.gradient += weight * self._flatten(graph.gradients).detach()
         if not depends:
             raise ValueError("loss must depend on the parameters, got one without a gradient graph")
-        # One chunk: its graph serves all products. Several: none is kept, so that they fit.
-        self._graph = graph if len(self._chunks) == 1 else None
-        self.method = self._fastest() if method == "fastest" else method
+        # Of a loss in one piece the graph serves all products. Of several parts none is kept.
+        self._graph = None if isinstance(loss, Terms) else graph
 
     def _flatten(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat([part.reshape(-1) for part in parts])
@@ -182,47 +189,19 @@ class HessianOperator(SymmetricOperator):
                 "the parameters have changed since this operator was made: make a new one"
             )
         result = torch.zeros_like(rows)
-        for chunk, weight in zip(self._chunks, self._weights, strict=True):
-            if self.method == "forward_over_reverse":
-                products = self._forward_over_reverse(chunk, rows)
-            else:
-                graph = self._graph or _GradientGraph(chunk, self.parameters)
-                products = [self._flatten(graph.product(self.split(row))) for row in rows]
-            for target, product in zip(result, products, strict=True):
-                target.add_(product, alpha=weight)
+        for weight, part in self._terms:
+            graph = self._graph or _GradientGraph(part, self.parameters)
+            for target, row in zip(result, rows, strict=True):
+                target.add_(self._flatten(graph.product(self.split(row))), alpha=weight)
         return result
-
-    def _forward_over_reverse(self, chunk: Loss, rows: Tensor) -> list[Tensor]:
-        point = tuple(p.detach() for p in self.parameters)
-        gradient = torch.func.grad(functools.partial(_evaluate, chunk, self.parameters))
-
-        def product(row: Tensor) -> Tensor:
-            tangents = tuple(self.split(row))
-            return self._flatten(torch.func.jvp(gradient, (point,), (tangents,))[1])
-
-        return [product(row) for row in rows]
-
-    def _fastest(self, repeats: int = 3) -> str:
-        """Time both methods in turn; the smallest of the times is the least disturbed one."""
-        rows = torch.ones(1, self.shape[0], dtype=self.dtype, device=self.device)
-        seconds = dict.fromkeys(METHODS[:2], float("inf"))
-        for _ in range(repeats):
-            for self.method in seconds:
-                start = time.perf_counter()
-                self._products(rows)
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-                seconds[self.method] = min(seconds[self.method], time.perf_counter() - start)
-        return min(seconds, key=seconds.get)
 
 
 class _GradientGraph:
-    """The loss of one chunk and its gradients, with the graph that differentiates them again."""
+    """The loss of one part and its gradients, with the graph that differentiates them again."""
 
-    def __init__(self, loss: Loss, parameters: list[Tensor]) -> None:
+    def __init__(self, loss: Closure, parameters: list[Tensor]) -> None:
         with torch.enable_grad():
-            value = loss()
-            _check_loss(value)
+            value = checked_value(loss())
             self.loss = value.item()
             self.depends = value.requires_grad
             self.parameters = parameters
@@ -249,34 +228,6 @@ class _GradientGraph:
         )
 
 
-class _Substitute(TorchFunctionMode):
-    """Makes a loss that reads its parameters where they are read other tensors in their place."""
-
-    def __init__(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.table = {id(p): value for p, value in zip(parameters, values, strict=True)}
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        def swap(tensor: Tensor) -> Tensor:
-            return self.table.get(id(tensor), tensor)
-
-        args, kwargs = tree_map_only(Tensor, swap, (args, kwargs or {}))
-        return function(*args, **kwargs)
-
-
-def _evaluate(loss: Loss, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-    with _Substitute(parameters, values):
-        return loss()
-
-
-def _check_loss(value: object) -> None:
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"loss must return a scalar tensor, got {given}")
-    if not torch.isfinite(value):
-        raise ValueError(f"loss must be finite, got {value.item()}")
-
-
 def _checked_parameters(parameters: Iterable[Tensor]) -> list[Tensor]:
     if isinstance(parameters, Tensor):
         raise ValueError("parameters must be a list of tensors, got a single tensor")
@@ -297,30 +248,3 @@ def _checked_parameters(parameters: Iterable[Tensor]) -> list[Tensor]:
         kinds = sorted({f"{p.dtype} on {p.device}" for p in parameters})
         raise ValueError(f"parameters must share one dtype and device, got {', '.join(kinds)}")
     return parameters
-
-
-def _checked_chunks(
-    loss: Loss | Sequence[Loss], weights: Sequence[float] | None
-) -> tuple[list[Loss], list[float]]:
-    chunks = [loss] if callable(loss) else list(loss)
-    if not chunks or not all(callable(chunk) for chunk in chunks):
-        raise ValueError("loss must be a function, or a sequence of functions, of no arguments")
-    if weights is None and len(chunks) > 1:
-        raise ValueError(f"weights must be given with a loss in {len(chunks)} chunks")
-    weights = [1.0] if weights is None else [float(w) for w in weights]
-    if len(weights) != len(chunks) or not np.all(np.isfinite(weights)):
-        raise ValueError(f"weights must be {len(chunks)} finite numbers, got {weights}")
-    return chunks, weights
-
-
-def as_operator(
-    operator: SymmetricOperator | Loss | Sequence[Loss], parameters: Iterable[Tensor] | None
-) -> SymmetricOperator:
-    """An operator as it is, or the Hessian of a loss at the parameters given with it."""
-    if isinstance(operator, SymmetricOperator):
-        if parameters is not None:
-            raise ValueError("parameters belong to a loss; an operator has its own")
-        return operator
-    if parameters is None:
-        raise ValueError("parameters must be given together with a loss")
-    return HessianOperator(operator, parameters)

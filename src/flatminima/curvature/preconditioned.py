@@ -6,14 +6,16 @@ the coordinates :math:`P^{1/2}\theta`, where the Hessian is :math:`P^{-1/2} H P^
 decides stability (Proposition Q3; Cohen et al. 2022).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer, RMSprop
+from torch.optim import SGD, Adam, Optimizer, RMSprop
 
 from flatminima.curvature.eigensolver import top_eigenpairs
-from flatminima.curvature.operator import HessianOperator, Loss, SymmetricOperator
+from flatminima.curvature.operator import HessianOperator, SymmetricOperator
+from flatminima.curvature.risk import EmpiricalRisk, as_operator
+from flatminima.theory import quadratic
 
 
 class PreconditionedOperator(SymmetricOperator):
@@ -47,7 +49,7 @@ class PreconditionedOperator(SymmetricOperator):
 
 def preconditioner(
     optimizer: Optimizer,
-    parameters: Sequence[Tensor] | None = None,
+    parameters: Iterable[Tensor] | None = None,
     gradient: Tensor | None = None,
 ) -> Tensor:
     r"""Diagonal P with which the optimizer steps: theta changes by -eta P^{-1} m.
@@ -59,11 +61,13 @@ def preconditioner(
     ... with amsgrad   the same with the largest :math:`\nu` so far
     RMSprop            :math:`\sqrt{\nu_t} + \epsilon`
     ... centered       :math:`\sqrt{\nu_t - \bar g_t^2} + \epsilon`
+    SGD                1
+    another one        what its method ``preconditioner(parameters)`` returns, as `ClippedAdam` has
     ================== =====================================================================
 
     Both of Adam's bias corrections are in it, so that m is the plain average
     :math:`m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t` that the optimizer stores as ``exp_avg``, of
-    which Proposition Q3 speaks. For RMSprop m is the gradient.
+    which Proposition Q3 speaks. For RMSprop and SGD m is the gradient, or their momentum.
 
     Without ``gradient`` it is the P of the last step made (the one that led to the present
     parameters). With the gradient at the present parameters it is the P of the step to come:
@@ -71,7 +75,8 @@ def preconditioner(
     the optimizer is not changed.
 
     Args:
-        optimizer: torch.optim.Adam, AdamW, RMSprop or a subclass, with one learning rate.
+        optimizer: torch.optim.Adam, AdamW, RMSprop, SGD or a subclass, or one with a method
+            ``preconditioner``; with one learning rate.
         parameters: the tensors whose entries are wanted, in order; by default all that require a
             gradient, in the order of the optimizer.
         gradient: (n,) for the step to come.
@@ -81,12 +86,32 @@ def preconditioner(
 
     Raises:
         ValueError: another optimizer, several learning rates, ``maximize``, a parameter that is
-            not the optimizer's, or no step made and no gradient given.
+            not the optimizer's, or no step made and no gradient given; a gradient for an optimizer
+            with a method of its own, which knows only the step last made.
+
+    Example:
+        >>> import torch
+        >>> theta = torch.tensor([1.0, 1.0], requires_grad=True)
+        >>> optimizer = torch.optim.RMSprop([theta], alpha=0.0, eps=1e-8)
+        >>> (theta @ torch.tensor([3.0, 4.0])).backward()
+        >>> optimizer.step()
+        >>> preconditioner(optimizer)
+        tensor([3., 4.])
     """
     groups = _checked_groups(optimizer)
+    parameters = None if parameters is None else list(parameters)
     owner = {id(p): group for group in groups for p in group["params"]}
     if parameters is None:
         parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+    if isinstance(optimizer, SGD):
+        return torch.cat([torch.ones_like(p).detach().flatten() for p in parameters])
+    own = getattr(optimizer, "preconditioner", None)
+    if own is not None:
+        if gradient is not None:
+            raise ValueError(
+                f"the step to come of {type(optimizer).__name__} is not known: give no gradient"
+            )
+        return own(parameters)
     missing = [i for i, p in enumerate(parameters) if id(p) not in owner]
     if missing:
         raise ValueError(f"parameters must belong to the optimizer, number {missing[0]} does not")
@@ -110,7 +135,7 @@ def preconditioner(
 
 
 def preconditioned_sharpness(
-    operator: HessianOperator | Loss,
+    risk: EmpiricalRisk | HessianOperator,
     optimizer: Optimizer,
     *,
     upcoming: bool = False,
@@ -118,22 +143,19 @@ def preconditioned_sharpness(
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> float:
-    r"""Largest eigenvalue of :math:`P^{-1/2} H P^{-1/2}`, P being that of Adam, AdamW or RMSprop.
+    r"""Largest eigenvalue of :math:`P^{-1/2} H P^{-1/2}`, P being that of the `preconditioner`.
 
-    Compare it with the method's threshold for a P held fixed, `quadratic.stability_threshold`:
-    (2 + 2 beta_1) / ((1 - beta_1) eta) for Adam, 38 / eta at beta_1 = 0.9, and 2 / eta for RMSprop
-    without momentum. In reality P follows the gradients, so the threshold is where the method can
-    be expected to hover, not a theorem.
+    Compare it with `edge_of_stability`, the method's threshold for a P held fixed: 38 / eta for
+    Adam at beta_1 = 0.9. In reality P follows the gradients, so the threshold is where the method
+    can be expected to hover, not a theorem.
 
-    The L2 penalty of Adam or RMSprop (``weight_decay``) belongs to the loss: put it into the loss
-    given here. The decay of AdamW is decoupled from P and not accounted for.
+    The L2 penalty of SGD, Adam or RMSprop (``weight_decay``) belongs to the loss: put it into the
+    loss given here. The decay of AdamW is decoupled from P and not accounted for.
 
-    For eigenvectors, several eigenvalues, or an optimizer of your own use `PreconditionedOperator`
-    with `top_eigenpairs`.
+    For eigenvectors, or several eigenvalues, use `PreconditionedOperator` with `top_eigenpairs`.
 
     Args:
-        operator: the Hessian of the full-batch loss, or that loss; its parameters are then those
-            of the optimizer.
+        risk: the full-batch risk, or its Hessian; the optimizer holds its parameters.
         upcoming: whether P is that of the step to come, made with the gradient of this loss at the
             present parameters, or that of the last step made: see `preconditioner`.
         tol, start, generator: as in `top_eigenpairs`; start in the coordinates P^{1/2} theta.
@@ -141,10 +163,7 @@ def preconditioned_sharpness(
     Raises:
         ValueError: as `preconditioner`, HessianOperator and `top_eigenpairs` do.
     """
-    if not isinstance(operator, HessianOperator):
-        groups = _checked_groups(optimizer)
-        parameters = [p for group in groups for p in group["params"] if p.requires_grad]
-        operator = HessianOperator(operator, parameters)
+    operator = as_operator(risk)
     gradient = operator.gradient if upcoming else None
     diagonal = preconditioner(optimizer, operator.parameters, gradient)
     pairs = top_eigenpairs(
@@ -153,16 +172,48 @@ def preconditioned_sharpness(
     return float(pairs.eigenvalues[0])
 
 
+def edge_of_stability(optimizer: Optimizer) -> float:
+    r"""The preconditioned sharpness beyond which an optimizer is unstable on a quadratic, P fixed.
+
+    The thresholds of `flatminima.theory.quadratic.stability_threshold` (Proposition Q3) with the
+    optimizer's own coefficients: those of SGD with heavy-ball or Nesterov momentum, of RMSprop
+    with or without momentum, and of Adam, AdamW and others with ``betas``.
+
+    Args:
+        optimizer: as `preconditioner` takes it.
+
+    Raises:
+        ValueError: as `preconditioner` does.
+
+    Example:
+        >>> import torch
+        >>> adam = torch.optim.Adam(torch.nn.Linear(1, 1).parameters(), lr=0.01)
+        >>> round(edge_of_stability(adam) * 0.01, 6)
+        38.0
+    """
+    group = _checked_groups(optimizer)[0]
+    rate = float(group["lr"])
+    if "betas" in group:
+        beta1 = float(group["betas"][0])
+        return float(quadratic.stability_threshold("adam", rate, beta1=beta1))
+    momentum = float(group["momentum"])
+    method = "nesterov" if group.get("nesterov") else "heavy_ball"
+    threshold = float(quadratic.stability_threshold(method, rate, momentum=momentum))
+    # Dampening makes each gradient enter the momentum smaller.
+    return threshold / (1 - float(group.get("dampening", 0)) if momentum else 1)
+
+
 def _checked_groups(optimizer: Optimizer) -> list[dict]:
-    if not isinstance(optimizer, (Adam, RMSprop)):
+    if not isinstance(optimizer, (Adam, RMSprop, SGD)) and not hasattr(optimizer, "preconditioner"):
         raise ValueError(
-            f"optimizer must be Adam, AdamW or RMSprop, got {type(optimizer).__name__}"
+            "optimizer must be Adam, AdamW, RMSprop or SGD, or have a method preconditioner, got "
+            f"{type(optimizer).__name__}"
         )
     groups = optimizer.param_groups
     rates = {float(group["lr"]) for group in groups}
     if len(rates) > 1:
         raise ValueError(f"optimizer must have one learning rate, got {sorted(rates)}")
-    if any(group["maximize"] for group in groups):
+    if any(group.get("maximize") for group in groups):
         raise ValueError("optimizer must minimize, got one with maximize=True")
     return groups
 

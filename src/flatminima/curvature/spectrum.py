@@ -4,7 +4,6 @@ Estimates by random vectors come with standard errors, taken over those vectors.
 the estimate is from the trace or density of this very matrix; they know nothing of other seeds.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +12,9 @@ from torch import Tensor
 
 from flatminima._validation import finite_array, positive_float, positive_int
 from flatminima.curvature.eigensolver import _Lanczos, random_rows, top_eigenpairs
-from flatminima.curvature.operator import Loss, SymmetricOperator, as_operator
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number estimated with random vectors, its standard error, and the products it cost."""
-
-    value: float
-    standard_error: float
-    products: int
+from flatminima.curvature.operator import SymmetricOperator
+from flatminima.curvature.risk import EmpiricalRisk, as_operator
+from flatminima.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -32,7 +24,7 @@ class SpectralDensity:
     Attributes:
         grid: (G,) eigenvalue axis, ascending.
         density: (G,) estimate, per unit of eigenvalue; it integrates to 1.
-        standard_error: (G,) of the density, over the random vectors.
+        error: (G,) standard error of the density, over the random vectors.
         width: standard deviation of the smoothing kernel.
         quadrature_error: rough size of the error left by the finite number of steps, in units of
             the kernel's peak 1 / (width sqrt(2 pi)); 0 where the recurrence was exhausted.
@@ -44,7 +36,7 @@ class SpectralDensity:
 
     grid: np.ndarray
     density: np.ndarray
-    standard_error: np.ndarray
+    error: np.ndarray
     width: float
     quadrature_error: float
     nodes: np.ndarray
@@ -69,12 +61,11 @@ class SpectralDensity:
         return self._estimate(self.dimension * np.sum(self.weights * self.nodes**power, axis=1))
 
     def _estimate(self, samples: np.ndarray) -> Estimate:
-        return Estimate(float(samples.mean()), float(_standard_error(samples)), self.products)
+        return Estimate(float(samples.mean()), float(_standard_error(samples)))
 
 
 def trace(
-    operator: SymmetricOperator | Loss | Sequence[Loss],
-    parameters: Iterable[Tensor] | None = None,
+    operator: SymmetricOperator | EmpiricalRisk,
     *,
     products: int = 60,
     generator: torch.Generator | None = None,
@@ -87,13 +78,14 @@ def trace(
     from the spread of those samples, is that of the sampled part, the only random one given Q.
 
     Args:
+        operator: a risk or an operator.
         products: Hessian-vector products to spend, at least 6.
         generator: of the random signs, on the CPU; by default one seeded with 0.
 
     Raises:
         ValueError: for fewer than 6 products.
     """
-    operator = as_operator(operator, parameters)
+    operator = as_operator(operator)
     products = positive_int("products", products, minimum=6)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     n = operator.shape[0]
@@ -102,17 +94,16 @@ def trace(
     rows = torch.linalg.qr(image.T)[0].T.contiguous()
     exact = float((rows * operator.matmat(rows)).sum(dtype=torch.float64))
     if sketch == n:
-        return Estimate(exact, 0.0, 2 * sketch)
+        return Estimate(exact, 0.0)
     samples = products - 2 * sketch
     signs = random_rows(operator, samples, generator, kind="signs")
     outside = signs - (signs @ rows.T) @ rows
     values = (outside * operator.matmat(outside)).sum(1, dtype=torch.float64).cpu().numpy()
-    return Estimate(exact + float(values.mean()), float(_standard_error(values)), products)
+    return Estimate(exact + float(values.mean()), float(_standard_error(values)))
 
 
 def spectral_density(
-    operator: SymmetricOperator | Loss | Sequence[Loss],
-    parameters: Iterable[Tensor] | None = None,
+    operator: SymmetricOperator | EmpiricalRisk,
     *,
     steps: int = 100,
     vectors: int = 8,
@@ -132,6 +123,7 @@ def spectral_density(
     and the rule is exact up to k = 2 steps - 1.
 
     Args:
+        operator: a risk or an operator.
         steps: products for each random vector (n at most).
         vectors: number of random vectors, at least 2.
         width: of the kernel, in units of eigenvalues; by default 1% of the range of Ritz values.
@@ -142,7 +134,7 @@ def spectral_density(
     Raises:
         ValueError: fewer than two vectors, a grid that is not one-dimensional, width <= 0.
     """
-    operator = as_operator(operator, parameters)
+    operator = as_operator(operator)
     steps = min(positive_int("steps", steps), operator.shape[0])
     vectors = positive_int("vectors", vectors, minimum=2)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -173,8 +165,7 @@ def spectral_density(
 
 
 def lambda_min(
-    operator: SymmetricOperator | Loss | Sequence[Loss],
-    parameters: Iterable[Tensor] | None = None,
+    operator: SymmetricOperator | EmpiricalRisk,
     *,
     tol: float = 1e-4,
     start: Tensor | None = None,
@@ -186,9 +177,7 @@ def lambda_min(
     and lambda_min is a thousandth of it, a tol of 1e-4 bounds the error by a tenth of lambda_min.
     The error that Ritz values really have is of second order, and far smaller.
     """
-    pairs = top_eigenpairs(
-        operator, parameters, 1, "smallest", tol, start=start, generator=generator
-    )
+    pairs = top_eigenpairs(operator, 1, "smallest", tol, start=start, generator=generator)
     return float(pairs.eigenvalues[0])
 
 

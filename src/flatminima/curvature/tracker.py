@@ -11,7 +11,6 @@ enlarging the subspace with residuals, one product at a time.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -29,10 +28,9 @@ from flatminima.curvature.eigensolver import (
 )
 from flatminima.curvature.operator import (
     HessianOperator,
-    Loss,
     SymmetricOperator,
-    as_operator,
 )
+from flatminima.curvature.risk import EmpiricalRisk, as_operator
 
 SHIFT = 0.3
 """Shift of the free power step, relative to the smallest value carried along. Between 0, which
@@ -146,16 +144,14 @@ class EigenTracker:
 
     def update(
         self,
-        operator: SymmetricOperator | Loss | Sequence[Loss],
-        parameters: Iterable[Tensor] | None = None,
+        operator: SymmetricOperator | EmpiricalRisk,
         *,
         point: Tensor | None = None,
     ) -> TrackedPairs:
         """The eigenpairs of the next operator of the trajectory.
 
         Args:
-            operator: an operator, or a loss as for `HessianOperator`.
-            parameters: the tensors to differentiate with respect to, given with a loss only.
+            operator: a risk or an operator.
             point: (n,) where on the trajectory the operator belongs, in coordinates in which it
                 is smooth. A HessianOperator knows its point. Without one nothing is predicted:
                 the step starts from the vectors of the step before.
@@ -166,7 +162,7 @@ class EigenTracker:
             ConvergenceError: max_products were spent before all pairs converged. The tracker
                 keeps the step before.
         """
-        operator = as_operator(operator, parameters)
+        operator = as_operator(operator)
         n = operator.shape[0]
         if self.k > n:
             raise ValueError(f"k must be at most n = {n}, got {self.k}")

@@ -1,0 +1,391 @@
+r"""The empirical risk: a model, a loss and data, as one function of the parameters.
+
+.. math:: R(\theta) = \frac{1}{n}\sum_{i=1}^n \ell(f_\theta(x_i), y_i)
+
+All of `flatminima.curvature`, and training, is about this function: its gradient, its Hessian, and
+what they do along a trajectory.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from flatminima._validation import one_of
+from flatminima.curvature.losses import Loss, as_loss, checked_value, name_of
+from flatminima.curvature.operator import Closure, HessianOperator, SymmetricOperator, Terms
+
+REDUCTIONS = ("mean", "sum")
+
+
+class NondeterministicRiskError(ValueError):
+    """A risk gives different values at the same parameters, so it has no Hessian there."""
+
+
+class EmpiricalRisk:
+    r"""Mean loss of a model over a data set, as a function of the model's parameters.
+
+    The parameters are those of the model that require a gradient, in its own order
+    (``model.parameters()``). Flat vectors of dimension ``size`` hold them one after another, each
+    in row-major order: `flat` and `unflatten` go from one form to the other. The risk is evaluated
+    where the parameters are now; it keeps no copy of them.
+
+    Args:
+        model: called as ``model(inputs)``, or ``model(*inputs)`` and ``model(**inputs)`` for a
+            tuple and a dict of inputs. In evaluation mode, if it has dropout or batch
+            normalization.
+        loss: ``"mse"`` or ``"cross_entropy"`` (see `flatminima.curvature.losses`), or any function
+            of (outputs, targets) that returns a scalar, such as ``torch.nn.BCEWithLogitsLoss()``.
+        data: a pair (inputs, targets), inputs being a tensor, or a tuple or dict of tensors; or an
+            iterable of such pairs that can be iterated again and does not shuffle, such as a
+            DataLoader or a list. Batches are moved to the device of the parameters, one at a time.
+        reduction: what the loss does over the examples of a batch: ``"mean"`` (the batches are then
+            weighted by their sizes, so that the risk is the mean over all examples) or ``"sum"``
+            (the risk is the sum).
+        size_of: function of (inputs, targets) that says how many examples a batch counts for, by
+            default ``len(targets)``. For a mean over the tokens that a mask leaves, their number.
+        check: whether `check` is called before the first Hessian.
+
+    Attributes:
+        names: the name of each parameter, as in ``model.named_parameters()``.
+        parameters: the tensors themselves.
+        size: number of all their entries.
+
+    Raises:
+        TypeError: for a model that is no ``torch.nn.Module``, or data or a loss of another kind.
+        ValueError: for a model without trainable parameters, or an unknown loss or reduction.
+
+    Example:
+        A leading eigenvalue of a network's risk, and the entry of its eigenvector for one weight:
+
+        >>> import torch
+        >>> from flatminima import EmpiricalRisk, top_eigenpairs
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
+        >>> risk = EmpiricalRisk(model, "mse", (x, y))
+        >>> pairs = top_eigenpairs(risk)
+        >>> round(float(pairs.eigenvalues[0]), 3)
+        4.5
+        >>> risk.unflatten(pairs.eigenvectors[0].abs())["weight"].round(decimals=3)
+        tensor([[0., 1.]])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: str | Loss,
+        data: Any,
+        *,
+        reduction: str = "mean",
+        size_of: Callable[[Any, Any], float] | None = None,
+        check: bool = True,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if not trainable:
+            raise ValueError("model must have at least one trainable parameter, got none")
+        self.model = model
+        self.names = tuple(name for name, _ in trainable)
+        self.parameters = [p for _, p in trainable]
+        self.size = sum(p.numel() for p in self.parameters)
+        self.loss_function = as_loss(loss)
+        self.reduction = one_of("reduction", reduction, REDUCTIONS)
+        self._size_of = size_of or _examples
+        self.data = data
+        self.pair = is_pair(data)
+        """Whether the data are one pair of inputs and targets, and not batches."""
+        if not self.pair:
+            _check_batches(data)
+        self._total: float | None = None
+        self._unchecked = check
+
+    def __repr__(self) -> str:
+        data = f"{self.examples:g} examples" if self.pair else type(self.data).__name__
+        return (
+            f"EmpiricalRisk({type(self.model).__name__} with {self.size} parameters, "
+            f"{name_of(self.loss_function)}, {data})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """That of the parameters."""
+        return self.parameters[0].device
+
+    @property
+    def examples(self) -> float:
+        """How many examples the data count for; found by a pass over them, once."""
+        if self._total is None:
+            self._total = float(sum(self._size_of(x, y) for x, y in self.batches()))
+            if not self._total > 0:
+                raise ValueError(f"data must hold at least one example, got {self._total:g}")
+        return self._total
+
+    def batches(self) -> Iterator[tuple[Any, Any]]:
+        """The pairs (inputs, targets), on the device of the parameters."""
+        if self.pair:
+            yield _moved(self.data, self.device)
+            return
+        # A DataLoader draws a seed at each start; the caller's random numbers stay as they were.
+        with torch.random.fork_rng(devices=[]):
+            iterator = iter(self.data)
+        for batch in iterator:
+            yield _moved(_checked_batch(batch), self.device)
+
+    def batch_loss(self, inputs: Any, targets: Any) -> Tensor:
+        """The loss of the model on one batch, as the loss reduces it; it can be differentiated."""
+        return self.loss_function(call(self.model, inputs), targets)
+
+    def terms(self) -> Iterator[tuple[float, Closure]]:
+        """(weight, function that returns the loss of a batch): the risk is their weighted sum."""
+        for inputs, targets in self.batches():
+            weight = 1.0
+            # The weight of a single batch is 1 whatever its size.
+            if self.reduction == "mean" and not self.pair:
+                weight = float(self._size_of(inputs, targets)) / self.examples
+            yield weight, lambda x=inputs, y=targets: self.batch_loss(x, y)
+
+    def loss(self) -> Tensor:
+        """The risk at the current parameters, a scalar that can be differentiated.
+
+        Of data in many batches it holds the graphs of all of them at once.
+        """
+        total: Tensor | None = None
+        for weight, loss in self.terms():
+            value = loss() if weight == 1 else weight * loss()
+            total = value if total is None else total + value
+        if total is None:
+            raise ValueError("data must hold at least one batch, got none")
+        return total
+
+    def value(self) -> float:
+        """The risk at the current parameters, batch by batch and without a graph."""
+        with torch.no_grad():
+            return sum(weight * float(loss()) for weight, loss in self.terms())
+
+    def gradient(self) -> Tensor:
+        """(size,) gradient at the current parameters, in one pass over the batches."""
+        total = torch.zeros(self.size, dtype=self.parameters[0].dtype, device=self.device)
+        for weight, loss in self.terms():
+            parts = torch.autograd.grad(
+                checked_value(loss()), self.parameters, allow_unused=True, materialize_grads=True
+            )
+            total.add_(torch.cat([part.reshape(-1) for part in parts]), alpha=weight)
+        return total
+
+    def hessian(self, parameters: Sequence[Tensor] | None = None) -> HessianOperator:
+        """Hessian at the current parameters; the first call makes the `check`, unless told not to.
+
+        Args:
+            parameters: some of the trainable ones, for their block of the Hessian; all by default.
+
+        Raises:
+            NondeterministicRiskError: as `check` does.
+            ValueError: as `HessianOperator` does.
+        """
+        if self._unchecked:
+            self.check()
+        parameters = self.parameters if parameters is None else parameters
+        if self.pair:
+            ((_, loss),) = self.terms()
+            return HessianOperator(loss, parameters)
+        return HessianOperator(Terms(self.terms), parameters)
+
+    def flat(self) -> Tensor:
+        """(size,) the current parameters as one vector, a copy."""
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """The entries (size,) of a flat vector by the name and in the shape of each parameter.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        if vector.shape != (self.size,):
+            raise ValueError(f"vector must have shape ({self.size},), got {tuple(vector.shape)}")
+        parts = vector.split([p.numel() for p in self.parameters])
+        return {
+            name: part.view(p.shape)
+            for name, part, p in zip(self.names, parts, self.parameters, strict=True)
+        }
+
+    def check(self) -> None:
+        """Evaluate the risk twice, at the same parameters, and raise unless both agree.
+
+        Dropout and batch normalization in training mode and loaders that shuffle are found so,
+        whatever they are called. Random numbers and running averages are left as they were.
+
+        Raises:
+            NondeterministicRiskError: names the layers whose outputs differ for equal inputs, or
+                whose buffers have changed, or says that the data differ from pass to pass.
+        """
+        buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
+        devices = [self.device] if self.device.type == "cuda" else []
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=devices):
+                first, second = _Witness(self), _Witness(self)
+        finally:
+            moved = [name for name, b in self.model.named_buffers() if not _equal(b, buffers[name])]
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(buffers[name])
+        if moved:
+            layers = sorted({name.rpartition(".")[0] or "the model itself" for name in moved})
+            raise NondeterministicRiskError(
+                f"the model changes while it is evaluated: {_quoted(layers)} "
+                f"move their buffers ({moved[0]}), as batch normalization in training mode does. "
+                "Call model.eval() first"
+            )
+        if first.data != second.data:
+            raise NondeterministicRiskError(
+                "data must be the same in each pass, got batches that differ in the second one: "
+                "give a DataLoader with shuffle=False and no random augmentation"
+            )
+        layers = second.changed_since(first)
+        if layers:
+            raise NondeterministicRiskError(
+                f"the model is not deterministic: {_quoted(layers)} give other outputs for the "
+                "same inputs, as dropout in training mode does. Call model.eval() first"
+            )
+        if not _near(first.value, second.value):
+            raise NondeterministicRiskError(
+                "the loss is not deterministic: two evaluations at the same parameters gave "
+                f"{first.value:.9g} and {second.value:.9g}"
+            )
+        self._unchecked = False
+
+
+class _Witness:
+    """One evaluation of a risk: its value, and a signature of the data and of each layer's work."""
+
+    def __init__(self, risk: EmpiricalRisk) -> None:
+        self.calls: list[tuple[str, int, list, list]] = []
+        self.data: list = []
+        hooks = [
+            module.register_forward_hook(self._note(name), with_kwargs=True)
+            for name, module in risk.model.named_modules()
+        ]
+        try:
+            self.value = 0.0
+            for inputs, targets in risk.batches():
+                self.data.append((_signature(inputs), _signature(targets)))
+                self.value += float(risk.batch_loss(inputs, targets))
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _note(self, name: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+            label = f"{name or 'the model itself'} ({type(module).__name__})"
+            self.calls.append(
+                (label, name.count("."), _signature((args, kwargs)), _signature(output))
+            )
+
+        return hook
+
+    def changed_since(self, other: "_Witness") -> list[str]:
+        """The layers that gave other outputs for the same inputs; of nested ones the innermost."""
+        found = [
+            (label, depth)
+            for (label, depth, given, made), (_, _, before, then) in zip(
+                self.calls, other.calls, strict=False
+            )
+            if _same(given, before) and not _same(made, then)
+        ]
+        deepest = max((depth for _, depth in found), default=0)
+        return sorted({label for label, depth in found if depth == deepest})
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """The outputs of a model for a tensor, a tuple or a dict of inputs."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+def is_pair(data: object) -> bool:
+    """Whether data are one pair (inputs, targets): a tuple whose second part is a tensor."""
+    return isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
+
+
+def as_operator(operator: SymmetricOperator | EmpiricalRisk) -> SymmetricOperator:
+    """An operator as it is, or the Hessian of a risk.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(operator, EmpiricalRisk):
+        return operator.hessian()
+    if not isinstance(operator, SymmetricOperator):
+        raise TypeError(
+            "an EmpiricalRisk or an operator (such as HessianOperator(loss, parameters)) is "
+            f"needed, got {type(operator).__name__}"
+        )
+    return operator
+
+
+def _examples(inputs: Any, targets: Any) -> int:
+    return len(targets)
+
+
+def _check_batches(data: object) -> None:
+    if isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable):
+        raise TypeError(
+            "data must be a pair (inputs, targets) with targets a tensor, or an iterable of such "
+            f"pairs, got {type(data).__name__}"
+        )
+    if iter(data) is data:
+        raise TypeError(
+            "data must be an iterable that can be iterated again, such as a list or a DataLoader; "
+            f"got a {type(data).__name__}, which ends after one pass"
+        )
+    sampler = getattr(data, "sampler", None)
+    if isinstance(sampler, torch.utils.data.RandomSampler):
+        raise ValueError("data must not shuffle: give the DataLoader shuffle=False")
+
+
+def _checked_batch(batch: object) -> tuple[Any, Any]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        raise TypeError(
+            f"each batch must be a pair (inputs, targets), got {type(batch).__name__}{size}"
+        )
+    return batch[0], batch[1]
+
+
+def _moved(tree: Any, device: torch.device) -> Any:
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device), tree)
+
+
+def _signature(tree: Any) -> list[tuple[float, float, float]]:
+    """Of each tensor its sum, a sum that sees a change of order (nearly always), their scale."""
+    found = []
+    for tensor in tree_leaves(tree):
+        if isinstance(tensor, Tensor):
+            flat = tensor.detach().reshape(-1).double()
+            weights = torch.arange(len(flat), dtype=torch.float64, device=flat.device).cos()
+            found.append((float(flat.sum()), float(flat @ weights), float(flat.abs().sum())))
+    return found
+
+
+def _same(one: list, other: list) -> bool:
+    """Equal signatures, but for the order in which a GPU may sum."""
+    return len(one) == len(other) and all(
+        _near(a[0], b[0], a[2]) and _near(a[1], b[1], a[2]) for a, b in zip(one, other, strict=True)
+    )
+
+
+def _near(one: float, other: float, scale: float | None = None) -> bool:
+    return one == other or abs(one - other) <= 1e-5 * (abs(one) if scale is None else scale)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return bool(torch.equal(one, other))
+
+
+def _quoted(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
