@@ -41,6 +41,11 @@ class DiagonalNetwork:
 
     Raises:
         ValueError: for arrays of other shapes, entries that are not finite, or a depth below 1.
+
+    Example:
+        >>> network = DiagonalNetwork([[1.0, 1.0], [0.0, 1.0]], [1.0, 0.0])
+        >>> network.gram.tolist()  # 0.5 couples the features
+        [[0.5, 0.5], [0.5, 1.0]]
     """
 
     inputs: np.ndarray
@@ -197,6 +202,13 @@ class DiagonalNetwork:
 
         Raises:
             ValueError: for arguments of the wrong shape or range.
+
+        Example:
+            Of all weights that fit, a small start finds nearly those of least l1 norm, (1, 0, 0):
+
+            >>> network = DiagonalNetwork([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]], [1.0, 1.0])
+            >>> network.descend(np.full((2, 3), 0.01), 0.1, 2000).weights[-1].round(2).tolist()
+            [0.99, 0.01, 0.01]
         """
         plan = _descent.prepare(
             self._parameters(start), 2, learning_rate, steps, label_noise, generator, record_every
@@ -281,6 +293,11 @@ class DiagonalTrajectory:
 
     ``theta`` is (times, ..., depth, features) and NaN once a trajectory has diverged; what is
     computed from it on first use is NaN there too.
+
+    Example:
+        >>> run = DiagonalNetwork([[1.0, 2.0]], [1.0]).descend(np.ones((4, 2, 2)), 0.1, 10)
+        >>> run.theta.shape, run.loss.shape
+        ((11, 4, 2, 2), (11, 4))
     """
 
     network: DiagonalNetwork

@@ -1,7 +1,9 @@
 """What happens past the threshold 2/eta: coupled dynamics, reflection law, budget and episodes.
 
 The excess is the sharpness minus 2/eta (Proposition G4); an instability is a stretch of training
-during which a positive excess makes the displacement along v_1, and with it the loss, grow.
+during which a positive excess makes the displacement along v_1, and with it the loss, grow. Theorem
+D8 says where it ends, Theorem D7 what the flattening is paid for with, and Definition G5 which
+curvature beyond the sharpness takes part.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from flatminima.theory.rotation import rotation_field
 
 __all__ = [
     "FLOAT32_LOSS",
+    "BeyondHessian",
     "CoupledTrajectory",
-    "Curvature",
     "Episode",
     "coupled_dynamics",
     "curvature_beyond_hessian",
@@ -34,7 +36,12 @@ FLOAT32_LOSS = 32 * 2.0**-24
 
 
 class CoupledTrajectory(NamedTuple):
-    """The states of :func:`coupled_dynamics`, time axis first."""
+    """The states of :func:`coupled_dynamics`, time axis first.
+
+    Example:
+        >>> coupled_dynamics(0.01, [0.5, 9.0], 0.5, 0.0, 1.0, 60).diverged.tolist()
+        [False, True]
+    """
 
     x: np.ndarray
     """Displacement along v_1, shape (steps + 1, ...); NaN once diverged."""
@@ -55,8 +62,17 @@ class Episode(NamedTuple):
     """The first step at which the loss is back where it was, or the trace's last step."""
 
 
-class Curvature(NamedTuple):
-    """Curvature beyond the sharpness at one point, as defined in Definition G5."""
+class BeyondHessian(NamedTuple):
+    """Curvature beyond the sharpness at one point, as defined in Definition G5.
+
+    Example:
+        On a quadratic there is nothing beyond the Hessian, and v_1 does not turn:
+
+        >>> zeros = np.zeros((2,) * 3), np.zeros((2,) * 4)
+        >>> found = curvature_beyond_hessian([[2, 1], [1, 2]], *zeros)
+        >>> found.moments.round(9).tolist(), found.rotation
+        ([4.0, 10.0, 28.0, 82.0], 0.0)
+    """
 
     sharpness: float
     smallest: float
@@ -106,6 +122,12 @@ def coupled_dynamics(
     Raises:
         ValueError: for a non-finite argument, learning_rate <= 0, self_stabilization < 0 or
             steps < 1.
+
+    Example:
+        Without progressive sharpening one instability changes the sign of the excess:
+
+        >>> coupled_dynamics(0.001, 0.1, 0.5, 0.0, 1.0, 400).excess[[0, -1]].round(3).tolist()
+        [0.1, -0.105]
     """
     eta = positive_float("learning_rate", learning_rate)
     steps = positive_int("steps", steps)
@@ -155,6 +177,12 @@ def reflected_sharpness(
 
     Raises:
         ValueError: for non-finite values, learning_rate <= 0 or eta |target| >= 1.
+
+    Example:
+        The threshold is 20: what begins 2 above it ends 2 below it, or further to second order.
+
+        >>> [float(reflected_sharpness(22.0, 0.1, y).round(2)) for y in (None, 1.0)]
+        [18.0, 17.74]
     """
     before, rates = finite_array("before", before), checked_rates(learning_rate)
     if target is None:
@@ -179,6 +207,10 @@ def instability_budget(residuals: object, learning_rate: object) -> np.ndarray:
 
     Raises:
         ValueError: for a missing time axis, non-finite values or learning_rate <= 0.
+
+    Example:
+        >>> float(instability_budget([0.0, 1.0, -2.0], 0.1).round(12))
+        0.05
     """
     return np.sum(_scaled_residuals(residuals, learning_rate) ** 2, axis=0)
 
@@ -189,6 +221,10 @@ def log_imbalance_factor(residuals: object, learning_rate: object) -> np.ndarray
     At most minus the budget while every eta |r_t| < 1, and close to it while they are small;
     minus infinity if a step balanced the layers exactly. Arguments and errors as for
     :func:`instability_budget`.
+
+    Example:
+        >>> float(log_imbalance_factor([0.0, 1.0, -2.0], 0.1).round(4))  # the budget is 0.05
+        -0.0509
     """
     with np.errstate(divide="ignore"):
         factors = np.log(np.abs(1 - _scaled_residuals(residuals, learning_rate) ** 2))
@@ -310,7 +346,7 @@ def _explained(episode: Episode, sharpness: np.ndarray, probes: np.ndarray, limi
 
 def curvature_beyond_hessian(
     hessian: object, third: object, fourth: object, moments: int = 4
-) -> Curvature:
+) -> BeyondHessian:
     """Evaluate the quantities of Definition G5 from exact derivative tensors at one point.
 
     Args:
@@ -320,11 +356,20 @@ def curvature_beyond_hessian(
         moments: how many spectral moments tr H^k to return, k = 1 to moments.
 
     Returns:
-        A :class:`Curvature`; nothing in it depends on the sign of v_1.
+        A :class:`BeyondHessian`; nothing in it depends on the sign of v_1.
 
     Raises:
         ValueError: for shapes that do not match, a tensor that is not symmetric, or a repeated
             leading eigenvalue.
+
+    Example:
+        For L(x, z) = x^2 + x^2 z / 2 at the origin: moving along z changes the sharpness, 2.
+
+        >>> third = np.zeros((2, 2, 2))
+        >>> third[0, 0, 1] = third[0, 1, 0] = third[1, 0, 0] = 1.0
+        >>> found = curvature_beyond_hessian(np.diag([2.0, 0.0]), third, np.zeros((2,) * 4))
+        >>> found.gradient_across, found.rotation
+        (1.0, 0.5)
     """
     hessian = finite_array("hessian", hessian)
     n = hessian.shape[0] if hessian.ndim else 0
@@ -348,7 +393,7 @@ def curvature_beyond_hessian(
     gradient = third @ v @ v
     along = float(gradient @ v)
     powers = np.arange(1, positive_int("moments", moments) + 1)
-    return Curvature(
+    return BeyondHessian(
         sharpness=float(values[0]),
         smallest=float(values[-1]),
         gradient_along=abs(along),

@@ -1,4 +1,4 @@
-r"""What label noise does to the imbalance of a diagonal network of depth 2 (Proposition D10).
+r"""What label noise does to the imbalance of a scalar network of depth 2 (Proposition D10).
 
 With noise xi on the residual, a step multiplies the imbalance kappa by 1 - eta^2 (r + xi)^2. The
 part of eta^2 (r + xi)^2 that is r^2 is the residual's share, xi^2 the noise's, 2 r xi the cross
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import finite_array
+from flatminima._validation import checked_rates, finite_array
 
 __all__ = [
     "Shares",
@@ -23,7 +23,12 @@ __all__ = [
 
 
 class Shares(NamedTuple):
-    """Three terms that add up to what :func:`split_flattening` splits, each of batch shape."""
+    """Three terms that add up to what :func:`split_flattening` splits, each of batch shape.
+
+    Example:
+        >>> float(Shares(np.array(3.0), np.array(1.0), np.array(-0.5)).total)
+        3.5
+    """
 
     residual: np.ndarray
     noise: np.ndarray
@@ -52,13 +57,16 @@ def split_flattening(
 
     Raises:
         ValueError: for a missing time axis, non-finite values or learning_rate <= 0.
+
+    Example:
+        >>> shares = split_flattening([1.0, -1.0], [0.5, 0.5], 0.1)
+        >>> [float(share.round(6)) for share in shares]
+        [0.02, 0.005, 0.0]
     """
     residuals = finite_array("residuals", residuals)
     if residuals.ndim == 0:
         raise ValueError("residuals must have a time axis first, got a number")
-    rates = finite_array("learning_rate", learning_rate)
-    if np.any(rates <= 0):
-        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
+    rates = checked_rates(learning_rate)
     noise = finite_array("noise", noise)
     weight = rates**2 * finite_array("imbalance", imbalance)
     terms = (residuals**2, noise**2, 2 * residuals * noise)
@@ -80,11 +88,15 @@ def flattening_rate(sharpness: object, label_noise: object, learning_rate: objec
 
     Raises:
         ValueError: for arguments out of range, among them eta s >= 2.
+
+    Example:
+        In units of the noise's own share; half way to the threshold the echo is as large:
+
+        >>> (flattening_rate([0.0, 1.0, 1.8], 0.1, 1.0) / 0.1**2).round(6).tolist()
+        [1.0, 2.0, 10.0]
     """
     s, sigma = finite_array("sharpness", sharpness), finite_array("label_noise", label_noise)
-    eta = finite_array("learning_rate", learning_rate)
-    if np.any(eta <= 0):
-        raise ValueError(f"learning_rate must be greater than 0, got {learning_rate!r}")
+    eta = checked_rates(learning_rate)
     if np.any(sigma < 0):
         raise ValueError(f"label_noise must be at least 0, got {label_noise!r}")
     if np.any(s < 0) or np.any(eta * s >= 2):
@@ -113,6 +125,10 @@ def steps_to_imbalance(
 
     Raises:
         ValueError: for arguments out of range.
+
+    Example:
+        >>> float(steps_to_imbalance(1.0, 2.0, 0.5, 0.1, 0.5).round())  # to halve an imbalance of 2
+        155.0
     """
     kappa, start = finite_array("kappa", kappa), float(finite_array("start", start))
     if np.any(kappa <= 0) or np.any(kappa > start):

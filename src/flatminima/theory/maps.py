@@ -15,7 +15,6 @@ import numpy as np
 from flatminima._validation import checked_rates, finite_array, positive_int
 
 __all__ = [
-    "ESCAPE",
     "Orbit",
     "Polynomial",
     "UVTrajectory",
@@ -30,8 +29,8 @@ __all__ = [
     "uv_model",
 ]
 
-ESCAPE = 1e6
-"""An orbit of :func:`orbit` whose |x| exceeds this is reported as diverged."""
+# An orbit whose |x| exceeds this is reported as diverged.
+_ESCAPE = 1e6
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,11 @@ class Polynomial:
 
     Args:
         coefficients: c_0, c_1, ..., finite numbers, lowest power first.
+
+    Example:
+        >>> double_well = Polynomial((0.25, 0.0, -0.5, 0.0, 0.25))
+        >>> double_well.derivative([0.0, 1.0], 2).tolist()  # a hill between two valleys
+        [-1.0, 2.0]
     """
 
     coefficients: tuple[float, ...]
@@ -60,14 +64,24 @@ class Polynomial:
 
 
 def quartic(curvature: float, c: float, skew: float = 0.0) -> Polynomial:
-    """Return L(x) = curvature x^2 / 2 + skew x^3 / 6 + c x^4 / 4, the loss of Proposition Q5."""
+    """Return L(x) = curvature x^2 / 2 + skew x^3 / 6 + c x^4 / 4, the loss of Proposition Q5.
+
+    Example:
+        >>> quartic(1.0, -1.0)
+        Polynomial(coefficients=(0.0, 0.0, 0.5, 0.0, -0.25))
+    """
     return Polynomial((0.0, 0.0, curvature / 2, skew / 6, c / 4))
 
 
 @dataclass(frozen=True)
 class Wide:
     r"""L(x) = sqrt(1 + x^2) - 1: curvature (1 + x^2)^{-3/2}, highest at the minimum, and bounded
-    below, so that an orbit past the threshold has nowhere to escape to."""
+    below, so that an orbit past the threshold has nowhere to escape to.
+
+    Example:
+        >>> bool(orbit(Wide(), 100.0, 3.0, 500).diverged)
+        False
+    """
 
     def derivative(self, x: object, order: int = 1) -> np.ndarray:
         """Return the derivative of order 0, 1 or 2 at x."""
@@ -84,12 +98,17 @@ class Wide:
 
 
 class Orbit(NamedTuple):
-    """The last iterates of a map, time axis first."""
+    """The last iterates of a map, time axis first.
+
+    Example:
+        >>> orbit(quartic(1.0, -1.0), [0.1, 2.0], 2.5, 100).diverged.tolist()
+        [False, True]
+    """
 
     x: np.ndarray
     """shape (keep, ...), NaN once diverged."""
     diverged: np.ndarray
-    """shape (...), whether |x| exceeded ESCAPE or stopped being a number."""
+    """shape (...), whether |x| exceeded 10^6 or stopped being a number."""
 
 
 def orbit(
@@ -111,6 +130,12 @@ def orbit(
 
     Raises:
         ValueError: for non-finite input, learning_rate <= 0, steps < 1 or keep > steps + 1.
+
+    Example:
+        Past the threshold, here 2, the orbit settles on a cycle of two points:
+
+        >>> orbit(quartic(1.0, -1.0), 0.1, 2.5, 200, keep=3).x.round(4).tolist()
+        [0.4472, -0.4472, 0.4472]
     """
     steps = positive_int("steps", steps)
     keep = steps + 1 if keep is None else positive_int("keep", keep)
@@ -126,7 +151,7 @@ def orbit(
                 kept[t - first] = x
             x = x - eta * loss.derivative(x)
             # Once out, out for good: NaN never comes back.
-            x = np.where(np.abs(x) <= ESCAPE, x, np.nan)
+            x = np.where(np.abs(x) <= _ESCAPE, x, np.nan)
     return Orbit(kept, np.isnan(kept[-1]))
 
 
@@ -141,6 +166,11 @@ def multiplier(loss: Polynomial | Wide, cycle: object, learning_rate: object) ->
         loss: a loss with second derivatives.
         cycle: its points, shape (k, ...).
         learning_rate: eta > 0; broadcasts against (...).
+
+    Example:
+        >>> cycle = period_two_orbit(1.0, -1.0, 2.9) * np.array([1, -1])
+        >>> float(multiplier(quartic(1.0, -1.0), cycle, 2.9).round(4))  # (2 eta lambda - 5)^2
+        0.64
     """
     cycle = finite_array("cycle", cycle)
     if cycle.ndim == 0:
@@ -160,6 +190,10 @@ def period_two_orbit(curvature: object, c: object, learning_rate: object) -> np.
         curvature: lambda; broadcasts against the rest.
         c: the quartic coefficient, not 0.
         learning_rate: eta > 0.
+
+    Example:
+        >>> period_two_orbit(1.0, -1.0, [1.9, 2.5]).round(4).tolist()
+        [nan, 0.4472]
     """
     c = finite_array("c", c)
     if np.any(c == 0):
@@ -188,6 +222,10 @@ def bifurcation_diagram(
 
     Returns:
         An :class:`Orbit` with x of shape (keep, s, m).
+
+    Example:
+        >>> bifurcation_diagram(quartic(1.0, -1.0), [1.5, 2.5, 3.3], keep=64).x.shape
+        (64, 1, 3)
     """
     rates = np.atleast_1d(checked_rates(learning_rates))
     starts = np.atleast_1d(finite_array("starts", starts))[:, None]
@@ -205,6 +243,10 @@ def cycle_length(orbits: Orbit, longest: int = 32, tolerance: float = 1e-6) -> n
         longest: longest period to look for.
         tolerance: largest difference that counts as none; choose it above the distance that is
             still left to the cycle, and below the distances between its points.
+
+    Example:
+        >>> cycle_length(bifurcation_diagram(quartic(1.0, -1.0), [1.5, 2.5, 3.25])).tolist()
+        [[1, 2, 4]]
     """
     longest = positive_int("longest", longest)
     if len(orbits.x) < 2 * longest:
@@ -233,6 +275,11 @@ def superstable_rates(levels: int) -> np.ndarray:
 
     Raises:
         ValueError: for levels < 2.
+
+    Example:
+        >>> gaps = np.diff(superstable_rates(7))
+        >>> (gaps[:-1] / gaps[1:]).round(2).tolist()
+        [4.59, 4.65, 4.67, 4.67, 4.67]
     """
     from scipy.optimize import brentq
 
@@ -256,7 +303,12 @@ def superstable_rates(levels: int) -> np.ndarray:
 
 
 class UVTrajectory(NamedTuple):
-    """A run of the uv model, time axis first."""
+    """A run of the uv model, time axis first.
+
+    Example:
+        >>> uv_model(1.0, 3.0, 1.0, 50).output.shape
+        (51,)
+    """
 
     output: np.ndarray
     """f = u v / sqrt(m), shape (steps + 1, ...)."""
@@ -285,7 +337,14 @@ def uv_model(
         width: m.
 
     Returns:
-        A :class:`UVTrajectory`; NaN once |f| exceeds ESCAPE.
+        A :class:`UVTrajectory`; NaN once |f| exceeds 10^6.
+
+    Example:
+        A catapult: from eta lambda = 3 it lands far below the threshold, 2; from 4.5 it is lost.
+
+        >>> run = uv_model(0.1, [3.0, 4.5], 1.0, 100)
+        >>> run.curvature[-1].round(3).tolist()
+        [0.179, nan]
     """
     steps, width = positive_int("steps", steps), positive_int("width", width)
     f, lam, eta = np.broadcast_arrays(
@@ -304,5 +363,5 @@ def uv_model(
             drive = f**2 / width
             states[0, t + 1] = f * (1 - eta * lam + eta**2 * drive)
             states[1, t + 1] = lam + eta * drive * (eta * lam - 4)
-            states[:, t + 1, ~(np.abs(states[0, t + 1]) <= ESCAPE)] = np.nan
+            states[:, t + 1, ~(np.abs(states[0, t + 1]) <= _ESCAPE)] = np.nan
     return UVTrajectory(states[0], states[1], np.isnan(states[0, -1]))

@@ -13,7 +13,6 @@ import numpy as np
 from flatminima._validation import finite_array
 
 __all__ = [
-    "ORTHONORMALITY",
     "align",
     "angle",
     "overlap",
@@ -24,7 +23,7 @@ __all__ = [
 
 # Eigenvectors from an iterative solver in float32 are orthonormal to about the square root of its
 # rounding; anything worse is not a set of eigenvectors but, say, columns given for rows.
-ORTHONORMALITY = float(np.sqrt(np.finfo(np.float32).eps))
+_ORTHONORMALITY = float(np.sqrt(np.finfo(np.float32).eps))
 
 
 def _unit(name: str, vectors: object) -> np.ndarray:
@@ -62,6 +61,10 @@ def angle(u: object, v: object) -> np.ndarray:
 
     Raises:
         ValueError: for a zero or non-finite vector, or vectors of different dimensions.
+
+    Example:
+        >>> float(angle([1.0, 0.0], [-1.0, 1e-9]))
+        1e-09
     """
     u, v = _unit("u", u), _unit("v", v)
     _same_dimension(u, v)
@@ -74,6 +77,10 @@ def overlap(u: object, v: object) -> np.ndarray:
     """Absolute cosine |<u, v>| / (|u| |v|) of the angle between two lines, in [0, 1].
 
     Arguments, shapes and errors as for :func:`angle`.
+
+    Example:
+        >>> float(overlap([1.0, 0.0], [-3.0, 4.0]))
+        0.6
     """
     u, v = _unit("u", u), _unit("v", v)
     _same_dimension(u, v)
@@ -111,6 +118,12 @@ def principal_angles(U: object, V: object) -> np.ndarray:
 
     Raises:
         ValueError: for dependent rows, a wrong shape, or different dimensions n.
+
+    Example:
+        Two planes in space share a line; here they are at right angles otherwise:
+
+        >>> principal_angles([[1, 0, 0], [0, 1, 0]], [[1, 0, 0], [0, 0, 1]]).round(4).tolist()
+        [0.0, 1.5708]
     """
     U, V = _orthonormal_rows("U", U), _orthonormal_rows("V", V)
     _same_dimension(U, V)
@@ -131,6 +144,10 @@ def subspace_overlap(U: object, V: object) -> np.ndarray:
 
     Returns:
         min(k, m) cosines, shape (..., min(k, m)).
+
+    Example:
+        >>> subspace_overlap([[1, 0, 0], [0, 1, 0]], [[1, 0, 0], [0, 0, 1]]).round(4).tolist()
+        [1.0, 0.0]
     """
     return np.cos(principal_angles(U, V))
 
@@ -147,6 +164,10 @@ def align(V: object, reference: object) -> np.ndarray:
 
     Raises:
         ValueError: for non-finite entries or different dimensions.
+
+    Example:
+        >>> align([[-1.0, 0.5]], [[1.0, 0.0]]).tolist()
+        [[1.0, -0.5]]
     """
     V, reference = finite_array("V", V), finite_array("reference", reference)
     if V.ndim == 0 or reference.ndim == 0:
@@ -165,7 +186,7 @@ def _check_eigenpairs(eigenvalues: np.ndarray, eigenvectors: np.ndarray, roundin
             f"row and k <= n; got {eigenvalues.shape} and {eigenvectors.shape}"
         )
     gram = eigenvectors @ np.swapaxes(eigenvectors, -1, -2)
-    if np.max(np.abs(gram - np.eye(k))) > ORTHONORMALITY:
+    if np.max(np.abs(gram - np.eye(k))) > _ORTHONORMALITY:
         raise ValueError("eigenvectors must be orthonormal, one in each row")
     # A symmetric eigensolver is backward stable: it knows eigenvalues to rounding errors that add
     # up, over n terms of random sign, to a small multiple of sqrt(n) * rounding * |H| (Higham and
@@ -210,6 +231,10 @@ def rotation_field(
     Raises:
         ValueError: if the leading eigenvalue is repeated to within rounding, or not positive
             while k < n; if the eigenvectors are not orthonormal rows; or for a wrong shape.
+
+    Example:
+        >>> rotation_field([3.0, 1.0], [[1, 0], [0, 1]], [5.0, 4.0]).tolist()
+        [0.0, 2.0]
     """
     types = [a.dtype for a in map(np.asarray, (eigenvalues, eigenvectors)) if a.dtype.kind == "f"]
     rounding = max((float(np.finfo(t).eps) for t in types), default=float(np.finfo(float).eps))

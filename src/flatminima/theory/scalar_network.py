@@ -1,12 +1,13 @@
-r"""Scalar diagonal linear networks, the smallest models whose Hessian eigenvectors rotate.
+r"""Scalar networks, the smallest models whose Hessian eigenvectors rotate (D1 to D9).
 
 The network multiplies its parameters, pi = theta_1 ... theta_d, and is trained on one target y:
 
 .. math:: L(\theta) = \tfrac12 r^2, \qquad r = \pi - y .
 
-Products that leave entries out are formed by multiplication, never by division, so zero entries
-are exact. Parameters stand along the last axis and everything is batched over the leading ones.
-A row of parameters with a NaN, as :func:`gradient_descent` records after divergence, gives NaN.
+The name is that of Kreisler et al. (2023); :mod:`~flatminima.theory.diagonal_network` has several
+features. Products that leave entries out are formed by multiplication, never by division, so zero
+entries are exact. Parameters stand along the last axis, everything is batched over the leading
+ones, and a row with a NaN, as :meth:`ScalarNetwork.descend` records after divergence, gives NaN.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ class ScalarNetwork:
 
     Raises:
         ValueError: for a depth below 1 or a target that is not a finite number.
+
+    Example:
+        Every point of the hyperbola ab = 1 is a minimum; the balanced one is the flattest:
+
+        >>> ScalarNetwork(depth=2, target=1.0).sharpness([[1.0, 1.0], [0.5, 2.0]]).tolist()
+        [2.0, 4.25]
     """
 
     depth: int
@@ -242,6 +249,14 @@ class ScalarNetwork:
 
         Raises:
             ValueError: for arguments of the wrong shape or range.
+
+        Example:
+            An instability that begins 0.2 above the threshold, 2 / eta = 5, ends 0.2 below it:
+
+            >>> network = ScalarNetwork(depth=2, target=1.0)
+            >>> run = network.descend(network.at(residual=0.01, kappa=4.8), 0.4, 200)
+            >>> run.sharpness[[0, -1]].round(2).tolist()
+            [5.21, 4.79]
         """
         plan = _descent.prepare(
             self._parameters(start), 1, learning_rate, steps, label_noise, generator, record_every
@@ -398,6 +413,11 @@ class ScalarTrajectory:
 
     ``theta`` (times, ..., depth), ``residual``, ``sharpness``, ``angle`` and ``lambda_min``
     (times, ...) are NaN once a trajectory has diverged; the last four are computed on first use.
+
+    Example:
+        >>> run = ScalarNetwork(3, 1.0).descend([[0.5, 1.0, 1.5], [9.0, 9.0, 9.0]], 0.1, 50)
+        >>> run.theta.shape, run.diverged.tolist()
+        ((51, 2, 3), [False, True])
     """
 
     network: ScalarNetwork
@@ -448,6 +468,13 @@ def residual_imbalance_dynamics(
 
     Arguments broadcast to a shape (...); returns r and kappa, each (steps + 1, ...), which
     overflow to infinity or NaN where gradient descent diverges.
+
+    Example:
+        The parameters follow from the two; overshoot and undershoot alternate, the imbalance falls:
+
+        >>> r, kappa = residual_imbalance_dynamics(0.1, 3.0, 1.0, 0.4, 2)
+        >>> r.round(3).tolist(), kappa.round(3).tolist()
+        ([0.1, -0.047, 0.02], [3.0, 2.995, 2.994])
     """
     rates = checked_rates(learning_rate)
     steps = positive_int("steps", steps)
