@@ -17,6 +17,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from flatminima._files import write_atomically
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "playground"
 OUTPUT = ROOT / "chapters" / "_static" / "playground"
@@ -59,13 +61,6 @@ def digest(paths: list[Path]) -> str:
     return total.hexdigest()
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that it is never half there."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def install(environment: dict[str, str]) -> None:
     """Install the packages of package-lock.json, unless they are there."""
     wanted = digest([SOURCE / "package.json", SOURCE / "package-lock.json"])
@@ -82,7 +77,7 @@ def install(environment: dict[str, str]) -> None:
         "--loglevel=error",
         environment=environment,
     )
-    write(stamp, wanted)
+    write_atomically(stamp, wanted.encode())
 
 
 def bundle(environment: dict[str, str], output: Path) -> None:
@@ -122,7 +117,7 @@ def main() -> int:
             run("npm", "run", "--silent", "check", environment=environment)
             return 0
         bundle(environment, arguments.output)
-        write(stamp, wanted)
+        write_atomically(stamp, wanted.encode())
     print(f"The playgrounds are bundled in {arguments.output}")
     return 0
 

@@ -16,18 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flatminima._files import write_atomically
+
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "_book"
 KEYS = BOOK / "executed.json"
 INPUTS = ("src", "results")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def shared_key() -> str:
@@ -46,7 +40,7 @@ def stage() -> None:
     """Copy everything but the notebooks to the staged book, and switch its execution off."""
     config = (ROOT / "_config.yml").read_text(encoding="utf-8")
     config = re.sub(r"execute_notebooks:.*", 'execute_notebooks: "off"', config)
-    write(BOOK / "_config.yml", config)
+    write_atomically(BOOK / "_config.yml", config.encode())
     shutil.copy2(ROOT / "_toc.yml", BOOK)
     chapters = ROOT / "chapters"
     ignore = shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints", "_build")
@@ -54,6 +48,11 @@ def stage() -> None:
     for staged in (BOOK / "chapters").rglob("*"):
         if staged.is_file() and not (chapters / staged.relative_to(BOOK / "chapters")).exists():
             staged.unlink()
+
+
+def record(keys: dict[str, str]) -> None:
+    """Keep the keys of the chapters that are executed."""
+    write_atomically(KEYS, json.dumps(keys).encode())
 
 
 def main() -> int:
@@ -75,7 +74,7 @@ def main() -> int:
             shutil.copyfile(source, copy)
             stale.append(str(copy))
     # What is about to run is unknown until it has succeeded.
-    write(KEYS, json.dumps({k: v for k, v in keys.items() if k not in stale}))
+    record({k: v for k, v in keys.items() if k not in stale})
     if not stale:
         print(f"{len(keys)} chapters are executed already; nothing has changed since.")
         return 0
@@ -86,7 +85,7 @@ def main() -> int:
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
     status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     if status == 0:
-        write(KEYS, json.dumps(keys))
+        record(keys)
     return status
 
 

@@ -18,11 +18,12 @@ import sys
 from pathlib import Path
 
 import nbformat
-from execute import write
 from nbformat.sign import NotebookNotary
 from notebooks import TEXT_ID
 
+from flatminima._files import write_atomically
 from study.claims import glued_numbers
+from study.pages import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "_lab"
@@ -69,11 +70,6 @@ class StaleBookError(RuntimeError):
     """The built book does not know something that a chapter holds."""
 
 
-def figure_of(cell: dict) -> dict:
-    """The caption and the name of a cell's figure, {} if it has none."""
-    return cell["metadata"].get("mystnb", {}).get("figure", {})
-
-
 def caption_id(cell: dict) -> str:
     """The id of the cell that holds the caption of this cell's figure."""
     return f"{cell['id'][:50]}-caption"
@@ -83,10 +79,10 @@ def places(cells: list[dict]) -> dict[str, str]:
     """Label -> id of the cell of the copy in which it stands."""
     found = {}
     for cell in cells:
-        source = "".join(cell["source"])
+        source = notebooks.source(cell)
         if cell["cell_type"] == "code":
-            if "name" in figure_of(cell):
-                found[figure_of(cell)["name"]] = caption_id(cell)
+            if "name" in notebooks.figure(cell):
+                found[notebooks.figure(cell)["name"]] = caption_id(cell)
             continue
         for match in (*LABEL.finditer(source), *EQUATION.finditer(source)):
             if match["label"]:
@@ -188,7 +184,7 @@ class Chapter:
 
     def caption(self, cell: dict) -> dict:
         """The cell with the caption of a figure, which references to the figure lead to."""
-        figure = figure_of(cell)
+        figure = notebooks.figure(cell)
         name = figure["name"]
         if name not in self.numbers:
             raise StaleBookError(f"{self.name}: its page has no figure {name!r}")
@@ -202,7 +198,7 @@ class Chapter:
             made = json.loads(json.dumps(cell))
             copy.append(made)
             if cell["cell_type"] == "markdown":
-                source = self.numbered(self.written_out("".join(cell["source"])))
+                source = self.numbered(self.written_out(notebooks.source(cell)))
                 if cell["id"] == TEXT_ID:
                     source = WELCOME.format(pages=PAGES, name=self.name)
                 made["source"] = source
@@ -213,7 +209,7 @@ class Chapter:
             made["outputs"] = [
                 o for o in cell["outputs"] if "scrapbook" not in o.get("metadata", {})
             ]
-            if "name" in figure_of(cell):
+            if "name" in notebooks.figure(cell):
                 copy.append(self.caption(cell))
         return copy
 
@@ -224,19 +220,19 @@ def copies(executed: Path, shown: Path) -> dict[str, str]:
     Raises:
         StaleBookError: if the built book lacks what a chapter refers to.
     """
-    notebooks = {p.stem: json.loads(p.read_text("utf-8")) for p in sorted(executed.glob("*.ipynb"))}
-    if not notebooks:
+    chapters = {path.stem: notebooks.read(path) for path in sorted(executed.glob("*.ipynb"))}
+    if not chapters:
         raise StaleBookError(f"there is no executed chapter in {executed}")
     glued = glued_numbers(executed)
-    labels = {name: places(notebook["cells"]) for name, notebook in notebooks.items()}
+    labels = {name: places(notebook["cells"]) for name, notebook in chapters.items()}
     made = {}
-    for name, notebook in notebooks.items():
+    for name, notebook in chapters.items():
         path = shown / f"{name}.json"
         if not path.exists():
             raise StaleBookError(f"{name}: its page has not been built")
         page = json.loads(path.read_text("utf-8"))
         cells = Chapter(name, notebook["cells"], page, glued[name], labels).copied()
-        made[name] = json.dumps(notebook | {"cells": cells}, indent=1, ensure_ascii=False) + "\n"
+        made[name] = notebooks.stored(notebook | {"cells": cells})
     return made
 
 
@@ -246,15 +242,14 @@ def fingerprint(notebook: str) -> str:
     What is no notebook has one too, different from any notebook's.
     """
     try:
-        cells = json.loads(notebook)["cells"]
         kept = [
             (
                 cell["cell_type"],
-                "".join(cell["source"]),
+                notebooks.source(cell),
                 cell.get("attachments") or {},
                 {k: v for k, v in cell["metadata"].items() if k not in VOLATILE},
             )
-            for cell in cells
+            for cell in notebooks.parse(notebook)["cells"]
         ]
         content = json.dumps(kept, sort_keys=True)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -283,10 +278,10 @@ def refresh(folder: Path, made: dict[str, str]) -> list[str]:
             if present == new:
                 known[name] = new
                 continue
-        write(path, text)
+        write_atomically(path, text.encode())
         known[name] = new
         trust(text)
-    write(record, json.dumps(known, indent=1))
+    write_atomically(record, json.dumps(known, indent=1).encode())
     return kept
 
 

@@ -14,7 +14,6 @@ import argparse
 import base64
 import html
 import re
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -22,14 +21,15 @@ from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import browser
 import matplotlib
 import yaml
 from bs4 import BeautifulSoup
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import NameObject, TextStringObject
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
+
+from flatminima._files import write_atomically
+from study.pages import contents
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = re.compile(r"chapters/(api\w*|tests)$")
@@ -98,19 +98,10 @@ class Chapter:
         return self.document.rsplit("/", 1)[-1]
 
 
-def contents(toc: Path) -> list[Chapter]:
-    """List the pages of the book in their order, each with the part that it belongs to."""
-    table = yaml.safe_load(toc.read_text(encoding="utf-8"))
-    found = [Chapter(table["root"], "")]
-
-    def add(entries, part):
-        for entry in entries:
-            found.append(Chapter(entry["file"], part))
-            add(entry.get("sections", []), part)
-
-    for part in table.get("parts", [table]):
-        add(part.get("chapters", []), part.get("caption", ""))
-    return [chapter for chapter in found if not SKIPPED.search(chapter.document)]
+def printed_pages(source: Path) -> list[Chapter]:
+    """List the pages of a book that are printed, in their order."""
+    pages = contents.pages(source)
+    return [Chapter(p.document, p.part) for p in pages if not SKIPPED.search(p.document)]
 
 
 def read_page(chapter: Chapter, folder: Path, slugs: dict[Path, str]) -> None:
@@ -270,13 +261,10 @@ def with_whole_titles(pdf: bytes, titles: list[str]) -> bytes:
     return result.getvalue()
 
 
-def browser(profile: str):
-    """Start a headless Chromium that may read the book's fonts from the disk."""
-    options = Options()
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "allow-file-access-from-files",
-                 "disable-dev-shm-usage", f"user-data-dir={profile}"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+def printer(profile: str):
+    """Start a browser that may read the book's fonts from the disk, as wide as the paper."""
+    flags = ("--allow-file-access-from-files", f"--user-data-dir={profile}")
+    driver = browser.found().start(*flags)
     driver.command_executor.client_config.timeout = 900
     driver.set_script_timeout(900)
     driver.set_page_load_timeout(900)
@@ -296,17 +284,16 @@ def main() -> int:
 
     book = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     folder = arguments.html.resolve()
-    chapters = contents(ROOT / "_toc.yml")
+    chapters = printed_pages(ROOT)
     slugs = {folder / f"{chapter.document}.html": chapter.slug for chapter in chapters}
     for chapter in chapters:
         read_page(chapter, folder, slugs)
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
     source = arguments.output.resolve() / "book.html"
-    source.write_text(joined(chapters, book, folder), encoding="utf-8")
+    write_atomically(source, joined(chapters, book, folder).encode())
     result = source.with_name("unstable-by-design.pdf")
     with tempfile.TemporaryDirectory() as profile:
-        driver = browser(profile)
+        driver = printer(profile)
         try:
             typeset(driver, source)
             pages: dict[str, int] = {}
@@ -322,9 +309,7 @@ def main() -> int:
     titles = BeautifulSoup(source.read_text(encoding="utf-8"), "html.parser")
     titles = [" ".join(h.get_text().split()) for h in titles.find_all(re.compile("h[1-6]"))]
     pdf = with_whole_titles(pdf, titles)
-    temporary = result.with_suffix(".tmp")
-    temporary.write_bytes(pdf)
-    temporary.replace(result)
+    write_atomically(result, pdf)
     print(f"The PDF is at {result} ({max(pages.values())} pages or more)")
     return 0
 

@@ -11,13 +11,15 @@ are not; the exit status is then 1.
 """
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
+
+from flatminima._files import write_atomically
+from study.pages import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT_ID, CODE_ID = "read-this-first", "set-up-first"
@@ -108,14 +110,14 @@ def spelled_out(text: str, macros: dict[str, str]) -> str:
 
 def brought_up_to_date(notebook: str, name: str, book: dict) -> str:
     """Return the stored text of a notebook with its first cells renewed and macros spelled out."""
-    content = json.loads(notebook)
+    content = notebooks.parse(notebook)
     kept = [c for c in content["cells"] if c["id"] not in (TEXT_ID, CODE_ID)]
     for part in kept:
         if part["cell_type"] == "markdown":
-            source = spelled_out("".join(part["source"]), book["macros"])
-            part["source"] = source.splitlines(keepends=True)
+            text = spelled_out(notebooks.source(part), book["macros"])
+            part["source"] = text.splitlines(keepends=True)
     content["cells"] = first_cells(name, book) + kept
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return notebooks.stored(content)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,15 +130,13 @@ def main(arguments: list[str] | None = None) -> int:
     book = settings(ROOT / "_config.yml")
     stale = []
     for path in options.files or sorted((ROOT / "chapters").glob("*.ipynb")):
-        stored = path.read_text(encoding="utf-8")
-        wanted = brought_up_to_date(stored, path.stem, book)
-        if wanted == stored:
+        present = path.read_text(encoding="utf-8")
+        wanted = brought_up_to_date(present, path.stem, book)
+        if wanted == present:
             continue
         stale.append(path)
         if not options.check:
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text(wanted, encoding="utf-8")
-            temporary.replace(path)
+            write_atomically(path, wanted.encode())
     for path in stale:
         print(path.name, "is out of date" if options.check else "was brought up to date")
     return 1 if stale and options.check else 0

@@ -10,7 +10,18 @@ import pytest
 from sphinx.errors import ExtensionError
 
 from study import ROOT, claims, results
-from study.pages import backmatter, opening, records, sources, usage
+from study.pages import (
+    contents,
+    findings,
+    generated,
+    notebooks,
+    opening,
+    records,
+    reference,
+    sources,
+    tables,
+    usage,
+)
 from study.pages.statements import LABELS, exercises_on, tests_of
 
 CHAPTERS = ROOT / "chapters"
@@ -20,7 +31,7 @@ def notebook(folder: Path, name: str, *cells: str, code: str = "", outputs: tupl
     """Write a notebook of Markdown cells and one code cell."""
     written = [{"cell_type": "markdown", "source": cell} for cell in cells]
     written.append({"cell_type": "code", "source": code, "outputs": list(outputs)})
-    (folder / f"{name}.ipynb").write_text(json.dumps({"cells": written}), encoding="utf-8")
+    notebooks.write(folder / f"{name}.ipynb", {"cells": written})
 
 
 # --- statements and their exercises
@@ -52,10 +63,14 @@ def test_exercises_are_found_by_label_and_by_reference(tmp_path):
 
 
 def test_a_table_refuses_cells_that_would_break_it():
-    assert records.table(("a", "b"), [("1", "2")]) == ["| a | b |", "| :--- | :--- |", "| 1 | 2 |"]
+    assert generated.table(("a", "b"), [("1", "2")]) == [
+        "| a | b |",
+        "| :--- | :--- |",
+        "| 1 | 2 |",
+    ]
     for row in [("1",), ("1", "2|3"), ("1", "2\n3")]:
         with pytest.raises(ValueError, match="2 cells"):
-            records.table(("a", "b"), [row])
+            generated.table(("a", "b"), [row])
 
 
 def test_pages_are_listed_in_the_order_of_the_contents(tmp_path):
@@ -63,20 +78,26 @@ def test_pages_are_listed_in_the_order_of_the_contents(tmp_path):
         "root: chapters/intro\nparts:\n- chapters:\n  - file: chapters/b\n"
         "    sections:\n    - file: chapters/a\n  - file: chapters/c\n"
     )
-    assert backmatter.chapter_order(tmp_path) == ["intro", "b", "a", "c"]
+    assert contents.names(tmp_path) == ["intro", "b", "a", "c"]
     known = {path.stem for kind in ("md", "ipynb") for path in CHAPTERS.glob(f"*.{kind}")}
-    assert set(backmatter.chapter_order(ROOT)) == known
+    assert set(contents.names(ROOT)) == known
 
 
 def test_absolute_values_in_docstrings_stay_what_they_are():
     lines = ["With |y| and ``|r|``,", "and `a|b`."]
-    backmatter.escape_bars(None, "function", "f", None, None, lines)
+    reference.escape_bars(None, "function", "f", None, None, lines)
     assert lines == ["With \\|y\\| and ``|r|``,", "and `a|b`."]
 
 
+def test_a_lone_letter_begins_no_list():
+    lines = ["    width: m.", "    steps: of k.", "m. b"]
+    reference.keep_lone_letters(None, "function", "f", None, None, lines)
+    assert lines == ["    width: m", "    steps: of k.", "m. b"]
+
+
 def test_a_test_is_named_in_words():
-    assert backmatter._in_words("test_D3_turns_uphill") == "turns uphill"
-    assert backmatter._in_words("test_other_names") == "other names"
+    assert sources.in_words("test_D3_turns_uphill") == "turns uphill"
+    assert sources.in_words("test_other_names") == "other names"
 
 
 # --- claims in the book
@@ -85,18 +106,18 @@ def test_a_test_is_named_in_words():
 def test_claims_need_executed_chapters_and_then_every_number(tmp_path):
     for claim in claims.CLAIMS:
         notebook(tmp_path, claim.shown[0])
-    with pytest.raises(backmatter.NotExecutedError, match="make book"):
-        backmatter.findings(tmp_path)
+    with pytest.raises(findings.NotExecutedError, match="make book"):
+        findings.findings(tmp_path)
     # Once they have run, a number that is not there is an error of the book.
     record = {"data": {"x/text/plain": "1"}, "metadata": {"scrapbook": {"name": "n"}}}
     for claim in claims.CLAIMS:
         notebook(tmp_path, claim.shown[0], outputs=(record,))
     with pytest.raises(ExtensionError, match=r"What was reproduced: claim 'monotone'.*eos-"):
-        backmatter.findings(tmp_path)
+        findings.findings(tmp_path)
 
 
 def test_the_summary_has_a_line_for_each_claim_of_the_paper():
-    assert {claim.part for claim in claims.CLAIMS} == set(range(1, len(backmatter.PARTS) + 1))
+    assert {claim.part for claim in claims.CLAIMS} == set(range(1, len(tables.PARTS) + 1))
     for claim in claims.CLAIMS:
         for text in (claim.statement, claim.criterion):
             assert "|" not in text, "it stands in a table"

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-from browser import HTML, ROOT
+from browsing import HTML, ROOT
 from bs4 import BeautifulSoup
 
 from study.claims import glued_numbers

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from browser import HTML, ROOT, chromium, set_viewport
+from browsing import HTML, ROOT, chromium, set_viewport
 from bs4 import BeautifulSoup
 
 from study import claims, results

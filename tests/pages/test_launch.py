@@ -1,6 +1,5 @@
 """The buttons that lead out of the book, built for a small book with and without an address."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import yaml
 from bs4 import BeautifulSoup
 
 from study import ROOT
+from study.pages import notebooks as files
 
 GITHUB = "https://github.com/someone/unstable"
 NOTEBOOK = "chapters/one.ipynb"
@@ -24,20 +24,21 @@ def build(folder: Path, url: str) -> BeautifulSoup:
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config["repository"]["url"] = url
     config["execute"]["execute_notebooks"] = "off"
-    # The pages that the other extension generates are those of the whole book.
-    extensions = [e for e in config["sphinx"]["extra_extensions"] if e != "study.pages"]
-    config["sphinx"]["extra_extensions"] = [
-        *extensions,
-        "study.pages.launch",
-        "study.pages.scripts",
-    ]
+    # The other parts of the extension write pages about the whole book.
+    extensions = config["sphinx"]["extra_extensions"]
+    config["sphinx"]["extra_extensions"] = [e for e in extensions if e != "study.pages"]
+    config["sphinx"]["local_extensions"] = {"two_parts": "."}
+    (folder / "two_parts.py").write_text(
+        "from study.pages import launch, scripts\n\n\n"
+        "def setup(app):\n    launch.register(app)\n    scripts.register(app)\n"
+    )
     shutil.copytree(ROOT / "chapters/_static", folder / "chapters/_static")
     shutil.copy(ROOT / "chapters/references.bib", folder / "chapters")
     (folder / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     (folder / "_toc.yml").write_text("format: jb-book\nroot: chapters/a\nchapters:\n"
                                      "- file: chapters/one\n")  # fmt: skip
     (folder / "chapters/a.md").write_text("# A page\n\nText.\n")
-    (folder / NOTEBOOK).write_text(json.dumps(executed_notebook(url)))
+    files.write(folder / NOTEBOOK, executed_notebook(url))
     command = [Path(sys.executable).with_name("jupyter-book"), "build", folder, "-W", "-q"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -95,8 +96,8 @@ def test_without_an_address_no_button_leads_elsewhere(tmp_path):
 
     offered = [a["href"] for a in page.select(".dropdown-download-buttons a[href]")]
     assert offered == ["../_sources/chapters/one.ipynb"]
-    download = (tmp_path / "_build/html/_sources" / NOTEBOOK).read_text(encoding="utf-8")
-    assert json.loads(download) == stored_notebook(""), "readers get it without outputs"
+    download = files.read(tmp_path / "_build/html/_sources" / NOTEBOOK)
+    assert download == stored_notebook(""), "readers get it without outputs"
 
 
 def test_with_an_address_every_button_is_there(tmp_path):
@@ -143,12 +144,10 @@ def test_binder_gets_what_the_library_and_the_chapters_need():
         assert f"{names.get(name, name)}>={bound}" in packages
     imported = set()
     for path in (ROOT / "chapters").glob("*.ipynb"):
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            if cell["cell_type"] == "code":
-                for line in "".join(cell["source"]).splitlines():
-                    words = line.split()
-                    if words[:1] in (["import"], ["from"]):
-                        imported.add(words[1].split(".")[0].rstrip(","))
+        for line in "\n".join(files.code(path)).splitlines():
+            words = line.split()
+            if words[:1] in (["import"], ["from"]):
+                imported.add(words[1].split(".")[0].rstrip(","))
     own = {"flatminima", "study"} | set(sys.stdlib_module_names)
     assert {names.get(name, name) for name in imported - own} <= installed
     pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 import pytest
 from bs4 import BeautifulSoup
 
-from study.pages.markup import keep_lone_letters, mend
+from study.pages.markup import mend
 
 
 def mended(body: str) -> BeautifulSoup:
@@ -60,12 +60,6 @@ def test_elements_are_those_made_for_the_purpose():
     assert str(page.ul) == '<ul class="citation-list"><li class="citation">c</li></ul>'
     assert not page.h1
     assert not mended('<pre><div class="viewcode-block">a</div></pre>').div
-
-
-def test_a_lone_letter_begins_no_list():
-    lines = ["    width: m.", "    steps: of k.", "m. b"]
-    keep_lone_letters(None, "function", "f", None, None, lines)
-    assert lines == ["    width: m", "    steps: of k.", "m. b"]
 
 
 @pytest.mark.parametrize(

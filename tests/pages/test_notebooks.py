@@ -1,7 +1,6 @@
 """tools/notebooks.py: what every notebook begins with, and that it reads well outside the book."""
 
 import builtins
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from study import ROOT
+from study.pages import notebooks as files
 
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 every_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
@@ -37,10 +37,10 @@ def test_chapter_holds_the_present_first_cells_and_no_macro_of_the_book(chapter)
 
 @every_chapter
 def test_the_first_cells_come_first_and_the_title_next(chapter):
-    cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
+    cells = files.cells(chapter)
     assert [cell["id"] for cell in cells[:2]] == [notebooks.TEXT_ID, notebooks.CODE_ID]
     assert all(cell["metadata"] == {"tags": ["remove-cell"]} for cell in cells[:2])
-    assert "".join(cells[2]["source"]).lstrip().startswith(("# ", "(")), "the chapter's title"
+    assert files.source(cells[2]).lstrip().startswith(("# ", "(")), "the chapter's title"
 
 
 @every_chapter
@@ -48,7 +48,8 @@ def test_an_address_changes_the_first_cells_alone(chapter):
     stored = chapter.read_text(encoding="utf-8")
     book = {**CONFIG, "url": "https://example.org/a/b", "branch": "dev"}
     with_address = notebooks.brought_up_to_date(stored, chapter.stem, book)
-    assert json.loads(with_address)["cells"][2:] == json.loads(stored)["cells"][2:]
+    before, after = (files.parse(text)["cells"] for text in (stored, with_address))
+    assert after[2:] == before[2:]
     assert notebooks.brought_up_to_date(with_address, chapter.stem, CONFIG) == stored
 
 
@@ -157,15 +158,15 @@ def test_macros_are_spelled_out_in_text_alone():
         notebooks.cell("markdown", "text", r"$\tr H$ and $\trace H$"),
         notebooks.cell("code", "code", r'label = r"$\tr$"'),
     ]
-    stored = json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
-    kept = json.loads(notebooks.brought_up_to_date(stored, "adam", EMPTY))["cells"][2:]
+    stored = files.stored({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    kept = files.parse(notebooks.brought_up_to_date(stored, "adam", EMPTY))["cells"][2:]
     assert kept[0]["source"] == [r"$\operatorname{tr} H$ and $\trace H$"]
     assert kept[1]["source"] == [r'label = r"$\tr$"']
 
 
 def test_check_names_what_is_stale_and_changes_nothing(tmp_path, capsys):
     path = tmp_path / "adam.ipynb"
-    before = json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    before = files.stored({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
     path.write_text(before)
     assert notebooks.main(["--check", str(path)]) == 1
     assert "adam.ipynb is out of date" in capsys.readouterr().out

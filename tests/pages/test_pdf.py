@@ -15,7 +15,7 @@ from study import ROOT
 HTML = ROOT / "_build/html"
 
 
-CHAPTERS = make_pdf.contents(ROOT / "_toc.yml")
+CHAPTERS = make_pdf.printed_pages(ROOT)
 OWN_FONTS = re.compile(r"/[A-Z]{6}\+(STIXGeneral|DejaVuSansMono|MJX|MathJax)")
 
 
@@ -163,5 +163,5 @@ def test_contents_follow_the_table_and_leave_out_what_is_for_looking_up(tmp_path
         "  - file: chapters/one\n    sections:\n    - file: chapters/inner\n"
         "- caption: Second\n  chapters:\n  - file: chapters/api_theory\n  - file: chapters/two\n"
     )
-    found = [(chapter.slug, chapter.part) for chapter in make_pdf.contents(toc)]
+    found = [(chapter.slug, chapter.part) for chapter in make_pdf.printed_pages(tmp_path)]
     assert found == [("intro", ""), ("one", "First"), ("inner", "First"), ("two", "Second")]

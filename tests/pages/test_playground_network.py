@@ -12,7 +12,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from browser import HTML, set_viewport
+from browsing import HTML, set_viewport
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys

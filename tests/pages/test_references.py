@@ -7,7 +7,6 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-import nbformat
 import pytest
 import yaml
 from pybtex import PybtexEngine
@@ -15,6 +14,7 @@ from pybtex.database import BibliographyData, Entry, parse_file
 
 import flatminima
 from study import ROOT
+from study.pages import notebooks
 
 CHAPTERS = ROOT / "chapters"
 BIB = CHAPTERS / "references.bib"
@@ -49,8 +49,7 @@ def markdown_of(path: Path) -> str:
     """The prose of a chapter: the whole of a .md file, the Markdown cells of a notebook."""
     if path.suffix == ".md":
         return path.read_text(encoding="utf-8")
-    notebook = nbformat.read(path, as_version=4)
-    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return "\n".join(notebooks.markdown(path))
 
 
 def chapter_files() -> list[Path]:

@@ -5,7 +5,6 @@ without formulas, code, links and names of references. tests/words.txt lists the
 dictionary lacks: names, and terms of mathematics and of this subject.
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from spylls.hunspell import Dictionary
 
 from study import ROOT
+from study.pages import notebooks
 
 WORDS = Path(__file__).with_name("words.txt")
 PAGES = sorted(
@@ -54,16 +54,14 @@ NOT_PROSE = [
 
 def markdown(page: Path) -> str:
     """The text of a page: of a notebook its cells of text, and its captions."""
-    text = page.read_text(encoding="utf-8")
     if page.suffix != ".ipynb":
-        return text
+        return page.read_text(encoding="utf-8")
     parts = []
-    for cell in json.loads(text)["cells"]:
+    for cell in notebooks.cells(page):
         if cell["cell_type"] == "markdown":
-            parts.append("".join(cell["source"]))
-        shown = cell["metadata"].get("mystnb", {})
-        parts.append(shown.get("figure", {}).get("caption", ""))
-        parts.append(shown.get("image", {}).get("alt", ""))
+            parts.append(notebooks.source(cell))
+        parts.append(notebooks.figure(cell).get("caption", ""))
+        parts.append(cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", ""))
     return "\n\n".join(parts)
 
 

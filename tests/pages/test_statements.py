@@ -1,11 +1,11 @@
 """Each label of the theory is stated once, proved, tested, and shown in a figure or an exercise."""
 
-import json
 import re
 
 import pytest
 
 from study import ROOT
+from study.pages import notebooks
 from study.pages.statements import LABELS, entries, tests_of
 
 CHAPTERS = ROOT / "chapters"
@@ -35,10 +35,9 @@ def test_statement_is_followed_by_its_proof(entry):
 
 @pytest.mark.parametrize("entry", STATED, ids=lambda e: e.label)
 def test_statement_is_shown_in_a_figure_or_practised(entry):
-    cells = json.loads((CHAPTERS / f"{entry.document}.ipynb").read_text(encoding="utf-8"))["cells"]
-    figures = [c for c in cells if "figure" in c["metadata"].get("mystnb", {})]
+    cells = notebooks.cells(CHAPTERS / f"{entry.document}.ipynb")
     exercises = [e for e in ENTRIES if e.document == entry.document and e.kind == "exercise"]
-    assert figures
+    assert any(notebooks.figure(cell) for cell in cells)
     assert 3 <= len(exercises) <= 6
 
 

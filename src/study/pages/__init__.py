@@ -6,8 +6,20 @@
 
 def setup(app):
     """Register each part of the room that has something to register."""
-    from study.pages import backmatter, launch, markup, scripts, shown
+    from study.pages import (
+        launch,
+        markup,
+        opening,
+        reference,
+        roles,
+        scripts,
+        shown,
+        sources,
+        statement_links,
+        tables,
+    )
 
-    for part in (scripts, launch, backmatter, markup, shown):
-        app.setup_extension(part.__name__)
+    parts = (scripts, launch, tables, opening, roles, statement_links, reference, sources)
+    for part in (*parts, markup, shown):
+        part.register(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

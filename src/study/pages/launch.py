@@ -6,12 +6,13 @@ Binder and, from GitHub, on Colab or, by Thebe, in the page itself. The notebook
 button gives is the stored one, without outputs.
 """
 
-import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
 from docutils import nodes
+
+from study.pages import notebooks
 
 BINDER = "https://mybinder.org"
 COLAB = "https://colab.research.google.com"
@@ -71,16 +72,12 @@ def clean_downloads(app, exception):
     if exception or app.builder.format != "html":
         return
     for path in (Path(app.outdir) / "_sources").rglob("*.ipynb"):
-        notebook = without_outputs(json.loads(path.read_text(encoding="utf-8")))
-        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        notebooks.write(path, without_outputs(notebooks.read(path)))
 
 
-def setup(app):
+def register(app):
+    """Register the buttons, and the downloads without outputs."""
     app.connect("config-inited", add_buttons)
     # After sphinx-thebe has added them.
     app.connect("doctree-resolved", drop_unused_thebe, priority=900)
     app.connect("build-finished", clean_downloads)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,11 +2,10 @@
 
 What they write is read well by most browsers, but parts of it are not valid HTML, give a screen
 reader two names for one button or none, or load scripts that nothing needs. Each rule below says
-what it mends; tests/test_markup.py has a case for each, and the tests of the built book check the
-result as a whole.
+what it mends; tests/pages/test_markup.py has a case for each, and the tests of the built book
+check the result as a whole.
 """
 
-import re
 from pathlib import Path
 
 from bs4 import BeautifulSoup
@@ -139,11 +138,6 @@ def write_index(app, exception):
         Path(app.outdir, "index.html").write_text(INDEX, encoding="utf-8")
 
 
-def keep_lone_letters(app, what, name, obj, options, lines):
-    """Keep "width: m." in a docstring a description: "m." alone would begin a numbered list."""
-    lines[:] = [re.sub(r"^(\s+\w+: [A-Za-z])\.$", r"\1", line) for line in lines]
-
-
 # Without its menu and its speech engine, MathJax is half as large.
 MATHJAX = ["input/tex", "output/chtml", "a11y/assistive-mml"]
 
@@ -154,11 +148,8 @@ def use_small_mathjax(app, config):
     config.mathjax3_config["loader"] = {"load": MATHJAX}
 
 
-def setup(app):
+def register(app):
+    """Register the rules, the small MathJax and the page that leads to the first one."""
     app.connect("config-inited", use_small_mathjax)
-    if "sphinx.ext.autodoc" in app.extensions:
-        # Before napoleon, at the usual 500, reads the lines.
-        app.connect("autodoc-process-docstring", keep_lone_letters, priority=400)
     app.connect("builder-inited", mend_as_written)
     app.connect("build-finished", write_index)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,20 +5,8 @@ import re
 from pathlib import Path
 
 from study import presets, results
-from study.pages import usage
-
-
-def table(columns: tuple[str, ...], rows: list[tuple[str, ...]], align: str = "") -> list[str]:
-    """The lines of a Markdown table.
-
-    Raises:
-        ValueError: for a row of another length, or a cell that would end early.
-    """
-    for row in rows:
-        if len(row) != len(columns) or any("|" in cell or "\n" in cell for cell in row):
-            raise ValueError(f"a row must hold {len(columns)} cells without | or line ends: {row}")
-    marks = [":---"] * len(columns)
-    return ["| " + " | ".join(row) + " |" for row in (columns, marks, *rows)]
+from study.pages import notebooks
+from study.pages.generated import table
 
 
 def result_lines(chapters: Path, folder: Path) -> list[str]:
@@ -69,7 +57,7 @@ def chapters_showing(record: dict, chapters: Path, folder: Path) -> list[str]:
     call = re.compile(rf'results\.load\("{name}"((?:, "\w+")*)\)')
     found = []
     for path in sorted(chapters.glob("*.ipynb")):
-        asked = {tuple(re.findall(r"\w+", m[1])) for m in call.finditer(usage.code_of(path))}
+        asked = {tuple(re.findall(r"\w+", m[1])) for m in call.finditer(notebooks.program(path))}
         if any(record["preset"] in (choice or (largest,)) for choice in asked):
             found.append(path.stem)
     return found

@@ -1,4 +1,4 @@
-"""The book's own Sphinx extension for its pages: each gets the scripts and styles it needs."""
+"""Each page gets the scripts and styles that it needs, and no others."""
 
 import re
 from pathlib import Path
@@ -44,8 +44,8 @@ def keep_needed_scripts(app, pagename, templatename, context, doctree):
     context["script_files"] = kept
 
 
-def setup(app):
+def register(app):
+    """Register what each page gets, and what it is spared."""
     app.connect("html-page-context", add_playground)
     # After every extension has added its scripts.
     app.connect("html-page-context", keep_needed_scripts, priority=900)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -14,6 +14,8 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
+from flatminima._files import write_atomically
+
 FOLDER = "shown"
 
 
@@ -112,16 +114,12 @@ def write_down(app: Sphinx, doctree: nodes.document, document: str) -> None:
         "sections": sections(app, document),
     }
     path = Path(app.outdir).parent / FOLDER / f"{document}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
-def setup(app: Sphinx) -> dict[str, object]:
+def register(app: Sphinx) -> None:
     """Watch the references after all that changes a page as it is read."""
     app.add_node(watched)
     app.connect("doctree-read", watch, priority=900)
     # After sphinx-proof and sphinx-exercise have written their numbers.
     app.connect("doctree-resolved", write_down, priority=950)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

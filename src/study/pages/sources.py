@@ -21,6 +21,11 @@ NAMED = re.compile(r"(?:tests/)?(?:\w+/)?(test_\w+\.py)(?:::(test_\w+))?")
 LONE = re.compile(r"(test_\w+)")
 
 
+def in_words(test: str) -> str:
+    """What the name of a test says after its label: test_D3_turns_uphill says "turns uphill"."""
+    return re.sub(r"^test_([QDG]\d+_)?", "", test).replace("_", " ")
+
+
 def test_files() -> list[Path]:
     """The files that hold tests, room by room; no two have the same name."""
     return sorted(TESTS.rglob("test_*.py"))
@@ -133,7 +138,7 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, str], str]]:
         yield f"{FOLDER}/{path.stem}", context, "page.html"
 
 
-def setup(app: Sphinx) -> None:
+def register(app: Sphinx) -> None:
     """Register the links and the pages."""
     app.connect("doctree-read", link_named_tests)
     app.connect("html-collect-pages", pages)

@@ -1,10 +1,11 @@
 """Find the book's statements and exercises in its chapters, and the tests that check them."""
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from study.pages import notebooks
 
 LABELS = (
     *(f"Q{i}" for i in range(1, 6)),
@@ -55,8 +56,7 @@ def _entries_of(path: Path, changed: int) -> tuple[Entry, ...]:
 @cache
 def _texts(path: Path, changed: int) -> tuple[str, ...]:
     """The Markdown cells of a notebook; it is read once for each time it changes."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return tuple("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    return tuple(notebooks.markdown(path))
 
 
 PRACTISED_TOO = {"D2": ("ex-eos-linear",), "D10": ("ex-noise-echo", "ex-noise-halving")}

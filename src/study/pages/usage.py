@@ -3,7 +3,6 @@
 import ast
 import importlib
 import inspect
-import json
 import pkgutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,6 +11,7 @@ from types import ModuleType
 
 import flatminima
 import study
+from study.pages import notebooks
 
 PACKAGES = (flatminima, study)
 
@@ -83,13 +83,6 @@ def resolved(name: str) -> str | None:
     return identity(value)
 
 
-def code_of(notebook: Path) -> str:
-    """The code of a notebook in one piece, without the lines that only IPython understands."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    lines = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code").split("\n")
-    return "\n".join("" if line.lstrip()[:1] in ("%", "!") else line for line in lines)
-
-
 def used_in(chapters: Path, order: list[str]) -> dict[str, list[str]]:
     """Identity of each function and class -> the chapters that use it, in the given order."""
     found: dict[str, list[str]] = {}
@@ -97,6 +90,6 @@ def used_in(chapters: Path, order: list[str]) -> dict[str, list[str]]:
         path = chapters / f"{document}.ipynb"
         if not path.exists():
             continue
-        for member in sorted({resolved(n) for n in names_in(code_of(path))} - {None}):
+        for member in sorted({resolved(n) for n in names_in(notebooks.program(path))} - {None}):
             found.setdefault(member, []).append(document)
     return found

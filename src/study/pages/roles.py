@@ -1,0 +1,78 @@
+"""Roles of the text: effects, verdicts, and links to tests."""
+
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxRole
+
+from study import claims
+from study.pages import sources
+from study.pages.findings import NotExecutedError, findings
+from study.pages.generated import rerun_on_change
+
+logger = logging.getLogger(__name__)
+
+
+class EffectRole(SphinxRole):
+    """The headline effect of a claim, by the claim's key."""
+
+    def run(self):
+        chapters = Path(self.env.srcdir) / "chapters"
+        rerun_on_change(self.env, chapters)
+        try:
+            found = {f.claim.key: f for f in findings(chapters)}[self.text]
+            text = found.effects[found.claim.headline].value
+        except NotExecutedError as error:
+            logger.warning(f"the chapters are not executed: {error}", location=self.get_location())
+            text = "(not executed)"
+        except KeyError:
+            raise ExtensionError(f"there is no claim {self.text!r}") from None
+        return [nodes.Text(text)], []
+
+
+def _mark(verdict: str) -> nodes.inline:
+    name = f"verdict-{verdict.replace(' ', '-')}"
+    return nodes.inline(verdict, verdict, classes=["verdict", name])
+
+
+class VerdictRole(SphinxRole):
+    """A verdict as a colored mark."""
+
+    def run(self):
+        if self.text not in claims.VERDICTS:
+            raise ExtensionError(f"a verdict is one of {claims.VERDICTS}, got {self.text!r}")
+        return [_mark(self.text)], []
+
+
+class ClaimRole(SphinxRole):
+    """The verdict on one of the paper's five claims, from its parts that are the paper's."""
+
+    def run(self):
+        chapters = Path(self.env.srcdir) / "chapters"
+        rerun_on_change(self.env, chapters)
+        try:
+            own = [f for f in findings(chapters) if f.claim.part == int(self.text)]
+        except NotExecutedError as error:
+            logger.warning(f"the chapters are not executed: {error}", location=self.get_location())
+            return [], []
+        verdict = claims.combined([f.verdict for f in own if not f.claim.ours])
+        return [_mark(verdict)], []
+
+
+class CheckedRole(SphinxRole):
+    """A link to a test, ``file::test``, that shows what the name of the test says."""
+
+    def run(self):
+        file, test = self.text.split("::")
+        said = nodes.Text(sources.in_words(test))
+        return [sources.link(self.config, self.env.docname, file, test, said)], []
+
+
+def register(app) -> None:
+    """Register the roles."""
+    app.add_role("effect", EffectRole())
+    app.add_role("verdict", VerdictRole())
+    app.add_role("claim", ClaimRole())
+    app.add_role("checked", CheckedRole())

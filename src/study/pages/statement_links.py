@@ -1,0 +1,70 @@
+"""Below each statement and its proof, the links to its tests and its exercises."""
+
+from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+
+from study.pages import sources
+from study.pages.statements import entries, exercises_on, tests_of
+
+
+def add_links_to_statements(app: Sphinx, doctree: nodes.document) -> None:
+    """Below each labelled statement and its proof, the links to its tests and its exercises."""
+    chapters, document = Path(app.srcdir) / "chapters", app.env.docname
+    for path in (*sources.test_files(), sources.TESTS):
+        app.env.note_dependency(str(path))
+    own = {e.label: e for e in entries(chapters) if e.theory_label}
+    for node in list(doctree.findall(nodes.Element)):
+        entry = own.get(node.get("label"))
+        if entry is None or entry.document != document.removeprefix("chapters/"):
+            continue
+        siblings = node.parent.children
+        after = siblings.index(node)
+        if entry.kind != "definition":
+            proofs = (i for i in range(after + 1, len(siblings)) if _is_proof(siblings[i]))
+            after = next(proofs, after)
+        node.parent.insert(after + 1, _links_of(app, entry, chapters))
+
+
+def _is_proof(node: nodes.Node) -> bool:
+    # Theorems have the class "proof" as well.
+    return type(node).__name__ == "proof_node"
+
+
+def _links_of(app: Sphinx, entry, chapters: Path) -> nodes.paragraph:
+    """Tests, exercises and the table of all statements, in one line."""
+    document = app.env.docname
+    line = nodes.paragraph(classes=["statement-links"])
+    line += nodes.Text("Checked by ")
+    for i, name in enumerate(tests_of(entry.theory_label, sources.TESTS)):
+        file, test = name.split("::")
+        line += [nodes.Text(", ")] if i else []
+        line += sources.link(app.config, document, file, test, nodes.Text(sources.in_words(test)))
+    line += nodes.Text(". Practiced in ")
+    for i, exercise in enumerate(exercises_on(entry.theory_label, chapters)):
+        line += [nodes.Text(", ")] if i else []
+        line += _reference(document, exercise.label, exercise.title)
+    line += nodes.Text(". ")
+    line += _reference(document, "theorems", "All statements")
+    line += nodes.Text(".")
+    return line
+
+
+def _reference(document: str, target: str, text: str) -> addnodes.pending_xref:
+    return addnodes.pending_xref(
+        "",
+        nodes.inline(text, text),
+        refdomain="std",
+        reftype="ref",
+        reftarget=target,
+        refexplicit=True,
+        refwarn=True,
+        refdoc=document,
+    )
+
+
+def register(app) -> None:
+    """Register the links."""
+    app.connect("doctree-read", add_links_to_statements)

@@ -1,0 +1,168 @@
+"""The generated tables and lists: statements, exercises, claims, results, benchmarks, tests."""
+
+from typing import ClassVar
+
+from docutils.parsers.rst import directives
+from sphinx.errors import ExtensionError
+
+from study import claims, results
+from study.pages import contents, records, sources
+from study.pages.findings import findings
+from study.pages.generated import Generated, rerun_on_change, table
+from study.pages.statements import LABELS, entries, exercises_on, tests_of
+
+PARTS = (
+    r"Stable and monotone below $2/\eta$; best beyond it",
+    "Instabilities lead to flatter minima, which generalize better",
+    "Eigenvectors rotate, more at larger rates, and that flattens",
+    "In SGD, instability outweighs the noise of the minibatch",
+    "Restoring instabilities improves Adam",
+)
+"""The paper's five claims in a few words; the start page has them in full."""
+STATEMENTS = ("thm", "prop", "def")
+
+
+class TheoremTable(Generated):
+    """Every statement that has a label: where it is proved, its tests, its exercises."""
+
+    def lines(self) -> list[str]:
+        rerun_on_change(self.env, self.chapters)
+        rows = []
+        labelled = {e.theory_label: e for e in entries(self.chapters) if e.theory_label}
+        for label in LABELS:
+            if label not in labelled:
+                continue
+            entry = labelled[label]
+            tests = [f"{{checked}}`{name}`" for name in tests_of(label, sources.TESTS)]
+            practice = [
+                f"{{ref}}`{exercise.title} <{exercise.label}>`"
+                for exercise in exercises_on(label, self.chapters)
+            ]
+            statement = f"{{prf:ref}}`{entry.title} <{entry.label}>`<br>{{doc}}`{entry.document}`"
+            rows.append((label, statement, "<br>".join(tests), "<br>".join(practice)))
+        return table(("label", "statement and proof", "checked by", "practiced in"), rows)
+
+
+class ExerciseTable(Generated):
+    """Every exercise with its solution, chapter by chapter."""
+
+    def lines(self) -> list[str]:
+        rerun_on_change(self.env, self.chapters)
+        found = entries(self.chapters)
+        solutions = {e.title: e.label for e in found if e.kind == "solution"}
+        lines = []
+        for document in contents.names(self.source):
+            own = [e for e in found if e.document == document and e.kind == "exercise"]
+            if not own:
+                continue
+            rows = [
+                (f"{{ref}}`{e.title} <{e.label}>`", f"{{ref}}`solution <{solutions[e.label]}>`")
+                for e in own
+            ]
+            heading = f"**{{doc}}`{document}`**"
+            lines += [heading, "", *table(("exercise", "worked solution"), rows), ""]
+        return lines
+
+
+def _badge(verdict: str) -> str:
+    return f"{{verdict}}`{verdict}`"
+
+
+def _shown(claim: claims.Claim) -> str:
+    document, label = claim.shown
+    role = "prf:ref" if label.split("-")[0] in STATEMENTS else "numref"
+    return f"{{{role}}}`{label}` in {{doc}}`{document}`"
+
+
+class ClaimsTable(Generated):
+    """Each claim with its effects and verdict; in full with ``:full:``, criterion and maker too."""
+
+    option_spec: ClassVar = {"full": directives.flag}
+
+    def lines(self) -> list[str]:
+        rerun_on_change(self.env, self.chapters)
+        found = findings(self.chapters)
+        return self._full(found) if "full" in self.options else self._short(found)
+
+    def _short(self, found: list[claims.Finding]) -> list[str]:
+        rows = []
+        for finding in (f for f in found if not f.claim.ours):
+            claim, effects = finding.claim, finding.effects
+            effect = "—"
+            if effects:
+                chosen, met = effects[claim.headline], sum(e.met for e in effects)
+                effect = f"{chosen.value}<br><small>{chosen.what}"
+                if len(effects) > 1:
+                    effect += f"; {met} of {len(effects)} effects as claimed"
+                effect += f"<br>{'; '.join(finding.made_by)}</small>"
+            text = f"{claim.part}. {claim.statement}<br>{_badge(finding.verdict)}"
+            rows.append((f"{text}<br><small>{_shown(claim)}</small>", effect))
+        return table(("claim and verdict", "effect, with its 95 % interval"), rows)
+
+    def _full(self, found: list[claims.Finding]) -> list[str]:
+        lines = []
+        for number, text in enumerate(PARTS, 1):
+            rows = []
+            for finding in (f for f in found if f.claim.part == number):
+                claim = finding.claim
+                mark = " *(ours)*" if claim.ours else ""
+                what = f"{claim.statement}{mark}<br>{_badge(finding.verdict)}"
+                what += f"<br><small>Criterion: {claim.criterion}."
+                what += f"<br>{_shown(claim)}</small>"
+                effects = "<br>".join(
+                    f"**{e.value}** {'✓' if e.met else '✗'} <small>{e.what}</small>"
+                    for e in finding.effects
+                )
+                made = f"<br><small>Made by: {'; '.join(finding.made_by)}</small>"
+                effects = effects + made if effects else "—"
+                rows.append((what, effects))
+            lines += [f"## {number}. {text}", ""]
+            lines += [*table(("claim and verdict", "effects, with 95 % intervals"), rows), ""]
+        return lines
+
+
+class ResultsList(Generated):
+    """Each stored result with the record of how it was made."""
+
+    def lines(self) -> list[str]:
+        rerun_on_change(self.env, self.chapters)
+        try:
+            return records.result_lines(self.chapters, results.FOLDER)
+        except results.CorruptResultError as error:
+            raise ExtensionError(f"How the results were made: {error}") from error
+
+
+class BenchmarksList(Generated):
+    """The stored timings, each with the machine that made them."""
+
+    def lines(self) -> list[str]:
+        rerun_on_change(self.env, self.chapters)
+        return records.benchmark_lines(results.FOLDER / "benchmarks")
+
+
+class TestList(Generated):
+    """Each file of tests: what it is about, and how many tests it holds."""
+
+    def lines(self) -> list[str]:
+        rerun_on_change(self.env, self.chapters)
+        rows = []
+        for path in sources.test_files():
+            count = len(sources.tests_in(path))
+            text = sources.summary(path).replace("|", "or")
+            rows.append((f"`{sources.shown_name(path)}`", text, str(count)))
+        return table(("file", "what it tests", "tests"), rows)
+
+
+def register(app) -> None:
+    """Register the directives and their style sheet."""
+    generated = {
+        "theorem-table": TheoremTable,
+        "exercise-table": ExerciseTable,
+        "claims-table": ClaimsTable,
+        "results-list": ResultsList,
+        "benchmarks-list": BenchmarksList,
+        "test-list": TestList,
+    }
+    for name, directive in generated.items():
+        app.add_directive(name, directive)
+    app.add_css_file("backmatter.css")
