@@ -79,6 +79,35 @@ def test_format_and_sign():
     assert Interval(-0.5, -0.75, -0.25).excludes_zero
 
 
+def test_an_interval_is_scaled_and_shifted_as_its_numbers_are():
+    gain = Interval(0.5, -0.25, 1.0)
+    for scaled in (100 * gain, gain * 100, np.float64(100) * gain, np.int64(100) * gain):
+        assert isinstance(scaled, Interval)
+        assert scaled == (50, -25, 100)
+    assert -gain == (-0.5, -1.0, 0.25)
+    assert gain * -2 == (-1.0, -2.0, 0.5)
+    assert gain + 1 == 1 + gain == np.float64(1) + gain == (1.5, 0.75, 2.0)
+    assert gain - 1 == (-0.5, -1.25, 0.0)
+
+
+@given(st.tuples(*3 * [st.floats(-5, 5)]).map(sorted))
+def test_the_ends_of_a_mapped_interval_are_in_order(parts):
+    low, value, high = parts
+    interval = Interval(value, low, high)
+    rising, falling = interval.map(np.exp), interval.map(lambda x: np.exp(-x))
+    assert rising == (np.exp(value), np.exp(low), np.exp(high))
+    assert falling == (np.exp(-value), np.exp(-high), np.exp(-low))
+    assert all(type(part) is float for part in rising)
+
+
+@pytest.mark.parametrize("other", [True, "2", (1.0, 2.0, 3.0), None])
+def test_an_interval_takes_numbers_alone(other):
+    with pytest.raises(TypeError):
+        Interval(1.0, 0.0, 2.0) * other
+    with pytest.raises(TypeError):
+        Interval(1.0, 0.0, 2.0) + other
+
+
 @pytest.mark.parametrize(
     ("call", "names"),
     [

@@ -7,6 +7,7 @@ runs that share a seed share their images and initial weights, and are not indep
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -27,28 +28,86 @@ LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
-    """A number estimated from random draws, with its standard error over them."""
+    """A number estimated from random draws, with its standard error over them.
+
+    Example:
+        >>> Estimate(41.0, error=2.5).value
+        41.0
+    """
 
     value: float
     error: float
 
 
 class Interval(NamedTuple):
-    """An estimate with the ends of its bootstrap interval."""
+    """An estimate with the ends of its interval; it can be scaled, shifted, and mapped.
+
+    It is a tuple of three numbers, but ``*`` and ``+`` are those of numbers, so that a change of
+    unit is written once for the estimate and both ends.
+
+    Example:
+        >>> gain = Interval(0.021, low=0.012, high=0.034)
+        >>> f"{100 * gain:+.1f}"
+        '+2.1 [+1.2, +3.4]'
+        >>> f"{-gain + 1:.2f}"
+        '0.98 [0.97, 0.99]'
+    """
 
     value: float
     low: float
     high: float
+
+    # A NumPy number on the left leaves the arithmetic to the interval.
+    __array_ufunc__ = None
 
     def __format__(self, spec: str) -> str:
         """``format(interval, ".2f")`` gives ``0.41 [0.12, 0.63]``."""
         value, low, high = (format(v, spec or ".3g").replace("-", "−") for v in self)
         return f"{value} [{low}, {high}]"
 
+    def map(self, function: Callable[[float], float]) -> Interval:
+        """The interval of a monotone function of the quantity, its ends in order.
+
+        Args:
+            function: one number -> one number, rising or falling throughout.
+
+        Example:
+            A difference of logarithms as a ratio, and the ratio the other way round:
+
+            >>> import math
+            >>> difference = Interval(0.0, low=math.log(0.5), high=math.log(4.0))
+            >>> f"{difference.map(math.exp)}"
+            '1 [0.5, 4]'
+            >>> f"{difference.map(lambda x: math.exp(-x))}"
+            '1 [0.25, 2]'
+        """
+        value, low, high = (float(function(part)) for part in self)
+        return Interval(value, min(low, high), max(low, high))
+
+    def __mul__(self, factor: float) -> Interval:
+        return self.map(lambda part: part * factor) if _is_number(factor) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Interval:
+        return self.map(lambda part: -part)
+
+    def __add__(self, shift: float) -> Interval:
+        return self.map(lambda part: part + shift) if _is_number(shift) else NotImplemented
+
+    __radd__ = __add__
+
+    def __sub__(self, shift: float) -> Interval:
+        return self.map(lambda part: part - shift) if _is_number(shift) else NotImplemented
+
     @property
     def excludes_zero(self) -> bool:
         """Whether zero lies outside the interval."""
         return bool(self.low > 0 or self.high < 0)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def bootstrap_interval(
@@ -68,6 +127,14 @@ def bootstrap_interval(
     Raises:
         ValueError: for fewer than 3 seeds, or entries that are not finite: leave out a run that
             has no value together with its seed, and say so.
+
+    Source:
+        Efron & Tibshirani, *An Introduction to the Bootstrap* (1993), chapter 13.
+
+    Example:
+        >>> accuracy = [0.81, 0.79, 0.84, 0.80, 0.82]  # of five seeds
+        >>> f"{bootstrap_interval(accuracy, np.random.default_rng(0)):.2f}"
+        '0.81 [0.80, 0.83]'
     """
     samples = finite_array("samples", samples)
     if samples.ndim == 0 or len(samples) < 3:
@@ -122,6 +189,12 @@ def rank_correlation(
     Raises:
         ValueError: for different shapes, fewer than 3 seeds, entries that are not finite, or a
             quantity that is the same in all runs and has no ranks.
+
+    Example:
+        >>> rate = np.tile([0.1, 0.2, 0.4], (4, 1))  # three conditions for each of four seeds
+        >>> sharpness = 2 / rate
+        >>> f"{rank_correlation(rate, sharpness, np.random.default_rng(0))}"
+        '−1 [−1, −1]'
     """
     from scipy.stats import rankdata
 
@@ -162,6 +235,11 @@ def contrast(
     Raises:
         ValueError: for shapes that do not match, no condition on one of the sides, or a seed
             without a value on one of them.
+
+    Example:
+        >>> values = [[3.0, 1.0, 2.0], [4.0, 2.0, np.nan], [5.0, 3.0, 3.0]]  # three seeds
+        >>> f"{contrast(values, [False, True, True], np.random.default_rng(0)):.1f}"
+        '−1.8 [−2.0, −1.5]'
     """
     values, treated = np.asarray(values, dtype=float), np.asarray(treated, dtype=bool)
     if values.ndim != 2 or treated.shape != values.shape[1:]:
