@@ -67,6 +67,13 @@ def directional_derivatives(
 
     Raises:
         ValueError: for another order, or a direction of the wrong shape or not finite.
+
+    Example:
+        >>> import torch
+        >>> theta = torch.ones(2, dtype=torch.float64, requires_grad=True)
+        >>> hessian = HessianOperator(lambda: theta[0] ** 2 * theta[1], [theta])
+        >>> directional_derivatives(hessian, torch.tensor([1.0, 1.0]), order=3)  # (1 + s)^3
+        tensor([1., 3., 6., 6.], dtype=torch.float64)
     """
     operator = _hessian(operator)
     order = positive_int("order", order)
@@ -104,6 +111,13 @@ def sharpness_gradient(
     Raises:
         ValueError: if lambda_1 is not simple to within what the eigensolver resolved (checked
             where it computes the eigenvector), or for a bad eigenvector.
+
+    Example:
+        >>> import torch
+        >>> theta = torch.tensor([1.0, 0.5], dtype=torch.float64, requires_grad=True)
+        >>> hessian = HessianOperator(lambda: (theta**4).sum() / 12, [theta])  # diag(theta^2)
+        >>> sharpness_gradient(hessian).round(decimals=6).abs()
+        tensor([2., 0.], dtype=torch.float64)
     """
     operator = _hessian(operator)
     if eigenvector is None:
@@ -163,6 +177,15 @@ def rotation_field(
         ValueError: lambda_1 repeated within rounding or within the residuals of the pairs, or
             not positive while k < n; fewer pairs than needed.
         ConvergenceError: the solution was not found within max_products; ``result`` has the field.
+
+    Example:
+        On L = (x^2 + y)^2 / 2 at the origin's neighbour (0.1, 0), v_1 turns as x grows:
+
+        >>> import torch
+        >>> theta = torch.tensor([0.1, 0.0], dtype=torch.float64, requires_grad=True)
+        >>> hessian = HessianOperator(lambda: (theta[0] ** 2 + theta[1]) ** 2 / 2, [theta])
+        >>> float(rotation_field(hessian).field.norm()) > 0
+        True
     """
     operator = _hessian(operator)
     n = operator.shape[0]

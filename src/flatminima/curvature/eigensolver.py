@@ -93,6 +93,16 @@ def top_eigenpairs(
     Raises:
         ValueError: an argument outside what is said above, or a product that is not finite.
         ConvergenceError: max_products were spent before all pairs converged.
+
+    Example:
+        >>> import torch
+        >>> from flatminima.curvature import MatrixOperator
+        >>> matrix = torch.diag(torch.tensor([3.0, -5.0, 1.0, 2.0]))
+        >>> pairs = top_eigenpairs(MatrixOperator(matrix), k=2)
+        >>> pairs.eigenvalues.round(decimals=4)
+        tensor([3., 2.], dtype=torch.float64)
+        >>> pairs.eigenvectors[0].abs().round(decimals=4)
+        tensor([1., 0., 0., 0.])
     """
     operator = as_operator(operator)
     n = operator.shape[0]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flatminima._validation import positive_float, positive_int
-from flatminima.curvature.eigensolver import top_eigenpairs
+from flatminima.curvature.eigensolver import sharpness
 from flatminima.curvature.preconditioned import PreconditionedOperator
 from flatminima.curvature.risk import EmpiricalRisk
 from flatminima.statistics import Estimate
@@ -35,6 +35,16 @@ def rescale(model: nn.Sequential, layer: int, factor: float) -> None:
     Raises:
         ValueError: a factor that is not positive, a layer that is not there or is the last, or an
             activation in between that is not positively homogeneous.
+
+    Example:
+        >>> import torch
+        >>> from flatminima import models
+        >>> model = models.mlp([2, 4, 1], "relu", seed=0)
+        >>> x = torch.tensor([[0.5, -1.0]])
+        >>> before = model(x)
+        >>> rescale(model, 0, 4.0)
+        >>> torch.equal(model(x), before)
+        True
     """
     factor = positive_float("factor", factor)
     weighted = [i for i, m in enumerate(model) if isinstance(m, (nn.Linear, nn.Conv2d))]
@@ -69,11 +79,25 @@ def adaptive_sharpness(
         risk: a model, a loss and data.
         tol: relative residual of the eigensolver.
         generator: of the eigensolver's start, on the CPU.
+
+    Example:
+        Rescaling the two layers makes the network sharper, and leaves this as it is:
+
+        >>> import torch
+        >>> from flatminima import models
+        >>> model = models.mlp([2, 4, 1], "relu", seed=0, dtype=torch.float64)
+        >>> x = torch.tensor([[0.3, 1.0], [1.0, 0.2], [0.5, 0.5]], dtype=torch.float64)
+        >>> risk = EmpiricalRisk(model, "mse", (x, torch.ones(3, 1, dtype=torch.float64)))
+        >>> before = sharpness(risk), adaptive_sharpness(risk)
+        >>> rescale(model, 0, 16.0)
+        >>> after = sharpness(risk), adaptive_sharpness(risk)
+        >>> after[0] > 10 * before[0], abs(after[1] / before[1] - 1) < 1e-3
+        (True, True)
     """
     operator = risk.hessian()
     sizes = torch.cat([p.detach().flatten() for p in operator.parameters])
     scaled = PreconditionedOperator(operator, sizes.pow(-2))
-    return float(top_eigenpairs(scaled, k=1, tol=tol, generator=generator).eigenvalues[0])
+    return sharpness(scaled, tol=tol, generator=generator)
 
 
 def average_sharpness(
@@ -99,6 +123,19 @@ def average_sharpness(
 
     Returns:
         The mean over the pairs and its standard error.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> torch.nn.init.constant_(model.weight, 3.0)
+        Parameter containing:
+        tensor([[3.]], requires_grad=True)
+        >>> risk = EmpiricalRisk(model, "mse", (torch.ones(1, 1), torch.zeros(1, 1)))
+        >>> rise = average_sharpness(
+        ...     risk, radius=0.1, samples=1000, generator=torch.Generator().manual_seed(0)
+        ... )
+        >>> abs(rise.value - 0.5 * (0.1 * 3.0) ** 2) < 4 * rise.error
+        True
     """
     parameters = risk.parameters
     radius, samples = positive_float("radius", radius), positive_int("samples", samples, 2)
@@ -141,6 +178,17 @@ def relative_flatness(
         weight: (outputs, inputs) weights of a linear layer of the model; as a rule the last one.
         samples: random directions, at least 2.
         generator: of the signs, on the CPU.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> risk = EmpiricalRisk(model, "mse", (torch.eye(2), torch.zeros(2, 1)))
+        >>> flatness = relative_flatness(
+        ...     risk, model.weight, samples=10, generator=torch.Generator().manual_seed(0)
+        ... )
+        >>> exact = float(model.weight.square().sum())  # tr H = 1
+        >>> abs(flatness.value - exact) <= 4 * flatness.error + 1e-5
+        True
     """
     if weight.ndim != 2:
         raise ValueError(f"weight must have shape (outputs, inputs), got {tuple(weight.shape)}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer, RMSprop
 
-from flatminima.curvature.eigensolver import top_eigenpairs
+from flatminima.curvature.eigensolver import sharpness
 from flatminima.curvature.operator import HessianOperator, SymmetricOperator
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
 from flatminima.theory import quadratic
@@ -162,14 +162,21 @@ def preconditioned_sharpness(
 
     Raises:
         ValueError: as `preconditioner`, HessianOperator and `top_eigenpairs` do.
+
+    Example:
+        >>> import torch
+        >>> from flatminima import EmpiricalRisk
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> risk = EmpiricalRisk(model, "mse", (torch.tensor([[2.0]]), torch.tensor([[1.0]])))
+        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> preconditioned_sharpness(risk, sgd) < edge_of_stability(sgd)
+        True
     """
     operator = as_operator(risk)
     gradient = operator.gradient if upcoming else None
     diagonal = preconditioner(optimizer, operator.parameters, gradient)
-    pairs = top_eigenpairs(
-        PreconditionedOperator(operator, diagonal), tol=tol, start=start, generator=generator
-    )
-    return float(pairs.eigenvalues[0])
+    scaled = PreconditionedOperator(operator, diagonal)
+    return sharpness(scaled, tol=tol, start=start, generator=generator)
 
 
 def edge_of_stability(optimizer: Optimizer) -> float:

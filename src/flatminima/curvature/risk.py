@@ -260,7 +260,7 @@ class _Witness:
     """One evaluation of a risk: its value, and a signature of the data and of each layer's work."""
 
     def __init__(self, risk: EmpiricalRisk) -> None:
-        self.calls: list[tuple[str, int, list, list]] = []
+        self.calls: list[tuple[str, str, list, list]] = []
         self.data: list = []
         hooks = [
             module.register_forward_hook(self._note(name), with_kwargs=True)
@@ -277,24 +277,31 @@ class _Witness:
 
     def _note(self, name: str) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-            label = f"{name or 'the model itself'} ({type(module).__name__})"
-            self.calls.append(
-                (label, name.count("."), _signature((args, kwargs)), _signature(output))
-            )
+            given, made = _signature((args, kwargs)), _signature(output)
+            self.calls.append((name, type(module).__name__, given, made))
 
         return hook
 
     def changed_since(self, other: "_Witness") -> list[str]:
         """The layers that gave other outputs for the same inputs; of nested ones the innermost."""
-        found = [
-            (label, depth)
-            for (label, depth, given, made), (_, _, before, then) in zip(
+        changed = {
+            (name, kind)
+            for (name, kind, given, made), (_, _, before, then) in zip(
                 self.calls, other.calls, strict=False
             )
             if _same(given, before) and not _same(made, then)
+        }
+        inner = [
+            (name, kind)
+            for name, kind in changed
+            if not any(other != name and _within(other, name) for other, _ in changed)
         ]
-        deepest = max((depth for _, depth in found), default=0)
-        return sorted({label for label, depth in found if depth == deepest})
+        return sorted(f"{name or 'the model itself'} ({kind})" for name, kind in inner)
+
+
+def _within(name: str, layer: str) -> bool:
+    """Whether a module's name belongs to a part of a layer; all belong to the model, named ''."""
+    return not layer or name.startswith(f"{layer}.")
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

@@ -84,6 +84,13 @@ def trace(
 
     Raises:
         ValueError: for fewer than 6 products.
+
+    Example:
+        >>> import torch
+        >>> from flatminima.curvature import MatrixOperator
+        >>> estimate = trace(MatrixOperator(torch.diag(torch.tensor([1.0, 2.0, 3.0]))))
+        >>> round(estimate.value, 4), estimate.error
+        (6.0, 0.0)
     """
     operator = as_operator(operator)
     products = positive_int("products", products, minimum=6)
@@ -133,6 +140,14 @@ def spectral_density(
 
     Raises:
         ValueError: fewer than two vectors, a grid that is not one-dimensional, width <= 0.
+
+    Example:
+        >>> import torch
+        >>> from flatminima.curvature import MatrixOperator
+        >>> values = torch.cat([torch.zeros(90), torch.full((10,), 5.0)])
+        >>> density = spectral_density(MatrixOperator(torch.diag(values)), vectors=50)
+        >>> round(density.share(low=4.0).value, 3)
+        0.1
     """
     operator = as_operator(operator)
     steps = min(positive_int("steps", steps), operator.shape[0])
@@ -176,6 +191,12 @@ def lambda_min(
     ``tol`` is relative to the largest eigenvalue in absolute value: where that is the sharpness
     and lambda_min is a thousandth of it, a tol of 1e-4 bounds the error by a tenth of lambda_min.
     The error that Ritz values really have is of second order, and far smaller.
+
+    Example:
+        >>> import torch
+        >>> from flatminima.curvature import MatrixOperator
+        >>> round(lambda_min(MatrixOperator(torch.diag(torch.tensor([4.0, -1.0, 2.0])))), 4)
+        -1.0
     """
     pairs = top_eigenpairs(operator, 1, "smallest", tol, start=start, generator=generator)
     return float(pairs.eigenvalues[0])

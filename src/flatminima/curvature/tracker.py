@@ -107,6 +107,18 @@ class EigenTracker:
 
     Attributes:
         products: list of the number of products of each step so far.
+
+    Example:
+        >>> import torch
+        >>> theta = torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64, requires_grad=True)
+        >>> tracker = EigenTracker(1)
+        >>> for _ in range(3):
+        ...     hessian = HessianOperator(lambda: (theta**4).sum() / 12, [theta])
+        ...     pairs = tracker.update(hessian)
+        ...     with torch.no_grad():
+        ...         theta -= 0.1 * hessian.gradient.view_as(theta)
+        >>> [round(float(value), 3) for value in pairs.eigenvalues], pairs.products
+        ([2.433], 2)
     """
 
     def __init__(
