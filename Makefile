@@ -8,7 +8,7 @@ PAGECHECK := tools/pagecheck/node_modules/.package-lock.json
 export FLATMINIMA_PRESET := $(PRESET)
 
 .DEFAULT_GOAL := help
-.PHONY: help install book pdf test results lint lab serve bench clean
+.PHONY: help install browser book pdf test search results lint lab serve bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -31,14 +31,21 @@ book: $(READY) ## execute the chapters that have changed and build the book
 	$(BIN)/jupyter-book build _book --path-output . --quiet
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
-test: $(READY) $(PAGECHECK) ## everything: lint, unit and theory tests, all chapters, the book and its pages
+# Before all else, so that a machine without one says so at once.
+browser: $(READY)
+	$(BIN)/python tools/browser.py
+
+test: browser $(PAGECHECK) ## everything: lint, unit and theory tests, all chapters, the book and its pages
 	$(BIN)/python tools/bundle.py
 	$(BIN)/python -m pytest -n 2 -m "not book"
 	$(BIN)/python tools/execute.py --fresh
 	$(BIN)/jupyter-book build _book --path-output . --all --warningiserror --keep-going --quiet
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "book and not pdf"
 
-pdf: book ## print the built book as one PDF (needs Chromium and its driver)
+search: $(READY) ## run the property tests on new examples, ten times as many as `make test` does
+	$(BIN)/python -m pytest -n 2 -m "not book" --hypothesis-profile=search
+
+pdf: browser book ## print the built book as one PDF
 	$(BIN)/python tools/make_pdf.py
 
 results: $(READY) ## run the experiments and store their tables (ONLY=name for one of them)
