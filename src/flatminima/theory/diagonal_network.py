@@ -198,7 +198,8 @@ class DiagonalNetwork:
             batch_size: rows drawn for each step, without replacement and independently for each
                 trajectory, 1 to n; None or n uses all rows.
             generator: source of the noise and of the rows, needed with either.
-            learning_rate, steps, record_every: as in :meth:`ScalarNetwork.descend`.
+            learning_rate, steps, record_every: as in
+                :meth:`~flatminima.theory.scalar_network.ScalarNetwork.descend`.
 
         Raises:
             ValueError: for arguments of the wrong shape or range.
