@@ -1,6 +1,5 @@
 """The start page and the back matter as built: what leads where, and what fits a screen."""
 
-import re
 from functools import cache
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from browsing import HTML, ROOT, chromium, set_viewport
 from bs4 import BeautifulSoup
 
 from study import claims, results
-from study.pages import usage
+from study.pages import sources, usage
 from study.pages.statements import LABELS, entries, exercises_on, tests_of
 
 CHAPTERS = ROOT / "chapters"
@@ -75,16 +74,16 @@ def test_every_exercise_is_listed_with_its_solution():
 def test_tests_named_in_a_chapter_are_links():
     for path in CHAPTERS.glob("*.ipynb"):
         for code in page(f"chapters/{path.stem}").select("article code"):
-            if re.fullmatch(r"tests/test_\w+\.py(::test_\w+)?", code.get_text()):
+            if sources.NAMED.fullmatch(code.get_text()):
                 assert code.find_parent("a"), code
 
 
 @pytest.mark.parametrize("module", usage.public_modules())
 def test_every_public_function_is_in_the_reference_with_its_docstring(module):
-    names = ("api_theory", "api_networks", "api_experiments")
+    pages = [page(f"chapters/{path.stem}") for path in CHAPTERS.glob("api_*.md")]
     for member in usage.public_members(module):
-        wanted = f"flatminima.{module}.{member}"
-        found = [page(f"chapters/{n}").find("dt", id=wanted) for n in names]
+        wanted = f"{module}.{member}"
+        found = [document.find("dt", id=wanted) for document in pages]
         (entry,) = [dt for dt in found if dt]
         assert len(entry.find_next_sibling("dd").get_text(strip=True)) > 20, wanted
 
