@@ -156,25 +156,3 @@ def test_bad_input_is_refused_by_name(ax, change, names):
 def test_a_learning_rate_must_be_positive(two_axes):
     with pytest.raises(ValueError, match="learning_rate"):
         plotting.plot_sharpness_and_angle(two_axes, instability()[1], 0.0)
-
-
-@pytest.mark.parametrize(
-    ("value", "fmt", "text"),
-    [
-        (60_000, ",d", "60,000"),
-        (0.9, ".2f", "0.90"),
-        (0.42, "+.2f", "+0.42"),
-        ("[+0.4, +1.1]", "", "[+0.4, +1.1]"),
-        (7.8e-7, ".1e", "7.8 × 10⁻⁷"),
-        ("it's", "", "it's"),
-    ],
-)
-def test_a_glued_number_is_pasted_as_it_was_formatted(value, fmt, text, monkeypatch):
-    """MyST-NB evaluates what it pastes as Python: 60,000 would be a pair."""
-    import myst_nb
-    from myst_nb.core.variables import format_plain_text
-
-    glued = {}
-    monkeypatch.setattr(myst_nb, "glue", lambda name, it, display: glued.update({name: it}))
-    plotting.glue_number("x", value, fmt)
-    assert format_plain_text(repr(glued["x"]), "") == text

@@ -22,7 +22,7 @@ from nbformat.sign import NotebookNotary
 from notebooks import TEXT_ID
 
 from flatminima._files import write_atomically
-from study.claims import glued_numbers
+from study.figures import glued_numbers
 from study.pages import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,7 +223,10 @@ def copies(executed: Path, shown: Path) -> dict[str, str]:
     chapters = {path.stem: notebooks.read(path) for path in sorted(executed.glob("*.ipynb"))}
     if not chapters:
         raise StaleBookError(f"there is no executed chapter in {executed}")
-    glued = glued_numbers(executed)
+    glued = {
+        name: {key: number.text for key, number in numbers.items()}
+        for name, numbers in glued_numbers(executed).items()
+    }
     labels = {name: places(notebook["cells"]) for name, notebook in chapters.items()}
     made = {}
     for name, notebook in chapters.items():

@@ -16,7 +16,6 @@ from flatminima._validation import positive_float
 __all__ = [
     "COLORS",
     "CYCLE",
-    "glue_number",
     "plot_sharpness_and_angle",
     "plot_trajectory",
     "residual_colors",
@@ -239,21 +238,3 @@ def _single(trajectory: ScalarTrajectory, shown: slice) -> tuple[np.ndarray, np.
     if len(theta) == 0:
         raise ValueError(f"trajectory must have a finite point among those shown, {shown}")
     return theta, trajectory.network.residual(theta)
-
-
-def glue_number(name: str, value: float | int | str, fmt: str = ".3g") -> None:
-    """Make a computed number available to the prose as ``{glue:text}`name```.
-
-    A number is formatted with ``fmt`` first, in plain decimal or as ``a × 10^b``; a string is
-    glued as it is.
-    """
-    from myst_nb import glue
-
-    text = value if isinstance(value, str) else format(value, fmt)
-    if not isinstance(value, str) and "e" in text:
-        mantissa, exponent = text.split("e")
-        superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        text = f"{mantissa} × 10{superscript}"
-    # As a string, in its quotes: MyST-NB evaluates what it pastes, and would make (60, 0) of 60,000
-    # and 0.9 of 0.90.
-    glue(name, text, display=False)

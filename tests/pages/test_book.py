@@ -15,7 +15,7 @@ import pytest
 from browsing import HTML, ROOT
 from bs4 import BeautifulSoup
 
-from study.claims import glued_numbers
+from study.figures import glued_numbers
 
 EXECUTED = ROOT / "_book" / "chapters"
 PAGES = sorted(p for p in HTML.rglob("*.html") if "_static" not in p.relative_to(HTML).parts)
@@ -108,7 +108,7 @@ def test_page_names_no_folder_of_the_machine_that_built_it(page):
 @every_page
 def test_numbers_in_the_text_are_those_of_the_cells(page):
     """Every number pasted into a page stands there as a cell of a chapter has formatted it."""
-    texts = {text for numbers in glued_numbers(EXECUTED).values() for text in numbers.values()}
+    texts = {n.text for numbers in glued_numbers(EXECUTED).values() for n in numbers.values()}
     assert {tag.get_text() for tag in soup(page).select(".pasted-text")} <= texts
 
 

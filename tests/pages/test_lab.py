@@ -528,7 +528,7 @@ def test_jupyterlab_shows_a_copy_as_the_book_shows_its_page(server, driver, copi
     text = plain(page["text"])
     assert "Wang and Roberts [2026]" in text
     assert "Wang and Roberts [2026]" in plain(book.get_text())
-    number = lab.glued_numbers(EXECUTED)[CHAPTER]["d3-high"]
+    number = lab.glued_numbers(EXECUTED)[CHAPTER]["d3-high"].text
     assert f"{number} degrees, and it ends at" in text
     assert f"{number} degrees, and it ends at" in plain(book.get_text())
     captions = [plain(t.get_text()).strip() for t in book.select("figcaption .caption-number")]

@@ -6,6 +6,7 @@ from pathlib import Path
 from sphinx.errors import ExtensionError
 
 from study import claims, results
+from study.figures import glued_numbers
 from study.pages import sources
 from study.pages.statements import LABELS, tests_of
 
@@ -16,7 +17,7 @@ class NotExecutedError(RuntimeError):
 
 @cache
 def _findings(chapters: Path, signature: tuple) -> list[claims.Finding]:
-    glued = claims.glued_numbers(chapters)
+    glued = glued_numbers(chapters)
     proved = {label: tests_of(label, sources.TESTS) for label in LABELS}
     return claims.judge_all(claims.Evidence(glued, proved))
 
@@ -33,7 +34,7 @@ def findings(chapters: Path) -> list[claims.Finding]:
     try:
         return _findings(chapters, signature)
     except claims.MissingEvidenceError as error:
-        glued = claims.glued_numbers(chapters)
+        glued = glued_numbers(chapters)
         needed = {c.shown[0] for c in claims.CLAIMS if c.shown[0] in glued}
         if any(not glued[document] for document in needed):
             raise NotExecutedError(str(error)) from error
