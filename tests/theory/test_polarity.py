@@ -5,14 +5,12 @@ import pytest
 import sympy as sp
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scalar_points import EPS, targets
 from scipy.integrate import solve_ivp
 
 from flatminima.theory import rotation
 from flatminima.theory.scalar_network import ScalarNetwork
 
-EPS = np.finfo(float).eps
-
-targets = st.floats(0.2, 3.0).flatmap(lambda y: st.sampled_from([y, -y]))
 kappas = st.floats(0.05, 5.0)
 seeds = st.integers(0, 2**32 - 1)
 
