@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from curvature_cases import CASES
-from torch.optim import LBFGS, Adam, AdamW, RMSprop
+from torch.optim import LBFGS, SGD, Adam, AdamW, RMSprop
 
 from flatminima import curvature
-from flatminima.curvature import MatrixOperator, PreconditionedOperator
+from flatminima.curvature import HessianOperator, MatrixOperator, PreconditionedOperator
 from flatminima.theory import quadratic
 
 EPS = np.finfo(float).eps
@@ -128,7 +128,8 @@ def test_the_threshold_of_adam_with_a_frozen_preconditioner(beta1, side):
     state["step"] = torch.tensor(1e15)  # the bias corrections are one
     state["exp_avg"] = torch.zeros_like(theta)
     state["exp_avg_sq"] = torch.tensor([1.0, 4.0, 0.5, 2.0], dtype=torch.float64)
-    sharpness = curvature.preconditioned_sharpness(loss, optimizer, tol=1e-9)
+    operator = HessianOperator(loss, [theta])
+    sharpness = curvature.preconditioned_sharpness(operator, optimizer, tol=1e-9)
     threshold = float(quadratic.stability_threshold("adam", 1.0, beta1=beta1))
     optimizer.param_groups[0]["lr"] = side * threshold / sharpness
     sizes = []
@@ -155,6 +156,66 @@ def test_a_parameter_that_never_moves_has_no_part():
     alone = curvature.preconditioned_sharpness(problem.hessian(), optimizer, tol=1e-9)
     both = curvature.preconditioned_sharpness(problem, optimizer, tol=1e-9)
     assert both == pytest.approx(alone, rel=2e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "threshold"),
+    [
+        (lambda p: SGD(p, lr=0.1), 20.0),
+        (lambda p: SGD(p, lr=0.1, momentum=0.9), 38.0),
+        (lambda p: SGD(p, lr=0.1, momentum=0.9, dampening=0.5), 76.0),
+        (lambda p: SGD(p, lr=0.1, momentum=0.5, nesterov=True), 15.0),
+        (lambda p: RMSprop(p, lr=0.1), 20.0),
+        (lambda p: RMSprop(p, lr=0.1, momentum=0.9), 38.0),
+        (lambda p: Adam(p, lr=0.1), 380.0),
+        (lambda p: AdamW(p, lr=0.1, betas=(0.0, 0.9)), 20.0),
+    ],
+)
+def test_the_edge_of_each_optimizer(make, threshold):
+    parameters = [torch.ones(1, dtype=torch.float64, requires_grad=True)]
+    assert curvature.edge_of_stability(make(parameters)) == pytest.approx(threshold, rel=1e-12)
+
+
+@pytest.mark.parametrize("side", [0.98, 1.02])
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.8, "dampening": 0.3}, {"momentum": 0.8}])
+def test_sgd_crosses_its_edge_where_it_is_said_to_be(options, side):
+    curve = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    theta = torch.full((2,), 1e-9, dtype=torch.float64, requires_grad=True)
+    operator = HessianOperator(lambda: 0.5 * (curve * theta**2).sum(), [theta])
+    optimizer = SGD([theta], lr=1.0, **options)
+    sharpness = curvature.preconditioned_sharpness(operator, optimizer, tol=1e-9)
+    assert sharpness == pytest.approx(3.0, rel=1e-9), "SGD has no preconditioner"
+    optimizer.param_groups[0]["lr"] = side * curvature.edge_of_stability(optimizer) / sharpness
+    sizes = []
+    for _ in range(400):
+        optimizer.zero_grad()
+        (0.5 * (curve * theta**2).sum()).backward()
+        optimizer.step()
+        sizes.append(float(theta.detach().norm()))
+    # 2% off the edge the factor a step is off 1 by 2% or, with momentum 0.8, by a tenth of it.
+    assert (sizes[-1] > sizes[100]) == (side > 1)
+
+
+def test_an_optimizer_may_bring_its_own_preconditioner():
+    class Own(SGD):
+        pass
+
+    class Halved(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {"lr": 0.1, "momentum": 0.0})
+
+        def preconditioner(self, parameters):
+            return torch.cat([torch.full_like(p, 2.0).flatten() for p in parameters])
+
+    problem = CASES[0].build()
+    plain = curvature.sharpness(problem, tol=1e-9)
+    halved = Halved(problem.parameters)
+    assert curvature.preconditioned_sharpness(problem, halved, tol=1e-9) == pytest.approx(plain / 2)
+    assert curvature.edge_of_stability(halved) == pytest.approx(20.0)
+    own = Own(problem.parameters, lr=0.1)
+    assert curvature.preconditioned_sharpness(problem, own, tol=1e-9) == pytest.approx(plain)
+    with pytest.raises(ValueError, match="step to come of Halved is not known"):
+        curvature.preconditioned_sharpness(problem, halved, upcoming=True)
 
 
 def test_bad_arguments_are_named():

@@ -166,6 +166,30 @@ def test_sequences_and_ignored_places():
     assert EmpiricalRisk(model, loss, parts).value() != pytest.approx(whole, rel=1e-3)
 
 
+def test_attention_has_a_hessian():
+    """PyTorch's fused kernels, also those for the CPU, have no second derivative."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 2)).double()
+    x, y = torch.randn(5, 3, 4, dtype=F64), torch.tensor([0, 1, 1, 0, 1])
+    risk = EmpiricalRisk(model, "cross_entropy", (x, y))
+    v = torch.randn(risk.size, dtype=F64, generator=torch.Generator().manual_seed(1))
+    product = risk.hessian().matvec(v)
+
+    def gradient(s):
+        step = risk.unflatten(s * v)
+        shifted = {k: p.detach() + step[k] for k, p in model.named_parameters()}
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            value = torch.func.grad(
+                lambda w: functional.cross_entropy(torch.func.functional_call(model, w, (x,)), y)
+            )(shifted)
+        return torch.cat([value[name].flatten() for name in risk.names])
+
+    h = 1e-5
+    difference = (gradient(h) - gradient(-h)) / (2 * h)
+    assert (product - difference).norm() <= 1e-7 * product.norm()
+
+
 def test_one_block_of_the_hessian():
     problem = CASES[0].build()
     weight = problem.parameters[2]

@@ -39,10 +39,10 @@ NETWORK_LIKE = np.concatenate(
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_trace_is_exact_once_the_sketch_spans_everything(case):
     problem = case.build()
-    hessian = problem.dense_hessian()
+    hessian, operator = problem.dense_hessian(), problem.hessian()
     n = len(hessian)
-    result = curvature.trace(problem, products=3 * n)
-    assert result.products == 2 * n
+    result = curvature.trace(operator, products=3 * n)
+    assert operator.products == 2 * n
     assert result.error == 0
     assert abs(result.value - hessian.trace()) <= n * n * EPS * hessian.norm()
 
@@ -50,7 +50,7 @@ def test_trace_is_exact_once_the_sketch_spans_everything(case):
 def test_trace_is_exact_on_a_matrix_of_low_rank():
     operator, values, _ = matrix_with([5.0, -2.0, 1.0] + 97 * [0.0])
     result = curvature.trace(operator, products=30)
-    assert result.products == operator.products == 30
+    assert operator.products == 30
     rounding = 100 * 100 * EPS * 5
     assert abs(result.value - values.sum()) <= rounding
     assert result.error <= rounding

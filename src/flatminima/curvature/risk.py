@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from flatminima._validation import one_of
@@ -136,7 +137,9 @@ class EmpiricalRisk:
 
     def batch_loss(self, inputs: Any, targets: Any) -> Tensor:
         """The loss of the model on one batch, as the loss reduces it; it can be differentiated."""
-        return self.loss_function(call(self.model, inputs), targets)
+        # PyTorch's fused attention kernels have no second derivative; the plain one has.
+        with sdpa_kernel(SDPBackend.MATH):
+            return self.loss_function(call(self.model, inputs), targets)
 
     def terms(self) -> Iterator[tuple[float, Closure]]:
         """(weight, function that returns the loss of a batch): the risk is their weighted sum."""
