@@ -359,7 +359,7 @@ def test_every_module_in_experiments_registers_an_experiment():
 def test_every_preset_has_a_grid(name, preset):
     experiment = results.experiment(name)
     grid = experiment.grid(preset)
-    keys = sweep._keyed(experiment.function, grid, experiment.depends_on)
+    keys = sweep.keyed(experiment.function, grid, experiment.depends_on)
     assert len(keys) == len(grid) > 0
     assert experiment.summary
 

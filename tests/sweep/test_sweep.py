@@ -23,6 +23,7 @@ import sweep_examples
 from sweep_examples import Config, Mixed, Thawed
 
 from flatminima import sweep
+from flatminima.sweep import grid, store
 
 HERE = Path(sweep_examples.__file__).parent
 CONFIGS = [Config(n) for n in range(6)]
@@ -155,7 +156,7 @@ def test_key_depends_on_experiment_config_and_code(tmp_path, monkeypatch):
     (package / "part.py").write_text("y = 1\n")
 
     def key(experiment=sweep_examples.square, config=CONFIGS[1]):
-        (found,) = sweep._keyed(experiment, [config], ["sweep_dependency"])
+        (found,) = sweep.keyed(experiment, [config], ["sweep_dependency"])
         return found
 
     first = key()
@@ -168,7 +169,7 @@ def test_key_depends_on_experiment_config_and_code(tmp_path, monkeypatch):
     (package / "part.py").write_text("y = 2\n")
     assert key() != first
     own = key()
-    monkeypatch.setattr(sweep, "_source", lambda path: b"altered")
+    monkeypatch.setattr(grid, "_source", lambda path: b"altered")
     assert key() != own
 
 
@@ -343,7 +344,7 @@ def test_folder_that_cannot_be_made(tmp_path, thread):
 
 
 def test_what_a_kill_while_writing_left_behind_is_removed(tmp_path, thread):
-    (key,) = sweep._keyed(sweep_examples.square, CONFIGS[:1], [])
+    (key,) = sweep.keyed(sweep_examples.square, CONFIGS[:1], [])
     (tmp_path / f"{key}.json.abc.tmp").write_bytes(b"{")
     go(sweep_examples.square, CONFIGS[:1], tmp_path, thread)
     assert files(tmp_path) == [f"{key}.json"]
@@ -433,4 +434,4 @@ def test_a_stored_run_is_plain_json_with_its_checksum(tmp_path, thread):
     (path,) = tmp_path.glob("*.json")
     stored = json.loads(path.read_text())
     assert stored["run"] == dataclasses.asdict(run)
-    assert stored["sha256"] == sweep._checksum(stored["run"])
+    assert stored["sha256"] == store._checksum(stored["run"])

@@ -148,7 +148,7 @@ class Evidence:
                 f"the number {name!r} of chapters/{document}.ipynb is missing: execute the chapter "
                 "with `make book`, or mend the claim that asks for it"
             ) from None
-        self._note(f"preset {presets.current()}, {sweep._device_name('cpu')}, in the chapter")
+        self._note(f"preset {presets.current()}, {sweep.device_name('cpu')}, in the chapter")
         return found
 
     def _note(self, source: str) -> None:

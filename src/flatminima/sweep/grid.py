@@ -1,0 +1,79 @@
+"""The key of each run: a hash of the function's name, the config, and the code it depends on."""
+
+import hashlib
+import importlib.util
+import inspect
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from flatminima.sweep.runs import Function, fields_of
+
+__all__ = [
+    "code_version",
+    "keyed",
+]
+
+
+def keyed(
+    function: Function, configs: Iterable[object], depends_on: Sequence[str]
+) -> dict[str, object]:
+    """Name of the file -> config, in the order of the configs.
+
+    Raises:
+        ValueError: for arguments that are not as `run` says.
+    """
+    name = getattr(function, "__qualname__", "")
+    if not inspect.isfunction(function) or not name.isidentifier():
+        raise ValueError(
+            "function must be a function defined at the top of a module, so that another "
+            f"process can import it; got {function!r}"
+        )
+    if isinstance(depends_on, str):
+        raise ValueError(f"depends_on must be a sequence of names, got the string {depends_on!r}")
+    # The source of the function is found through the file: its module may be __main__.
+    own = hashlib.sha256(_source(Path(inspect.getsourcefile(function)))).hexdigest()
+    code = [own, code_version(depends_on)]
+    grid: dict[str, object] = {}
+    for config in configs:
+        description = json.dumps([name, type(config).__qualname__, fields_of(config), code])
+        key = hashlib.sha256(description.encode()).hexdigest()[:32]
+        if key in grid:
+            raise ValueError(f"configs must all differ, got this one twice: {config!r}")
+        grid[key] = config
+    return grid
+
+
+def code_version(modules: Iterable[str]) -> str:
+    """Hash of the source of the named modules; a package stands for all modules in it.
+
+    Raises:
+        ValueError: for a module that does not exist or has no source.
+
+    Example:
+        >>> code_version(["flatminima.sweep"]) == code_version(["flatminima.sweep.grid"])
+        False
+        >>> len(code_version(["flatminima.sweep"]))
+        64
+    """
+    digest = hashlib.sha256()
+    for name in sorted(set(modules)):
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            spec = None
+        if spec is None or not str(spec.origin).endswith(".py"):
+            raise ValueError(f"depends_on must name modules with Python source, got {name!r}")
+        for path in _sources(spec.origin, spec.submodule_search_locations):
+            digest.update(f"{name} {path.name}\n".encode() + _source(path))
+    return digest.hexdigest()
+
+
+def _sources(origin: str, package: Iterable[str] | None) -> list[Path]:
+    folders = [Path(folder) for folder in package or ()]
+    return sorted(p for f in folders for p in f.rglob("*.py")) if folders else [Path(origin)]
+
+
+def _source(path: Path) -> bytes:
+    # A checkout may end its lines in either way.
+    return path.read_bytes().replace(b"\r\n", b"\n")

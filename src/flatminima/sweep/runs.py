@@ -1,0 +1,196 @@
+"""What one run does and leaves: a function of a config, performed once, and its record."""
+
+import dataclasses
+import math
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "STATUSES",
+    "Diverged",
+    "Function",
+    "Run",
+    "device_name",
+    "fields_of",
+    "lost",
+    "perform",
+]
+
+STATUSES = ("done", "diverged", "failed")
+Function = Callable[[Any], Mapping[str, object]]
+"""What a sweep runs: config -> named values."""
+
+
+class Diverged(Exception):
+    """Raised by the function of a sweep to say that its run diverged.
+
+    Args:
+        message: what happened, and when.
+        values: what was measured before it did; stored with the run.
+    """
+
+    def __init__(self, message: str, values: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.values = dict(values or {})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run, as it is stored.
+
+    Attributes:
+        config: the fields of the config.
+        status: ``"done"``, ``"diverged"`` (the function raised `Diverged`, or a value it returned
+            is NaN or infinite) or ``"failed"`` (any other exception, or its process died).
+        values: what the function returned: numbers, strings, lists of them; None for a value that
+            was not measured, or that was not finite.
+        error: why it diverged or failed, else None.
+        seconds: wall time of the run.
+        started: the time of its start, UTC, ISO 8601.
+        device: the processor or the GPU it ran on.
+        versions: name -> version of Python and the libraries it used.
+    """
+
+    config: dict[str, Any]
+    status: str
+    values: dict[str, Any]
+    error: str | None
+    seconds: float
+    started: str
+    device: str
+    versions: dict[str, str]
+
+
+def perform(function: Function, config: object) -> Run:
+    """Run the function once, in whatever process this is, and say how it went; it raises nothing.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Config:
+        ...     steps: int
+        >>> run = perform(lambda config: {"mean": 1 / config.steps}, Config(steps=4))
+        >>> run.status, run.values
+        ('done', {'mean': 0.25})
+        >>> perform(lambda config: {"mean": 1 / config.steps}, Config(steps=0)).status
+        'failed'
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    clock = time.perf_counter()
+    status, values, error = "done", {}, None
+    try:
+        values = _plain_values(function(config))
+    except Diverged as diverged:
+        status, error = "diverged", str(diverged)
+        try:
+            values = _plain_values(diverged.values)
+        except ValueError:
+            status, error = "failed", traceback.format_exc()
+    except Exception:
+        status, error = "failed", traceback.format_exc()
+    lost = [name for name, value in values.items() if not _is_finite(value)]
+    if lost and status == "done":
+        status, error = "diverged", f"not finite: {', '.join(lost)}"
+    return Run(
+        config=fields_of(config),
+        status=status,
+        values={name: _without_nonfinite(value) for name, value in values.items()},
+        error=error,
+        seconds=time.perf_counter() - clock,
+        started=started,
+        device=device_name(getattr(config, "device", "cpu")),
+        versions=_versions(),
+    )
+
+
+def lost(config: object, error: str) -> Run:
+    """The record of a run whose process could not say what happened."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return Run(fields_of(config), "failed", {}, error, 0.0, started, "unknown", {})
+
+
+def fields_of(config: object) -> dict[str, Any]:
+    """The fields of a config as plain values; ValueError if it is not what `run` says.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Config:
+        ...     widths: tuple[int, ...]
+        >>> fields_of(Config((8, 4)))
+        {'widths': [8, 4]}
+    """
+    frozen = dataclasses.is_dataclass(config) and not isinstance(config, type)
+    if not frozen or not config.__dataclass_params__.frozen:
+        raise ValueError(f"each config must be an instance of a frozen dataclass, got {config!r}")
+    fields = {}
+    for field in dataclasses.fields(config):
+        fields[field.name] = _plain(f"the field {field.name}", getattr(config, field.name))
+        if not _is_finite(fields[field.name]):
+            raise ValueError(f"the field {field.name} must be finite, got {config!r}")
+    return fields
+
+
+def _plain_values(values: object) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"the function must return a mapping of names to values, got {values!r}")
+    return {str(name): _plain(f"the value {name}", value) for name, value in values.items()}
+
+
+def _plain(name: str, value: object) -> Any:
+    """Turn arrays and tensors into numbers and lists of numbers; ValueError for anything else."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(name, entry) for entry in value]
+    raise ValueError(
+        f"{name} must be a number, a string, a boolean, None, or an array or tuple of these; "
+        f"got {value!r}"
+    )
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _without_nonfinite(value: object) -> object:
+    if isinstance(value, list):
+        return [_without_nonfinite(entry) for entry in value]
+    return value if _is_finite(value) else None
+
+
+def device_name(device: str) -> str:
+    """What ``"cuda:0"`` or ``"cpu"`` is called by its maker.
+
+    Example:
+        >>> isinstance(device_name("cpu"), str)
+        True
+    """
+    if str(device).startswith("cuda"):
+        torch = sys.modules.get("torch")
+        available = torch is not None and torch.cuda.is_available()
+        return torch.cuda.get_device_name(device) if available else "no GPU"
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    names = ("flatminima", "numpy", "scipy", "torch")
+    loaded = {name: sys.modules[name] for name in names if name in sys.modules}
+    found = {name: str(getattr(module, "__version__", "")) for name, module in loaded.items()}
+    return {"python": platform.python_version(), **found}
