@@ -88,6 +88,16 @@ def test_a_list_of_batches_and_unequal_sizes_are_weighted_by_size():
     )
 
 
+def test_the_reduction_is_read_off_the_losses_of_pytorch():
+    x, y = batch(classes=2)
+    model, parts = net(nn.Linear(4, 2)), [(x[:5], y[:5]), (x[5:], y[5:])]
+    mean = EmpiricalRisk(model, nn.CrossEntropyLoss(), parts)
+    total = EmpiricalRisk(model, nn.CrossEntropyLoss(reduction="sum"), parts)
+    assert total.value() == pytest.approx(EXAMPLES * mean.value(), rel=1e-14)
+    with pytest.raises(ValueError, match="reduction must be one of mean, sum; got 'none'"):
+        EmpiricalRisk(model, nn.CrossEntropyLoss(reduction="none"), parts)
+
+
 class Twofold(nn.Module):
     def __init__(self):
         super().__init__()

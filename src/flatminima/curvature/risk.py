@@ -44,7 +44,8 @@ class EmpiricalRisk:
             DataLoader or a list. Batches are moved to the device of the parameters, one at a time.
         reduction: what the loss does over the examples of a batch: ``"mean"`` (the batches are then
             weighted by their sizes, so that the risk is the mean over all examples) or ``"sum"``
-            (the risk is the sum).
+            (the risk is the sum). By default what ``loss.reduction`` says, as PyTorch's losses do;
+            ``"mean"`` for a loss that does not say.
         size_of: function of (inputs, targets) that says how many examples a batch counts for, by
             default ``len(targets)``. For a mean over the tokens that a mask leaves, their number.
         check: whether `check` is called before the first Hessian.
@@ -79,7 +80,7 @@ class EmpiricalRisk:
         loss: str | Loss,
         data: Any,
         *,
-        reduction: str = "mean",
+        reduction: str | None = None,
         size_of: Callable[[Any, Any], float] | None = None,
         check: bool = True,
     ) -> None:
@@ -93,6 +94,8 @@ class EmpiricalRisk:
         self.parameters = [p for _, p in trainable]
         self.size = sum(p.numel() for p in self.parameters)
         self.loss_function = as_loss(loss)
+        if reduction is None:
+            reduction = getattr(self.loss_function, "reduction", "mean")
         self.reduction = one_of("reduction", reduction, REDUCTIONS)
         self._size_of = size_of or _examples
         self.data = data
