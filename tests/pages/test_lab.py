@@ -349,7 +349,7 @@ def test_every_chapter_has_a_copy_in_which_only_references_and_numbers_differ(co
         made = {c["id"]: c for c in cells}
         original = notebooks.cells(EXECUTED / f"{name}.ipynb")
         extra = set(made) - {c["id"] for c in original}
-        assert extra == {lab.caption_id(c) for c in original if "name" in lab.figure_of(c)}
+        assert extra == {lab.caption_id(c) for c in original if "name" in notebooks.figure(c)}
         for cell in original:
             source, copy = "".join(cell["source"]), "".join(made[cell["id"]]["source"])
             if cell["cell_type"] == "code":

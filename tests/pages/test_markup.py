@@ -59,6 +59,8 @@ def test_elements_are_those_made_for_the_purpose():
     assert str(page.thead.tr) == '<tr><td></td><th scope="col">x</th></tr>'
     assert str(page.ul) == '<ul class="citation-list"><li class="citation">c</li></ul>'
     assert not page.h1
+    listed = "<ul><li>a</li><ul><li>a.b</li></ul><li>c</li></ul>"
+    assert str(mended(listed).ul) == "<ul><li>a<ul><li>a.b</li></ul></li><li>c</li></ul>"
     assert not mended('<pre><div class="viewcode-block">a</div></pre>').div
 
 

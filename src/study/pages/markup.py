@@ -71,6 +71,9 @@ def mend_elements(page: BeautifulSoup) -> None:
         for entry in listed.find_all("div", class_="citation", recursive=False):
             entry.name = "li"
             del entry["role"]
+    # The list of a package's modules, which viewcode puts beside the package instead of under it.
+    for inner in page.select("ul > li + ul"):
+        inner.find_previous_sibling("li").append(inner)
     for heading in page.select("thead th"):
         if heading.get_text(strip=True):
             heading["scope"] = "col"
