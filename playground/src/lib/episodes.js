@@ -1,5 +1,5 @@
 /**
- * Instability episodes, found while the run goes on: what flatminima.instability.find_episodes
+ * Instability episodes, found while the run goes on: what find_episodes of flatminima.training
  * finds in the trace of a whole run, when the sharpness is measured at every step.
  */
 
