@@ -7,7 +7,7 @@ import pytest
 from browsing import HTML, ROOT, chromium, set_viewport
 from bs4 import BeautifulSoup
 
-from study import claims, results
+from study import claims, provenance, results
 from study.pages import sources, usage
 from study.pages.statements import LABELS, entries, exercises_on, tests_of
 
@@ -97,7 +97,7 @@ def test_every_stored_result_is_described():
     text = page("chapters/results").get_text()
     for preset, name in results.stored():
         record = results.load(name, preset).provenance
-        assert results.command(name, preset) in text
+        assert provenance.command(name, preset) in text
         assert record["sha256"][:16] in text
         assert record["date"][:10] in text
 

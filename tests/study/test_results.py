@@ -16,7 +16,7 @@ from sweep_examples import Point
 
 import flatminima
 from flatminima import datasets, sweep
-from study import ROOT, presets, results
+from study import ROOT, presets, provenance, recheck, results
 
 RATES, SEEDS = (0.5, 1.5, 2.5), range(4)
 GRID = [Point(rate, seed) for rate in RATES for seed in SEEDS]
@@ -110,15 +110,15 @@ def test_provenance_says_what_made_the_result(example):
 
 
 def test_without_git_there_is_no_revision(monkeypatch, tmp_path):
-    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert results._revision() is None
+    assert provenance.revision() is None
     monkeypatch.setenv("PATH", "")
-    assert results._revision() is None
+    assert provenance.revision() is None
 
 
 def test_versions_that_differ_between_runs_are_all_named():
-    assert results._joined([{"torch": "1", "numpy": "3"}, {"torch": "2", "numpy": "3"}]) == {
+    assert provenance.joined([{"torch": "1", "numpy": "3"}, {"torch": "2", "numpy": "3"}]) == {
         "torch": "1 and 2",
         "numpy": "3",
     }
@@ -210,7 +210,7 @@ def test_full_disk_leaves_the_old_result(example, tmp_path, monkeypatch):
 
 
 def test_gpu_preset_without_a_gpu_says_so_before_anything_runs(tmp_path, thread, monkeypatch):
-    monkeypatch.setattr(results, "_gpu", lambda: False)
+    monkeypatch.setattr(provenance, "gpu_available", lambda: False)
     grid = [Point(0.5, 0, "cuda")]
     options = {"runs": tmp_path, "executor": thread, "progress": False}
     with pytest.raises(RuntimeError, match="the preset gpu of example needs a GPU") as error:
@@ -268,7 +268,7 @@ def test_command_runs_on_a_dask_cluster(command, tmp_path):
 
 
 def test_command_without_a_gpu_ends_with_a_clear_message(command, monkeypatch, capsys):
-    monkeypatch.setattr(results, "_gpu", lambda: False)
+    monkeypatch.setattr(provenance, "gpu_available", lambda: False)
     on_gpu = dataclasses.replace(EXAMPLE, grid=lambda preset: [Point(0.5, 0, "cuda")])
     monkeypatch.setattr(results, "experiment", lambda name: on_gpu)
     assert command(["--preset", "gpu"]) == 1
@@ -283,7 +283,7 @@ def test_command_without_a_gpu_ends_with_a_clear_message(command, monkeypatch, c
 def rechecks(experiment, result, grid=GRID, tries=40):
     """What is found in rechecks of many random rows: with 40 tries a row is missed once in 30."""
     rng = np.random.default_rng(0)
-    return [line for _ in range(tries) for line in results.recheck(experiment, grid, result, rng)]
+    return [line for _ in range(tries) for line in recheck.rerun(experiment, grid, result, rng)]
 
 
 def altered(result, column, function):
@@ -311,33 +311,33 @@ def test_recheck_passes_on_what_was_made_and_finds_what_was_altered(example):
 def test_recheck_of_a_spread_admits_what_another_seed_could_give():
     peers = [1.0, 1.1, 0.9, 1.05]
     # 1.0125 is their mean, 0.0854 their standard deviation, sqrt(1 + 1/4) the rest of the factor.
-    width = stats.t.isf(results.FALSE_ALARM / 2, 3) * np.std(peers, ddof=1) * np.sqrt(1.25)
+    width = stats.t.isf(recheck.FALSE_ALARM / 2, 3) * np.std(peers, ddof=1) * np.sqrt(1.25)
     for sign in (1, -1):
-        assert results._difference(1.0, 1.0125 + 0.99 * sign * width, peers, "spread") is None
-        assert "outside" in results._difference(1.0, 1.0125 + 1.01 * sign * width, peers, "spread")
-    assert "outside" in results._difference(2.0, 2.1, [2.0, 2.0, 2.0], "spread")
-    assert results._difference(2.0, 2.0, [2.0, 2.0, 2.0], "spread") is None
-    assert "now None" in results._difference(1.0, None, peers, "spread")
-    assert results._difference(1.0, None, [*peers, None], "spread") is None
+        assert recheck.difference(1.0, 1.0125 + 0.99 * sign * width, peers, "spread") is None
+        assert "outside" in recheck.difference(1.0, 1.0125 + 1.01 * sign * width, peers, "spread")
+    assert "outside" in recheck.difference(2.0, 2.1, [2.0, 2.0, 2.0], "spread")
+    assert recheck.difference(2.0, 2.0, [2.0, 2.0, 2.0], "spread") is None
+    assert "now None" in recheck.difference(1.0, None, peers, "spread")
+    assert recheck.difference(1.0, None, [*peers, None], "spread") is None
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 1e-6])
 def test_recheck_of_a_tolerance(tolerance):
     for value in (0.0, 1.0, -3, "text", True, None, [1.0, 2.0]):
-        assert results._difference(value, value, [], tolerance) is None
+        assert recheck.difference(value, value, [], tolerance) is None
     for kept, value in ((1.0, 1.1), (1.0, None), (None, 1.0), ("a", "b"), ([1.0], [1.0, 2.0])):
-        assert results._difference(kept, value, [], tolerance)
-    assert bool(results._difference(1.0, 1.0 + 1e-7, [], tolerance)) == (tolerance == 0)
+        assert recheck.difference(kept, value, [], tolerance)
+    assert bool(recheck.difference(1.0, 1.0 + 1e-7, [], tolerance)) == (tolerance == 0)
 
 
 def test_recheck_refuses_another_grid_and_a_value_without_tolerance(example):
     rng = np.random.default_rng(0)
     for grid in (GRID[:-1], [*GRID[:-1], Point(9.0, 9)], [*GRID, Point(9.0, 9)]):
         with pytest.raises(ValueError, match="not those of its grid"):
-            results.recheck(EXAMPLE, grid, example, rng)
+            recheck.rerun(EXAMPLE, grid, example, rng)
     forgetful = dataclasses.replace(EXAMPLE, tolerances={"noisy": "spread", "late": "spread"})
     with pytest.raises(ValueError, match="a tolerance for 'twice'"):
-        results.recheck(forgetful, GRID, example, rng)
+        recheck.rerun(forgetful, GRID, example, rng)
 
 
 # What is registered in study/experiments/ and stored in results/
@@ -389,7 +389,5 @@ def test_a_random_row_of_a_stored_result_comes_out_again(preset, name):
         except datasets.DataUnavailableError as error:
             pytest.skip(f"needs its data: {error}")
     seed = np.random.SeedSequence().entropy
-    found = results.recheck(
-        experiment, experiment.grid(preset), result, np.random.default_rng(seed)
-    )
+    found = recheck.rerun(experiment, experiment.grid(preset), result, np.random.default_rng(seed))
     assert not found, f"seed {seed}: " + "\n".join(found)

@@ -5,12 +5,12 @@ the answer to one question: does it have the sign (or the size) that the claim s
 the claim's criterion, is that of the chapter that shows it. Effects are computed from the stored
 results, or are the values of numbers that an executed chapter shows; what is shown is never read.
 
-`verdicts` says what a verdict is, `evidence` where numbers come from, `criteria` how each claim is
+`verdicts` says what a verdict is, `evidence` where numbers come from, `measured` how each claim is
 measured, and `paper` lists the claims.
 """
 
-from study.claims.criteria import ARCHITECTURES, MEASURES, NETWORKS
 from study.claims.evidence import LARGE_PRESETS, REPEATS, Evidence
+from study.claims.measured import ARCHITECTURES, MEASURES, NETWORKS
 from study.claims.paper import CLAIMS, judge_all
 from study.claims.verdicts import (
     NOT,

@@ -1,6 +1,6 @@
 """The claims of the paper, and what this book adds to them, each with its criterion."""
 
-from study.claims import criteria
+from study.claims import measured
 from study.claims.evidence import Evidence
 from study.claims.verdicts import Claim, Finding, judge
 
@@ -17,7 +17,7 @@ CLAIMS = (
         "no step before the edge, and none of a stable run, raises the loss, in any seed; proofs",
         ("edge_of_stability", "fig-eos-mse"),
         False,
-        criteria.monotone,
+        measured.monotone,
     ),
     Claim(
         "edge",
@@ -27,7 +27,7 @@ CLAIMS = (
         r"does not), and the mean level within a quarter of $2/\eta$, in each architecture",
         ("edge_of_stability", "fig-eos-levels"),
         False,
-        criteria.at_the_edge,
+        measured.at_the_edge,
     ),
     Claim(
         "beyond",
@@ -36,7 +36,7 @@ CLAIMS = (
         "the interval of the gain in accuracy lies above 0, in each architecture",
         ("sharpness_limits", "fig-limits-scatter"),
         False,
-        criteria.beyond,
+        measured.beyond,
     ),
     Claim(
         "flatter",
@@ -45,7 +45,7 @@ CLAIMS = (
         "the interval of the change lies below 0, for each measure",
         ("goldilocks", "fig-gold-main"),
         False,
-        criteria.flatter,
+        measured.flatter,
     ),
     Claim(
         "accurate",
@@ -54,7 +54,7 @@ CLAIMS = (
         "the interval of the gain at $c = 2$, named beforehand, lies above 0",
         ("goldilocks", "fig-gold-main"),
         False,
-        criteria.more_accurate,
+        measured.more_accurate,
     ),
     Claim(
         "ends",
@@ -64,7 +64,7 @@ CLAIMS = (
         "accuracy falls, its interval below 0",
         ("goldilocks", "fig-gold-main"),
         True,
-        criteria.ends,
+        measured.ends,
     ),
     Claim(
         "budget",
@@ -73,7 +73,7 @@ CLAIMS = (
         "the interval of the rank correlation lies below 0",
         ("goldilocks", "fig-gold-main"),
         True,
-        criteria.paid,
+        measured.paid,
     ),
     Claim(
         "reflection",
@@ -82,7 +82,7 @@ CLAIMS = (
         r"at $1 < c \le 1.5$ the law is nearer to the measurement than the threshold is",
         ("goldilocks", "fig-gold-reflection"),
         True,
-        criteria.reflected,
+        measured.reflected,
     ),
     Claim(
         "ranks",
@@ -91,7 +91,7 @@ CLAIMS = (
         "the interval of the rank correlation lies below 0, in each architecture",
         ("sharpness_limits", "fig-limits-scatter"),
         True,
-        criteria.ranks("sharpness"),
+        measured.ranks("sharpness"),
     ),
     Claim(
         "ranks-adaptive",
@@ -100,7 +100,7 @@ CLAIMS = (
         "the interval of the rank correlation lies below 0, in each architecture",
         ("sharpness_limits", "fig-limits-scatter"),
         True,
-        criteria.ranks("adaptive_sharpness"),
+        measured.ranks("adaptive_sharpness"),
     ),
     Claim(
         "polarity",
@@ -109,7 +109,7 @@ CLAIMS = (
         "the cosine is below $-0.9$",
         ("episodes_and_rotation", "fig-epi-polarity"),
         True,
-        criteria.polarity,
+        measured.polarity,
     ),
     Claim(
         "polarity-size",
@@ -118,7 +118,7 @@ CLAIMS = (
         "the error is below 10 % (a bound set for this table)",
         ("episodes_and_rotation", "fig-epi-polarity"),
         True,
-        criteria.polarity_size,
+        measured.polarity_size,
         headline=1,
     ),
     Claim(
@@ -128,7 +128,7 @@ CLAIMS = (
         "the interval of the rank correlation lies below 0",
         ("episodes_and_rotation", "fig-epi-turn"),
         False,
-        criteria.more_at_larger_rates,
+        measured.more_at_larger_rates,
     ),
     Claim(
         "negative",
@@ -137,7 +137,7 @@ CLAIMS = (
         "the interval of the change lies below 0",
         ("episodes_and_rotation", "fig-epi-average"),
         False,
-        criteria.negative_curvature,
+        measured.negative_curvature,
     ),
     Claim(
         "no-depth",
@@ -147,7 +147,7 @@ CLAIMS = (
         "(a bound set for this table)",
         ("episodes_and_rotation", "fig-epi-turn"),
         True,
-        criteria.without_depth,
+        measured.without_depth,
     ),
     Claim(
         "proof",
@@ -157,7 +157,7 @@ CLAIMS = (
         "the statements are proved in the book, and tests check them",
         ("flatness_bias", "thm-D7"),
         False,
-        criteria.proved("D7", "G3"),
+        measured.proved("D7", "G3"),
     ),
     Claim(
         "exploration",
@@ -175,7 +175,7 @@ CLAIMS = (
         "the interval of the fall lies above 0, for each rate and batch size",
         ("sgd_noise", "fig-sgd-effects"),
         False,
-        criteria.sgd(
+        measured.sgd(
             "persists",
             "fall of $\\log\\lambda_1$ from the small rate to {rate:g}, batches of {batch}",
         ),
@@ -187,7 +187,7 @@ CLAIMS = (
         "the interval of instability minus noise lies above 0, for each rate and batch size",
         ("sgd_noise", "fig-sgd-effects"),
         False,
-        criteria.sgd("difference", "instability at {rate:g} minus noise of batches of {batch}"),
+        measured.sgd("difference", "instability at {rate:g} minus noise of batches of {batch}"),
     ),
     Claim(
         "outweighs-in-time",
@@ -196,7 +196,7 @@ CLAIMS = (
         "the interval of instability minus noise lies above 0, for each rate",
         ("sgd_noise", "fig-sgd-effects"),
         True,
-        criteria.outweighs_in_time,
+        measured.outweighs_in_time,
         headline=1,
     ),
     Claim(
@@ -206,7 +206,7 @@ CLAIMS = (
         "with $v$ frozen the loss peaks higher in each episode",
         ("adam", "fig-adam-damping"),
         True,
-        criteria.damped,
+        measured.damped,
     ),
     Claim(
         "adam-flatter",
@@ -215,7 +215,7 @@ CLAIMS = (
         "the joint interval of the ratio lies above 1, for each variant",
         ("adam", "fig-adam-outcome"),
         True,
-        criteria.adam("flatter"),
+        measured.adam("flatter"),
         headline=1,
     ),
     Claim(
@@ -225,7 +225,7 @@ CLAIMS = (
         "the joint interval of the gain in accuracy lies above 0, for each variant",
         ("adam", "fig-adam-outcome"),
         False,
-        criteria.adam("accuracy"),
+        measured.adam("accuracy"),
         headline=1,
     ),
 )

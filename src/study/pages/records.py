@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from study import presets, results
+from study import presets, provenance, results
 from study.pages import notebooks
 from study.pages.generated import table
 
@@ -34,14 +34,14 @@ def record_rows(record: dict, shown_in: list[str]) -> list[tuple[str, str]]:
     varied = {k: v for k, v in record["grid"].items() if len(v) > 1 and k != "seed"}
     fixed = {k: v[0] for k, v in record["grid"].items() if len(v) == 1}
     return [
-        ("made by", f"`{results.command(record['name'], record['preset'])}`"),
+        ("made by", f"`{provenance.command(record['name'], record['preset'])}`"),
         ("runs", f"{record['runs']} ({counts})"),
         ("varied", "<br>".join(f"`{k}`: {_listed(v)}" for k, v in varied.items()) or "—"),
         ("seeds", _listed(record["seeds"]) or "—"),
         ("the same for all", ", ".join(f"`{k}` {_said(v)}" for k, v in fixed.items()) or "—"),
         ("device", " and ".join(record["devices"])),
         ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
-        ("computing", results._duration(record["seconds"])),
+        ("computing", provenance.duration(record["seconds"])),
         ("when (UTC)", f"{_moment(record['started'])} to {_moment(record['date'])}"),
         ("revision", f"`{record['revision']}`" if record.get("revision") else "not recorded"),
         ("code", f"`{record['code'][:16]}…` (SHA-256 of the modules it depends on)"),
