@@ -435,3 +435,47 @@ def test_a_stored_run_is_plain_json_with_its_checksum(tmp_path, thread):
     stored = json.loads(path.read_text())
     assert stored["run"] == dataclasses.asdict(run)
     assert stored["sha256"] == store._checksum(stored["run"])
+
+
+# --- in a notebook
+
+
+CELLS = """
+from dataclasses import dataclass
+import json
+from flatminima import sweep
+
+@dataclass(frozen=True)
+class Config:
+    n: int
+
+def square(n):
+    return n**{power}
+
+def experiment(config):
+    return {{"value": square(config.n)}}
+
+runs = sweep.run(experiment, [Config(n) for n in range(3)], {folder!r}, progress=False)
+print(json.dumps([[run.status, run.values["value"]] for run in runs]))
+"""
+
+
+def in_a_notebook(tmp_path, power):
+    """The cell as IPython runs it: its text is in no file. Returns what it printed."""
+    code = CELLS.format(power=power, folder=str(tmp_path / "runs"))
+    program = "from IPython.testing.globalipapp import start_ipython\nshell = start_ipython()\n"
+    program += f"shell.run_cell({code!r}).raise_error()"
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_a_function_typed_into_a_notebook_is_run_and_not_repeated(tmp_path):
+    assert in_a_notebook(tmp_path, 2) == [["done", n**2] for n in range(3)]
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.json")}
+    assert in_a_notebook(tmp_path, 2) == [["done", n**2] for n in range(3)]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.json")} == written
+    # A change in another function, which the first one names.
+    assert in_a_notebook(tmp_path, 3) == [["done", n**3] for n in range(3)]
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 2 * len(written) == 6

@@ -1,9 +1,11 @@
 """The key of each run: a hash of the function's name, the config, and the code it depends on."""
 
+import ast
 import hashlib
 import importlib.util
 import inspect
 import json
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,8 +34,9 @@ def keyed(
     if isinstance(depends_on, str):
         raise ValueError(f"depends_on must be a sequence of names, got the string {depends_on!r}")
     # The source of the function is found through the file: its module may be __main__.
-    own = hashlib.sha256(_source(Path(inspect.getsourcefile(function)))).hexdigest()
-    code = [own, code_version(depends_on)]
+    file = file_of(function)
+    source = _source(file) if file else _text_of(function).encode()
+    code = [hashlib.sha256(source).hexdigest(), code_version(depends_on)]
     grid: dict[str, object] = {}
     for config in configs:
         description = json.dumps([name, type(config).__qualname__, fields_of(config), code])
@@ -42,6 +45,15 @@ def keyed(
             raise ValueError(f"configs must all differ, got this one twice: {config!r}")
         grid[key] = config
     return grid
+
+
+def file_of(function: Function) -> Path | None:
+    """The file that holds a function; None for one that was typed into a notebook."""
+    try:
+        file = Path(inspect.getsourcefile(function) or "")
+    except TypeError:
+        return None
+    return file if file.is_file() else None
 
 
 def code_version(modules: Iterable[str]) -> str:
@@ -67,6 +79,24 @@ def code_version(modules: Iterable[str]) -> str:
         for path in _sources(spec.origin, spec.submodule_search_locations):
             digest.update(f"{name} {path.name}\n".encode() + _source(path))
     return digest.hexdigest()
+
+
+def _text_of(function: Function) -> str:
+    """The text of a notebook's function, and of the functions and classes there that it names."""
+    texts: dict[str, str] = {}
+    waiting: list[object] = [function]
+    while waiting:
+        item = waiting.pop()
+        try:
+            texts[item.__qualname__] = text = inspect.getsource(item)
+        except (OSError, TypeError) as error:
+            raise ValueError(f"the source of {item!r} is not known: put it into a file") from error
+        for node in ast.walk(ast.parse(textwrap.dedent(text))):
+            other = function.__globals__.get(getattr(node, "id", None))
+            named = inspect.isfunction(other) or inspect.isclass(other)
+            if named and other.__module__ == function.__module__:
+                waiting += [] if other.__qualname__ in texts else [other]
+    return "".join(texts[name] for name in sorted(texts))
 
 
 def _sources(origin: str, package: Iterable[str] | None) -> list[Path]:

@@ -13,15 +13,16 @@ from concurrent.futures import (
     Executor,
     Future,
     ProcessPoolExecutor,
+    ThreadPoolExecutor,
     wait,
 )
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from flatminima._validation import positive_int
-from flatminima.sweep.grid import keyed
+from flatminima.sweep.grid import file_of, keyed
 from flatminima.sweep.runs import Function, Run, lost, perform
 from flatminima.sweep.store import Store, SweepError
 
@@ -54,7 +55,9 @@ def run(
     """Run the function on every config that has no stored run yet, and return all runs.
 
     Args:
-        function: a function at the top of a module, so that another process can import it.
+        function: a function at the top of a module, so that another process can import it. One
+            that is typed into a notebook is run in this process, on one thread; its text, and that
+            of the notebook's functions and classes that it names, decide what is run anew.
         configs: instances of frozen dataclasses, no two alike, whose fields are numbers, strings,
             booleans, None, or tuples of these.
         folder: where the runs are stored; made if it is missing. Several experiments may share it.
@@ -63,7 +66,8 @@ def run(
             Versions of libraries are recorded but make nothing anew.
         executor: runs the function; the files are written here, so that a cluster needs no
             shared disk. For a Dask cluster, ``Client(address).get_executor()``. None: processes of
-            its own, spawned, with one thread each, which end when this process does. A pool of
+            its own, spawned, with one thread each, which end when this process does. (For a
+            function of a notebook, one thread of this process.) A pool of
             other processes must be spawned too: a forked one would inherit the locks.
         workers: number of runs in flight at once, and of processes; by default one for each core.
         retry_failed: whether to repeat runs that are stored as failed.
@@ -88,7 +92,11 @@ def run(
     store = Store(Path(folder), grid, retry_failed)
     label = progress if isinstance(progress, str) else function.__name__
     bar = tqdm(total=len(grid), initial=len(store.finished), desc=label, disable=not progress)
-    with bar, _executor(executor, workers) as pool:
+    with ExitStack() as stack:
+        stack.enter_context(bar)
+        if executor is None and file_of(function) is None:
+            executor, workers = stack.enter_context(ThreadPoolExecutor(1)), 1
+        pool = stack.enter_context(_executor(executor, workers))
         _work(function, grid, store, pool, workers, bar)
     return [store.finished[key] for key in grid]
 
