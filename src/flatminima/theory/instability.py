@@ -1,4 +1,4 @@
-"""What happens past the threshold 2/eta: coupled dynamics, reflection law, budget and episodes.
+"""What happens past the threshold 2/eta: coupled dynamics, reflection law, budget, curvature.
 
 The excess is the sharpness minus 2/eta (Proposition G4); an instability is a stretch of training
 during which a positive excess makes the displacement along v_1, and with it the loss, grow. Theorem
@@ -8,7 +8,6 @@ curvature beyond the sharpness takes part.
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -17,22 +16,14 @@ from flatminima._validation import checked_rates, finite_array, positive_float, 
 from flatminima.theory.rotation import rotation_field
 
 __all__ = [
-    "FLOAT32_LOSS",
     "BeyondHessian",
     "CoupledTrajectory",
-    "Episode",
     "coupled_dynamics",
     "curvature_beyond_hessian",
-    "find_episodes",
     "instability_budget",
     "log_imbalance_factor",
     "reflected_sharpness",
 ]
-
-# The accuracy of one loss value evaluated in float32, relative to the largest loss so far. With
-# unit rounding u = 2^-24, pairwise summation of n terms errs by at most log2(n) u; 32 u covers
-# 2^30 terms and two roundings in each.
-FLOAT32_LOSS = 32 * 2.0**-24
 
 
 class CoupledTrajectory(NamedTuple):
@@ -49,17 +40,6 @@ class CoupledTrajectory(NamedTuple):
     """Sharpness minus 2/eta, same shape; NaN once diverged."""
     diverged: np.ndarray
     """Whether the trajectory left the range of floating-point numbers, shape (...)."""
-
-
-class Episode(NamedTuple):
-    """One instability in a training trace, as steps of that trace; see :func:`find_episodes`."""
-
-    start: int
-    """The last step at which the loss was at its minimum since the previous episode."""
-    peak: int
-    """The step of the largest loss."""
-    end: int
-    """The first step at which the loss is back where it was, or the trace's last step."""
 
 
 class BeyondHessian(NamedTuple):
@@ -236,112 +216,6 @@ def _scaled_residuals(residuals: object, learning_rate: object) -> np.ndarray:
     if residuals.ndim == 0:
         raise ValueError("residuals must have a time axis first, got a number")
     return checked_rates(learning_rate) * residuals
-
-
-def find_episodes(
-    loss: object,
-    sharpness: object,
-    learning_rate: float,
-    *,
-    threshold: float | None = None,
-    loss_accuracy: float = FLOAT32_LOSS,
-    minimum_rise: float = 0.0,
-) -> list[Episode]:
-    """Find the instability episodes in the trace of a full-batch run.
-
-    An episode is a stretch during which the loss stays above its running minimum, and which is
-    explained by the sharpness. Two conditions, neither of them tuned:
-
-    1. *The loss rises.* Below the threshold gradient descent does not raise the loss (descent
-       lemma, Q2), so a rise above the running minimum by more than rounding is the mark of an
-       instability. Rounding: two loss values, each off by ``loss_accuracy`` times the largest
-       loss so far. The oscillation along v_1 has period two, and on a skewed valley it shows as
-       a loss that alternates; the loss is therefore compared through the larger of each two
-       successive values, which falls when the oscillation shrinks and rises when it grows.
-    2. *The sharpness explains it.* Some probe between the last one at or before the start and
-       the peak, both included, exceeds the threshold. Probe at least as often as an episode
-       lasts: one that no probe sees above the threshold is not reported.
-
-    Minibatch losses rise for other reasons; give this function the full-batch loss.
-
-    Args:
-        loss: the loss at every step, shape (steps,).
-        sharpness: the sharpness at every step, NaN where it was not measured, same shape.
-        learning_rate: eta > 0.
-        threshold: sharpness at which training turns unstable, 2/eta unless given (38/eta for
-            the preconditioned sharpness of Adam at beta_1 = 0.9, say).
-        loss_accuracy: accuracy of one loss value relative to the largest loss so far; the
-            default is that of a float32 evaluation, also of losses stored as float64.
-        minimum_rise: leave out episodes whose peak exceeds the loss at their start by less than
-            this fraction of it; 0 keeps all.
-
-    Returns:
-        The episodes in order of time. One that does not come back ends at the last step.
-
-    Raises:
-        ValueError: for arrays of different or empty shape, a non-finite loss (cut a diverged
-            trace first), an infinite sharpness, no probe at all, or a number out of range.
-    """
-    loss = finite_array("loss", loss)
-    try:
-        sharpness = np.asarray(sharpness, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"sharpness must be an array of numbers, got {sharpness!r}") from error
-    limit = 2 / positive_float("learning_rate", learning_rate)
-    if threshold is not None:
-        limit = positive_float("threshold", threshold)
-    accuracy = positive_float("loss_accuracy", loss_accuracy)
-    if not (isinstance(minimum_rise, Real) and minimum_rise >= 0):
-        raise ValueError(f"minimum_rise must be at least 0, got {minimum_rise!r}")
-    if loss.ndim != 1 or loss.size == 0 or sharpness.shape != loss.shape:
-        raise ValueError(
-            "loss and sharpness must be one-dimensional and equally long (NaN where the sharpness "
-            f"was not measured), got shapes {loss.shape} and {sharpness.shape}"
-        )
-    probes = np.flatnonzero(~np.isnan(sharpness))
-    if probes.size == 0 or np.any(np.isinf(sharpness)):
-        raise ValueError("sharpness must hold at least one measured value, and no infinite one")
-    episodes: list[Episode] = []
-    for first, last in _excursions(loss, accuracy):
-        # Episodes do not overlap: a start is looked for from the end of the one before.
-        since = episodes[-1].end if episodes else 0
-        episodes.append(_locate(loss, since, first, last))
-    return [
-        e
-        for e in episodes
-        if _explained(e, sharpness, probes, limit)
-        and loss[e.peak] - loss[e.start] >= minimum_rise * abs(loss[e.start])
-    ]
-
-
-def _excursions(loss: np.ndarray, accuracy: float) -> list[tuple[int, int]]:
-    """Runs [first, last] of steps whose two-step maximum is above its running minimum."""
-    larger = loss.copy()
-    larger[1:] = np.maximum(loss[1:], loss[:-1])
-    floor = np.minimum.accumulate(larger)
-    rounding = 2 * accuracy * np.maximum.accumulate(np.abs(loss))
-    above = np.concatenate([[False], larger > floor + rounding, [False]])
-    edges = np.flatnonzero(np.diff(above.astype(np.int8)))
-    return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def _locate(loss: np.ndarray, since: int, first: int, last: int) -> Episode:
-    """Turn a run of steps above the running minimum into start, peak and end."""
-    # The first step above compares with the larger of the two before it, so its rise began at
-    # the last minimum before it; the steps between are above by less than rounding.
-    before = loss[since:first]
-    start = first - 1 - int(np.argmin(before[::-1]))
-    peak = first + int(np.argmax(loss[first : last + 1]))
-    # The two-step maximum stays high one step longer than the loss: `last` is the first step back.
-    return Episode(start, peak, last)
-
-
-def _explained(episode: Episode, sharpness: np.ndarray, probes: np.ndarray, limit: float) -> bool:
-    """Whether a probe from the last one before the episode to its peak exceeds the limit."""
-    earlier = probes[probes <= episode.start]
-    since = earlier[-1] if earlier.size else 0
-    window = probes[(probes >= since) & (probes <= episode.peak)]
-    return bool(np.any(sharpness[window] > limit))
 
 
 def curvature_beyond_hessian(

@@ -1,52 +1,43 @@
-"""Instability episodes of networks: what is watched, averages aligned at the peak, and rotation.
+"""Instability episodes in the trace of a run: where they are, and averages over many of them.
 
-`instability.find_episodes` says where the episodes of a run are. Here is what is measured around
-them: a probe for the quantities of Definition G5, averages over many episodes with errors that
-count seeds, not episodes, and two tests of rotation: displacement along v_1 against Theorem G2,
-and the turn of the leading eigenvectors over a stretch of training.
+The averages are over windows around the peaks, with errors that count seeds, not episodes.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from flatminima import curvature, training
-from flatminima._validation import finite_array, positive_float, positive_int
-from flatminima.statistics import Interval
-from flatminima.theory.instability import Episode, find_episodes
-from flatminima.theory.rotation import subspace_overlap
-from flatminima.training.probes import State, trainable
+from flatminima._validation import checked_rates, finite_array, positive_float, positive_int
 
 __all__ = [
-    "QUANTITIES",
-    "RESIDUAL",
+    "FLOAT32_LOSS",
     "Average",
-    "Polarity",
-    "Stretch",
-    "Watch",
-    "align",
+    "Episode",
     "average",
-    "contrast",
-    "displaced_rotation",
-    "polarity_predictions",
-    "stands_out",
-    "turn_over",
-    "turns_with_the_rate",
-    "unresolved_turn",
+    "find_episodes",
+    "peak_contrast",
+    "windows",
 ]
 
-QUANTITIES = ("sharpness", "smallest", "displacement", "along", "across", "fourth")
-"""The columns of what `Watch` measures, in this order."""
+FLOAT32_LOSS = 32 * 2.0**-24
+"""The accuracy of one loss value evaluated in float32, relative to the largest loss so far. With
+unit rounding u = 2^-24, pairwise summation of n terms errs by at most log2(n) u; 32 u covers 2^30
+terms and two roundings in each."""
 
 
-RESIDUAL = 1e-3
-"""Residual of the leading spaces of `turn_over`, relative to the largest eigenvalue."""
+class Episode(NamedTuple):
+    """One instability in a training trace, as steps of that trace; see `find_episodes`."""
+
+    start: int
+    """The last step at which the loss was at its minimum since the previous episode."""
+    peak: int
+    """The step of the largest loss."""
+    end: int
+    """The first step at which the loss is back where it was, or the trace's last step."""
 
 
 class Average(NamedTuple):
@@ -57,89 +48,145 @@ class Average(NamedTuple):
     """Standard error over the means of the groups; NaN for a single group."""
 
 
-class Polarity(NamedTuple):
-    """What `displaced_rotation` measures, one entry for each distance x > 0."""
+def find_episodes(
+    loss: object,
+    sharpness: object,
+    learning_rate: object,
+    *,
+    threshold: object = None,
+    loss_accuracy: float = FLOAT32_LOSS,
+    minimum_rise: float = 0.0,
+) -> list[Episode]:
+    """Find the instability episodes in the trace of a full-batch run.
 
-    distances: np.ndarray
-    turn: np.ndarray
-    """Norm of the rotation on either side, shape (2, k): at +x, at -x."""
-    deviation: np.ndarray
-    """Relative error of the prediction x * rho on either side, shape (2, k)."""
-    odd_deviation: np.ndarray
-    """Relative error of x * rho for the odd part of the two rotations, shape (k,)."""
-    cosine: np.ndarray
-    """Cosine between the rotations at +x and -x: -1 under odd symmetry, shape (k,)."""
-    sharpness: np.ndarray
-    """lambda_1 at +x and at -x, shape (2, k)."""
-    center: float
-    """lambda_1 at x = 0."""
-    rate: float
-    """The norm of the rotation field rho."""
-    rotations: np.ndarray
-    """The rotations themselves, at +x and at -x, shape (2, k, n)."""
+    An episode is a stretch during which the loss stays above its running minimum, and which is
+    explained by the sharpness. Two conditions, neither of them tuned:
 
+    1. *The loss rises.* Below the threshold gradient descent does not raise the loss (descent
+       lemma, Q2), so a rise above the running minimum by more than rounding is the mark of an
+       instability. Rounding: two loss values, each off by ``loss_accuracy`` times the largest
+       loss so far. The oscillation along v_1 has period two, and on a skewed valley it shows as
+       a loss that alternates; the loss is therefore compared through the larger of each two
+       successive values, which falls when the oscillation shrinks and rises when it grows.
+    2. *The sharpness explains it.* Some probe between the last one at or before the start and
+       the peak, both included, exceeds the threshold. Probe at least as often as an episode
+       lasts: one that no probe sees above the threshold is not reported.
 
-class Stretch(NamedTuple):
-    """What `turn_over` measures over one stretch of training."""
-
-    overlap: float
-    """Mean squared cosine of the principal angles between the leading spaces, in [0, 1]."""
-    episodes: list[Episode]
-    before: float
-    """lambda_1 at the start."""
-    after: float
-    """lambda_1 at the center of the last oscillation; NaN if the run diverged."""
-    diverged: bool
-
-
-class Watch:
-    r"""Probe for the quantities of one instability at a step, an array in the order of QUANTITIES.
-
-    The displacement is :math:`\langle\nabla L, v_1\rangle/\lambda_1`, the distance along v_1 from
-    the point where the slope along v_1 vanishes, on the quadratic model; its sign, and that of
-    T[v_1, v_1, v_1], depend on the sign of v_1, so the absolute values are returned. Each call
-    starts from the eigenvectors of the call before; make a new one for each run.
+    Minibatch losses rise for other reasons; give this function the full-batch loss.
 
     Args:
-        tol: residual of the leading pair, relative to lambda_1; that of lambda_min may be a quarter
-            of it. It has to be small against lambda_min, which is far the smaller of the two: an
-            eigenvalue near zero passes for the smallest where the residual may be as large.
+        loss: the loss at every step, shape (steps,).
+        sharpness: the sharpness at every step, NaN where it was not measured, same shape.
+        learning_rate: eta > 0, a number or one for each step, shape (steps,).
+        threshold: sharpness at which training turns unstable, a number or one for each step; 2/eta
+            unless given (38/eta for the preconditioned sharpness of Adam at beta_1 = 0.9, say).
+        loss_accuracy: accuracy of one loss value relative to the largest loss so far; the
+            default is that of a float32 evaluation, also of losses stored as float64.
+        minimum_rise: leave out episodes whose peak exceeds the loss at their start by less than
+            this fraction of it; 0 keeps all.
+
+    Returns:
+        The episodes in order of time. One that does not come back ends at the last step.
+
+    Raises:
+        ValueError: for arrays of different or empty shape, a non-finite loss (cut a diverged
+            trace first), an infinite sharpness, no probe at all, or a number out of range.
+
+    Example:
+        The loss rises at two steps; the sharpness exceeds 2/eta = 2 at the first of them only:
+
+        >>> find_episodes([1.0, 0.5, 0.9, 0.4, 0.6, 0.3], [1.0, 3.0, 1.0, 1.0, 1.0, 1.0], 1.0)
+        [Episode(start=1, peak=2, end=3)]
     """
-
-    def __init__(self, *, tol: float = 2e-3) -> None:
-        self._tol = positive_float("tol", tol)
-        self._starts: dict[str, Tensor | None] = {"largest": None, "smallest": None}
-
-    def _pair(self, state: State, which: str, tol: float) -> tuple[float, Tensor]:
-        pairs = curvature.top_eigenpairs(
-            state.hessian,
-            which=which,
-            tol=tol,
-            start=self._starts[which],
-            generator=torch.Generator().manual_seed(0),
+    loss = finite_array("loss", loss)
+    try:
+        sharpness = np.asarray(sharpness, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sharpness must be an array of numbers, got {sharpness!r}") from error
+    limit = 2 / checked_rates(learning_rate)
+    if threshold is not None:
+        limit = finite_array("threshold", threshold)
+        if np.any(limit <= 0):
+            raise ValueError(f"threshold must be greater than 0, got {threshold!r}")
+    accuracy = positive_float("loss_accuracy", loss_accuracy)
+    if not (isinstance(minimum_rise, Real) and minimum_rise >= 0):
+        raise ValueError(f"minimum_rise must be at least 0, got {minimum_rise!r}")
+    if loss.ndim != 1 or loss.size == 0 or sharpness.shape != loss.shape:
+        raise ValueError(
+            "loss and sharpness must be one-dimensional and equally long (NaN where the sharpness "
+            f"was not measured), got shapes {loss.shape} and {sharpness.shape}"
         )
-        self._starts[which] = pairs.eigenvectors
-        return float(pairs.eigenvalues[0]), pairs.eigenvectors[0]
+    if limit.shape not in ((), loss.shape):
+        raise ValueError(
+            "learning_rate and threshold must be a number or one for each of the "
+            f"{len(loss)} steps, got shape {limit.shape}"
+        )
+    limit = np.broadcast_to(limit, loss.shape)
+    probes = np.flatnonzero(~np.isnan(sharpness))
+    if probes.size == 0 or np.any(np.isinf(sharpness)):
+        raise ValueError("sharpness must hold at least one measured value, and no infinite one")
+    episodes: list[Episode] = []
+    for first, last in _excursions(loss, accuracy):
+        # Episodes do not overlap: a start is looked for from the end of the one before.
+        since = episodes[-1].end if episodes else 0
+        episodes.append(_locate(loss, since, first, last))
+    return [
+        e
+        for e in episodes
+        if _explained(e, sharpness, probes, limit)
+        and loss[e.peak] - loss[e.start] >= minimum_rise * abs(loss[e.start])
+    ]
 
-    def __call__(self, state: State) -> np.ndarray:
-        operator = state.hessian
-        value, v = self._pair(state, "largest", self._tol)
-        smallest, _ = self._pair(state, "smallest", self._tol / 4)
-        gradient = curvature.sharpness_gradient(operator, eigenvector=v)
-        along = float(gradient @ v)
-        fourth = float(curvature.directional_derivatives(operator, v)[4])
-        across = float((gradient - along * v).norm())
-        x = float(operator.gradient @ v) / value
-        return np.array([value, smallest, abs(x), abs(along), across, fourth])
+
+def _excursions(loss: np.ndarray, accuracy: float) -> list[tuple[int, int]]:
+    """Runs [first, last] of steps whose two-step maximum is above its running minimum."""
+    larger = loss.copy()
+    larger[1:] = np.maximum(loss[1:], loss[:-1])
+    floor = np.minimum.accumulate(larger)
+    rounding = 2 * accuracy * np.maximum.accumulate(np.abs(loss))
+    above = np.concatenate([[False], larger > floor + rounding, [False]])
+    edges = np.flatnonzero(np.diff(above.astype(np.int8)))
+    return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def align(trace: object, steps: Sequence[int], before: int, after: int) -> np.ndarray:
+def _locate(loss: np.ndarray, since: int, first: int, last: int) -> Episode:
+    """Turn a run of steps above the running minimum into start, peak and end."""
+    # The first step above compares with the larger of the two before it, so its rise began at
+    # the last minimum before it; the steps between are above by less than rounding.
+    before = loss[since:first]
+    start = first - 1 - int(np.argmin(before[::-1]))
+    peak = first + int(np.argmax(loss[first : last + 1]))
+    # The two-step maximum stays high one step longer than the loss: `last` is the first step back.
+    return Episode(start, peak, last)
+
+
+def _explained(
+    episode: Episode, sharpness: np.ndarray, probes: np.ndarray, limit: np.ndarray
+) -> bool:
+    """Whether a probe from the last one before the episode to its peak exceeds the limit."""
+    earlier = probes[probes <= episode.start]
+    since = earlier[-1] if earlier.size else 0
+    window = probes[(probes >= since) & (probes <= episode.peak)]
+    return bool(np.any(sharpness[window] > limit[window]))
+
+
+def windows(trace: object, steps: Sequence[int], before: int, after: int) -> np.ndarray:
     """Cut out the trace around each of ``steps``: shape (len(steps), before + 1 + after).
 
     Entries outside the trace are NaN; column ``before`` is the step itself.
 
+    Args:
+        trace: shape (steps,).
+        steps: where to cut, shape (m,).
+        before, after: width of the window on either side.
+
     Raises:
         ValueError: for a trace that is not one-dimensional, a step outside it, or a negative width.
+
+    Example:
+        >>> windows([5.0, 6.0, 7.0], [0, 1], 1, 1)
+        array([[nan,  5.,  6.],
+               [ 5.,  6.,  7.]])
     """
     trace = np.asarray(trace, dtype=float)
     before = positive_int("before", before, minimum=0)
@@ -165,6 +212,13 @@ def average(samples: object, groups: object) -> Average:
 
     Raises:
         ValueError: for no samples, or a different number of groups.
+
+    Example:
+        Three episodes of seed 0 and one of seed 1 are two means, 0 and 2:
+
+        >>> found = average([0.0, 0.0, 0.0, 2.0], [0, 0, 0, 1])
+        >>> float(found.mean), float(found.error)
+        (1.0, 1.0)
     """
     samples, groups = np.asarray(samples, dtype=float), np.asarray(groups)
     if samples.ndim == 0 or len(samples) == 0 or groups.shape != samples.shape[:1]:
@@ -187,244 +241,33 @@ def average(samples: object, groups: object) -> Average:
     return Average(mean, error)
 
 
-def contrast(aligned: object, center: int, near: int, gap: int, groups: object) -> Average:
+def peak_contrast(cuts: object, center: int, near: int, gap: int, groups: object) -> Average:
     """Mean of the columns within ``near`` of the center minus that of those further than ``gap``.
 
     Positive: the quantity rises in the middle of an episode; negative: it falls.
 
     Args:
-        aligned: shape (m, w), from `align`.
+        cuts: shape (m, w), from `windows`.
         center: the column of the peak.
+        near, gap: distances from it, 0 <= near < gap; columns between them are left out.
         groups: as for `average`.
 
     Raises:
         ValueError: if no column is further than ``gap``, or near >= gap.
+
+    Example:
+        >>> cuts = windows([0.0, 0.0, 3.0, 0.0, 1.0], [2], 2, 2)
+        >>> float(peak_contrast(cuts, 2, near=0, gap=1, groups=[0]).mean)
+        2.5
     """
-    aligned = np.asarray(aligned, dtype=float)
-    if aligned.ndim != 2 or not 0 <= near < gap:
+    cuts = np.asarray(cuts, dtype=float)
+    if cuts.ndim != 2 or not 0 <= near < gap:
         raise ValueError(
-            f"aligned must have shape (m, w) and 0 <= near < gap, got shape {aligned.shape}, "
+            f"cuts must have shape (m, w) and 0 <= near < gap, got shape {cuts.shape}, "
             f"near {near} and gap {gap}"
         )
-    distance = np.abs(np.arange(aligned.shape[1]) - center)
+    distance = np.abs(np.arange(cuts.shape[1]) - center)
     if not np.any(distance > gap):
         raise ValueError(f"gap must leave columns further than it from {center}, got {gap}")
-    inner, outer = aligned[:, distance <= near], aligned[:, distance > gap]
+    inner, outer = cuts[:, distance <= near], cuts[:, distance > gap]
     return average(np.nanmean(inner, axis=1) - np.nanmean(outer, axis=1), groups)
-
-
-def stands_out(measured: object, control: object) -> bool:
-    """Whether a contrast is positive in every seed, and its mean three times that of a control.
-
-    Args:
-        measured: the contrast around the peaks of episodes, one value a seed, with the sign that
-            was predicted.
-        control: the same around steps drawn at random: what is left of it is chance.
-    """
-    measured, control = finite_array("measured", measured), finite_array("control", control)
-    return bool(np.all(measured > 0) and np.mean(measured) > 3 * abs(np.mean(control)))
-
-
-def turns_with_the_rate(ratios: object, overlap: object, trend: Interval) -> bool:
-    """Whether leading eigenvectors turn more at larger rates, by what `turn_over` found.
-
-    In every seed the overlap at the largest rate is below that at each stable one; and the rank
-    correlation of rate and overlap has its interval below zero.
-
-    Args:
-        ratios: rates in units of 2 / lambda_1, ascending, shape (k,), some below 1 and some above.
-        overlap: shape (seeds, k).
-        trend: `statistics.rank_correlation` of the two.
-
-    Raises:
-        ValueError: for shapes that do not match, or rates on one side of 1 only.
-    """
-    ratios, overlap = finite_array("ratios", ratios), finite_array("overlap", overlap)
-    if ratios.ndim != 1 or overlap.shape[1:] != ratios.shape or not ratios[0] < 1 < ratios[-1]:
-        raise ValueError(
-            "ratios must lie on both sides of 1, and overlap have one column for each, got "
-            f"{ratios.tolist()} and shape {overlap.shape}"
-        )
-    more = overlap[:, -1] < overlap[:, ratios < 1].min(axis=1)
-    return bool(np.all(more) and trend.high < 0)
-
-
-def unresolved_turn(eigenvalues: object, k: int, tol: float = RESIDUAL) -> float:
-    """Largest one minus overlap that `turn_over` may find where nothing turns.
-
-    Each of the two spaces is known to a residual of tol * lambda_1, hence to an angle of at most
-    that over the gap below the k-th eigenvalue (Davis and Kahan), and the overlap is the mean of
-    squared cosines.
-
-    Args:
-        eigenvalues: the largest of the operator, descending, more than k of them.
-    """
-    values = finite_array("eigenvalues", eigenvalues)
-    k = positive_int("k", k)
-    if values.ndim != 1 or len(values) <= k or values[k - 1] <= values[k]:
-        raise ValueError(f"more than k = {k} eigenvalues, with a gap, are needed, got {values}")
-    return float((2 * tol * values[0] / (values[k - 1] - values[k])) ** 2)
-
-
-def displaced_rotation(
-    loss: Callable[[], Tensor],
-    parameters: Sequence[Tensor],
-    distances: object,
-    *,
-    tol: float = 1e-8,
-) -> Polarity:
-    """Displace the parameters by +-x along v_1, and compare the turn of v_1 with Theorem G2.
-
-    The rotation at a displaced point is v_1 there, scaled to product one with v_1 at the center,
-    minus the latter: a tangent vector whose norm is the tangent of the angle, x rho + O(x^2).
-    The parameters are put back at the end.
-
-    Args:
-        loss: function of no arguments, as for `curvature.HessianOperator`.
-        parameters: float64 tensors.
-        distances: x > 0, shape (k,).
-        tol: relative residual of the eigenpairs.
-
-    Raises:
-        ValueError: for other dtypes than float64, or distances that are not positive.
-    """
-    xs = finite_array("distances", distances)
-    if xs.ndim != 1 or xs.size == 0 or np.any(xs <= 0):
-        raise ValueError(f"distances must be positive and of shape (k,), got {distances!r}")
-    parameters = list(parameters)
-    if any(p.dtype != torch.float64 for p in parameters):
-        raise ValueError("parameters must be float64: the rotations are differences of vectors")
-    center = [p.detach().clone() for p in parameters]
-
-    def pairs_at(x: float, start: Tensor | None) -> tuple[curvature.HessianOperator, object]:
-        if start is not None:
-            with torch.no_grad():
-                for p, c, d in zip(parameters, center, direction, strict=True):
-                    p.copy_(c + x * d)
-        operator = curvature.HessianOperator(loss, parameters)
-        generator = torch.Generator().manual_seed(0)
-        return operator, curvature.top_eigenpairs(
-            operator, k=4, tol=tol, start=start, generator=generator
-        )
-
-    operator, pairs = pairs_at(0.0, None)
-    field = curvature.rotation_field(operator, pairs=pairs, tol=1e-6).field
-    v, direction = pairs.eigenvectors[0], operator.split(pairs.eigenvectors[0])
-    turns, values = np.empty((2, len(xs), len(v))), np.empty((2, len(xs)))
-    try:
-        for side, sign in enumerate((1.0, -1.0)):
-            start = pairs.eigenvectors
-            for i in np.argsort(xs):
-                _, found = pairs_at(sign * float(xs[i]), start)
-                start, u = found.eigenvectors, found.eigenvectors[0]
-                turns[side, i] = (u / (u @ v) - v).numpy()
-                values[side, i] = float(found.eigenvalues[0])
-    finally:
-        with torch.no_grad():
-            for p, c in zip(parameters, center, strict=True):
-                p.copy_(c)
-    rho = field.numpy()
-    rate = float(np.linalg.norm(rho))
-    norms = np.linalg.norm(turns, axis=2)
-    signed = np.array([1.0, -1.0])[:, None, None] * xs[:, None] * rho
-    odd = (turns[0] - turns[1]) / 2 - xs[:, None] * rho
-    return Polarity(
-        distances=xs,
-        turn=norms,
-        deviation=np.linalg.norm(turns - signed, axis=2) / (xs * rate),
-        odd_deviation=np.linalg.norm(odd, axis=1) / (xs * rate),
-        cosine=np.sum(turns[0] * turns[1], axis=1) / (norms[0] * norms[1]),
-        sharpness=values,
-        center=float(pairs.eigenvalues[0]),
-        rate=rate,
-        rotations=turns,
-    )
-
-
-def polarity_predictions(tests: Sequence[Polarity]) -> dict[str, bool]:
-    """Theorem G2 in several networks, each displaced by the same distances, ascending.
-
-    ``opposite``: at the smallest distance the cosine of the two rotations is below -0.9, in every
-    network; ``first-order``: the error of the prediction x * rho grows with the distance over the
-    three smallest; ``decays``: at the largest distance the rotations are less opposite.
-    """
-    cosine = np.array([test.cosine for test in tests])
-    deviation = np.array([test.deviation.max(axis=0) for test in tests])
-    return {
-        "opposite": bool(np.all(cosine[:, 0] < -0.9)),
-        "first-order": bool(np.all(np.diff(deviation[:, :3], axis=1) > 0)),
-        "decays": bool(np.all(cosine[:, -1] > cosine[:, 0])),
-    }
-
-
-def turn_over(
-    model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    *,
-    ratio: float,
-    time: float,
-    k: int = 3,
-    loss: str = "mse",
-) -> Stretch:
-    r"""Train on at the rate ratio * 2 / lambda_1, and measure how the k leading eigenvectors turn.
-
-    The stretch lasts for ``time`` units of eta * lambda_1 / 2 summed over steps with lambda_1 at
-    its start, so that ``ratio`` changes the step size but not the training time. The space at the
-    end is that at the center of the last oscillation, the mean of the last two iterates: at an
-    iterate off the center, polarity (G2) would turn v_1 whatever the stretch had done.
-
-    ``model`` is left as it was.
-
-    Args:
-        ratio: the learning rate in units of 2 / lambda_1; above 1 the stretch begins unstable.
-        time: the length of the stretch, > 0; it takes about time / ratio steps.
-        k: dimension of the leading space.
-
-    Raises:
-        ValueError: for arguments that are not positive.
-    """
-    ratio, time = positive_float("ratio", ratio), positive_float("time", time)
-    k = positive_int("k", k)
-    model = copy.deepcopy(model)
-
-    def leading(start: Tensor | None = None) -> curvature.EigenResult:
-        return curvature.top_eigenpairs(
-            curvature.HessianOperator(
-                lambda: training.LOSSES[loss](model(inputs), targets), trainable(model)
-            ),
-            k=k,
-            tol=RESIDUAL,
-            start=start,
-            generator=torch.Generator().manual_seed(0),
-        )
-
-    first = leading()
-    sharpness = float(first.eigenvalues[0])
-    rate, steps = ratio * 2 / sharpness, max(round(time / ratio), 2)
-    options = {"learning_rate": rate, "loss": loss, "progress": False}
-    run = training.gradient_descent(
-        model,
-        inputs,
-        targets,
-        steps=steps - 1,
-        probes={"sharpness": training.sharpness()},
-        probe_every=5,
-        **options,
-    )
-    trace = np.full(len(run.loss), np.nan)
-    inside = run.probe_steps < len(trace)
-    trace[run.probe_steps[inside]] = run.probes["sharpness"][inside]
-    episodes = find_episodes(run.loss, trace, rate) if np.isfinite(run.loss).all() else []
-    previous = [p.detach().clone() for p in trainable(model)]
-    if not run.diverged:
-        run = training.gradient_descent(model, inputs, targets, steps=1, **options)
-    if run.diverged:
-        return Stretch(float("nan"), episodes, sharpness, float("nan"), True)
-    with torch.no_grad():
-        for p, q in zip(trainable(model), previous, strict=True):
-            p.add_(q).div_(2)
-    last = leading(first.eigenvectors)
-    cosines = subspace_overlap(first.eigenvectors.numpy(), last.eigenvectors.numpy())
-    after = float(last.eigenvalues[0])
-    return Stretch(float(np.mean(cosines**2)), episodes, sharpness, after, False)

@@ -1,21 +1,34 @@
-"""The loop inside `flatminima.training`: its batches, its updates, its record, its checkpoints."""
+"""The ways to train: plain descent or any optimizer, full batch or minibatches."""
 
+import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
 
 from flatminima._validation import positive_float, positive_int
-from flatminima.training import checkpoint
-from flatminima.training.probes import Probe, State, trainable, training_loss
+from flatminima.curvature.losses import name_of
+from flatminima.curvature.risk import EmpiricalRisk
+from flatminima.training import checkpoint as files
+from flatminima.training.batches import check_data, loss_of_zero, make_batches
+from flatminima.training.history import Cooling, History
+from flatminima.training.probes import Probe, State
+from flatminima.training.updates import ByOptimizer, Descent, Evaluation
+
+__all__ = [
+    "DIVERGENCE_FACTOR",
+    "gradient_descent",
+    "train",
+    "train_to_loss",
+]
 
 DIVERGENCE_FACTOR = 1e4
 """A run has diverged when its loss is not finite or exceeds this many times the larger of its first
@@ -23,115 +36,204 @@ value and the loss of an all-zero output. The second keeps a run that starts nea
 the first loss says nothing about the scale of the problem, from being called diverged when an
 instability merely lifts it."""
 
+Schedule = float | Callable[[int], float] | Sequence[tuple[int, float]]
+"""A learning rate: a number; a function of the step; or phases, (first step, rate) in order, as in
+``[(0, 0.1), (500, 0.01)]``: 0.1 for the updates 0 to 499, and 0.01 from there on."""
+
 # What a checkpoint holds of the loop itself, besides tensors.
-_SCALARS = ("step", "reached", "finished", "diverged_at", "seconds", "ceiling")
+_SCALARS = ("step", "finished", "diverged_at", "seconds", "ceiling")
 
 
-@dataclass(frozen=True)
-class History:
-    """What a run did. Arrays end where it ended: a diverged run keeps only what came before.
+def train(
+    risk: EmpiricalRisk,
+    steps: int,
+    *,
+    learning_rate: Schedule | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    target_loss: float | None = None,
+    batch_size: int | None = None,
+    generator: torch.Generator | None = None,
+    probes: Mapping[str, Probe] | None = None,
+    probe_every: int = 1,
+    divergence_factor: float = DIVERGENCE_FACTOR,
+    progress: bool | str = True,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int = 1000,
+) -> History:
+    r"""Train the model of ``risk`` in place, by plain descent or by an optimizer of PyTorch.
 
-    Attributes:
-        learning_rate: the step size, of the first update if it changes.
-        steps: (T,) number of updates made before each loss was measured: 0, 1, ...
-        loss: (T,) training loss; on minibatches, the loss of the batch of that step.
-        gradient_norm: (T,) Euclidean norm of the gradient of that loss over all parameters.
-        probe_steps: (P,) the steps at which the probes were called.
-        probes: name -> (P,) or (P, ...) values of the probe.
-        diverged: whether the loss became non-finite or too large, see DIVERGENCE_FACTOR.
-        diverged_at: the first step whose loss did so, else None.
-        seconds: wall time of the loop, probes included, over all sittings of a resumed run.
-        learning_rates: (T,) step size of the update that follows each loss; None: constant.
+    Plain descent is :math:`\theta \leftarrow \theta - \eta_t \nabla R(\theta)`. Calling it again
+    goes on from where the model is. Without ``batch_size`` every step uses the whole data (of a
+    risk in batches, their gradients are added up), and is deterministic on a CPU. With it, each
+    epoch goes once through a fresh permutation in batches of that size; a remainder that fills no
+    batch is left out of that epoch. The model stays in the mode it is in.
+
+    An optimizer is given a closure at each step, so that those which ask for the loss, or evaluate
+    it more than once, work too. It goes on from its state; a checkpoint holds that state.
+
+    Args:
+        risk: a model, a loss and data, on one device. Of a pair (inputs, targets), inputs being
+            one tensor, both have n examples, and floating-point inputs the dtype of the model.
+        steps: updates at most; the loss is recorded steps + 1 times, first and last included.
+        learning_rate: the step size eta > 0, or a `Schedule` of it. With an optimizer it sets the
+            rate of every parameter group before each update; None leaves it the rates it has.
+        optimizer: over the parameters of the risk, all of them and no others; None for plain
+            descent, which needs a ``learning_rate``.
+        target_loss: stop at the first training loss at most this, > 0; on the full batch only.
+        batch_size: None for the full batch, else 1 <= batch_size <= n; for data in one pair.
+        generator: CPU generator of the permutations; required with batch_size.
+        probes: name -> function of the `State`, called at step 0, at every ``probe_every``-th
+            step, and at the last one. It returns a number, or an array of a constant shape.
+        probe_every: steps between two calls of the probes.
+        divergence_factor: what a loss must exceed to count as diverged, see DIVERGENCE_FACTOR. On
+            minibatches, the loss on the whole data is held to it too wherever probes are called.
+        progress: False, or whether to show a progress bar, or its label.
+        checkpoint: a file. If it is there, the run goes on from it, which wants the same arguments
+            and the same starting model as before: the model is then overwritten. A run that has
+            finished is returned as it was. Randomness other than ``generator`` is not kept.
+        checkpoint_every: updates between two checkpoints; one more is written at the end.
+
+    Raises:
+        TypeError: for a risk that is no `EmpiricalRisk`.
+        ValueError: if an argument is outside what is said above, data and model do not fit
+            together, or the checkpoint is of another run.
+        CorruptCheckpointError: (a ValueError) for a checkpoint that does not match its checksum.
+
+    Example:
+        The Adam of PyTorch on four points, with the sharpness at every fifth step:
+
+        >>> import torch
+        >>> from flatminima.curvature import EmpiricalRisk
+        >>> from flatminima.training import probes
+        >>> model, x = torch.nn.Linear(1, 1), torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+        >>> risk = EmpiricalRisk(model, "mse", (x, 2 * x))
+        >>> adam = torch.optim.Adam(model.parameters(), lr=0.1)
+        >>> watched = {"sharpness": probes.Sharpness()}
+        >>> run = train(risk, 10, optimizer=adam, probes=watched, probe_every=5, progress=False)
+        >>> run.probe_steps.tolist(), run.probes["sharpness"].round(3).tolist()
+        ([0, 5, 10], [4.265, 4.265, 4.265])
     """
-
-    learning_rate: float
-    steps: np.ndarray
-    loss: np.ndarray
-    gradient_norm: np.ndarray
-    probe_steps: np.ndarray
-    probes: dict[str, np.ndarray] = field(default_factory=dict)
-    diverged: bool = False
-    diverged_at: int | None = None
-    seconds: float = 0.0
-    learning_rates: np.ndarray | None = None
-
-
-class Descent:
-    """The update of plain gradient descent."""
-
-    optimizer = None
-
-    def __init__(self, parameters: list[Tensor]) -> None:
-        self.parameters = parameters
-
-    def apply(self, gradients: Sequence[Tensor], rate: float, *_: object) -> None:
-        with torch.no_grad():
-            torch._foreach_add_(self.parameters, gradients, alpha=-rate)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-class ByOptimizer:
-    """The update of an optimizer of PyTorch."""
-
-    def __init__(
-        self, parameters: list[Tensor], optimizer: torch.optim.Optimizer, scheduled: bool
-    ) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ValueError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
-        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if own != {id(p) for p in parameters}:
+    if not isinstance(risk, EmpiricalRisk):
+        raise TypeError(f"risk must be an EmpiricalRisk, got {type(risk).__name__}")
+    check_data(risk)
+    if target_loss is not None:
+        target_loss = positive_float("target_loss", target_loss)
+        if batch_size is not None:
             raise ValueError(
-                "optimizer must hold the trainable parameters of the model, all of them and no "
-                f"others: got {len(own)} tensors where the model has {len(parameters)}, or others"
+                "target_loss is about the loss on the full batch: give no batch_size, got "
+                f"{batch_size}"
             )
-        self.parameters = parameters
-        self.optimizer = optimizer
-        self.scheduled = scheduled
+    steps = positive_int("steps", steps)
+    if optimizer is None:
+        update: Descent | ByOptimizer = Descent(risk.parameters)
+        if learning_rate is None:
+            raise ValueError("learning_rate must be given without an optimizer, got None")
+    else:
+        update = ByOptimizer(risk.parameters, optimizer, learning_rate is not None)
+    rates = _rates(update.rate if learning_rate is None else learning_rate, steps)
+    loop = Loop(risk, update, rates, target_loss)
+    loop.use_batches(batch_size, generator)
+    loop.use_probes(probes, probe_every)
+    loop.diverge_beyond(divergence_factor)
+    loop.use_checkpoint(checkpoint, checkpoint_every)
+    label = f"eta = {rates[0]:g}" if optimizer is None else type(optimizer).__name__
+    label = label if target_loss is None else f"to {target_loss:g}"
+    loop.run(progress if isinstance(progress, str) else label, bool(progress))
+    return loop.history()
 
-    def rate(self, step: int) -> float:
-        """The rate of the first group, as it is now."""
-        return float(self.optimizer.param_groups[0]["lr"])
 
-    def apply(
-        self,
-        gradients: Sequence[Tensor],
-        rate: float,
-        value: Tensor,
-        evaluate: Callable[[], Tensor],
-    ) -> None:
-        if self.scheduled:
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-        first = True
+def gradient_descent(
+    risk: EmpiricalRisk, learning_rate: Schedule, steps: int, **options: Any
+) -> History:
+    r"""Train the model of ``risk`` in place by plain descent: `train` without an optimizer.
 
-        def closure() -> Tensor:
-            # The first call is answered by what has just been computed at these parameters.
-            nonlocal first
-            if first:
-                first = False
-                return value.detach()
-            again = evaluate()
-            self._set(torch.autograd.grad(again, self.parameters))
-            return again.detach()
+    Args:
+        risk, learning_rate, steps, options: as `train` takes them.
 
-        self._set(gradients)
-        self.optimizer.step(closure)
-        self._set([None] * len(self.parameters))
+    Raises:
+        TypeError, ValueError: as `train` does.
 
-    def _set(self, gradients: Iterable[Tensor | None]) -> None:
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+    Example:
+        On a quadratic of curvature 1 each step multiplies the parameter by 1 - eta:
 
-    def state_dict(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
+        >>> import torch
+        >>> from flatminima.curvature import EmpiricalRisk
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.ones_(model.weight)
+        >>> risk = EmpiricalRisk(model, "mse", (torch.ones(1, 1), torch.zeros(1, 1)))
+        >>> gradient_descent(risk, 0.5, 3, progress=False).loss.tolist()
+        [0.5, 0.125, 0.03125, 0.0078125]
+        >>> model.weight.item()
+        0.125
+    """
+    return train(risk, steps, learning_rate=learning_rate, **options)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state)
+
+def train_to_loss(
+    risk: EmpiricalRisk,
+    target_loss: float,
+    max_steps: int,
+    *,
+    learning_rate: Schedule | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    **options: Any,
+) -> Cooling:
+    """Cool: train on the full batch, at a small rate, until the loss is at most ``target_loss``.
+
+    Runs whose losses differ cannot be compared in sharpness or accuracy, since both change as the
+    loss falls. Cooled at a small rate they end within one small step of the same loss.
+
+    Args:
+        risk, learning_rate, optimizer: as `train` takes them.
+        target_loss: where to stop: at the first full-batch training loss at most this, > 0.
+        max_steps: updates to make at most. A run that has not arrived by then is returned too,
+            with ``reached`` false.
+        options: as `train` takes them; probes are called at the first and at the last step only,
+            unless ``probe_every`` is given.
+
+    Raises:
+        TypeError, ValueError: as `train` does.
+
+    Example:
+        >>> import torch
+        >>> from flatminima.curvature import EmpiricalRisk
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.ones_(model.weight)
+        >>> risk = EmpiricalRisk(model, "mse", (torch.ones(1, 1), torch.zeros(1, 1)))
+        >>> end = train_to_loss(risk, 0.1, 50, learning_rate=0.5, progress=False)
+        >>> end.reached, end.steps, end.loss
+        (True, 2, 0.03125)
+    """
+    options.setdefault("probe_every", max_steps)
+    rate = {"learning_rate": learning_rate, "optimizer": optimizer}
+    history = train(risk, max_steps, target_loss=target_loss, **rate, **options)
+    loss = float(history.loss[-1]) if len(history.loss) else math.nan
+    made = history.diverged_at if history.diverged else len(history.steps) - 1
+    return Cooling(
+        target_loss=float(target_loss),
+        reached=not history.diverged and loss <= target_loss,
+        steps=made,
+        loss=loss,
+        history=history,
+    )
+
+
+def _rates(schedule: Schedule, steps: int) -> np.ndarray:
+    """The learning rate of every step from 0 to ``steps``, checked."""
+    if callable(schedule):
+        return np.array(
+            [positive_float(f"learning_rate({t})", float(schedule(t))) for t in range(steps + 1)]
+        )
+    if not isinstance(schedule, Sequence) or isinstance(schedule, str):
+        return np.full(steps + 1, positive_float("learning_rate", schedule))
+    phases = list(schedule)
+    if not phases or not all(isinstance(phase, Sequence) and len(phase) == 2 for phase in phases):
+        raise ValueError(f"learning_rate as phases must be pairs (first step, rate), got {phases}")
+    firsts = [positive_int("first step of learning_rate", phase[0], minimum=0) for phase in phases]
+    if firsts[0] != 0 or any(a >= b for a, b in itertools.pairwise(firsts)):
+        raise ValueError(f"phases of learning_rate must begin at step 0 and rise, got {firsts}")
+    values = [positive_float("each rate of learning_rate", phase[1]) for phase in phases]
+    return np.array(values)[np.searchsorted(firsts, np.arange(steps + 1), side="right") - 1]
 
 
 class Loop:
@@ -139,30 +241,24 @@ class Loop:
 
     def __init__(
         self,
-        model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
-        loss_function: Callable[[Tensor, Tensor], Tensor],
+        risk: EmpiricalRisk,
         update: Descent | ByOptimizer,
         rates: np.ndarray,
         target_loss: float | None = None,
     ) -> None:
-        self.model, self.inputs, self.targets = model, inputs, targets
-        self.loss_function = loss_function
-        self.update, self.rates, self.target_loss = update, rates, target_loss
-        self.parameters = trainable(model)
+        self.risk, self.update, self.rates, self.target_loss = risk, update, rates, target_loss
         self.steps = len(rates) - 1
         self.step = 0
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.probe_steps: list[int] = []
-        self.reached = self.finished = False
+        self.finished = False
         self.diverged_at: int | None = None
         self.seconds = 0.0
 
     def use_batches(self, batch_size: int | None, generator: torch.Generator | None) -> None:
         self.batch_size = batch_size
-        self.batches = make_batches(self.inputs, self.targets, batch_size, generator)
+        self.batches = make_batches(self.risk, batch_size, generator)
 
     def use_probes(self, probes: Mapping[str, Probe] | None, every: int) -> None:
         self.probes = dict(probes or {})
@@ -171,8 +267,7 @@ class Loop:
 
     def diverge_beyond(self, factor: float) -> None:
         self.factor = positive_float("divergence_factor", factor)
-        zero = loss_of_zero(self.model, self.inputs, self.targets, self.loss_function)
-        self.ceiling = self.factor * zero
+        self.ceiling = self.factor * loss_of_zero(self.risk)
 
     def use_checkpoint(self, path: str | os.PathLike | None, every: int) -> None:
         """Go on from the checkpoint if there is one, after a look at whether it is of this run."""
@@ -180,10 +275,10 @@ class Loop:
         self.checkpoint_every = positive_int("checkpoint_every", every)
         if path is None:
             return
-        self.checkpoint = checkpoint.as_path("checkpoint", path)
+        self.checkpoint = files.as_path("checkpoint", path)
         parts = {
             "learning_rate or steps": self.rates.tolist(),
-            "loss": self.loss_function.__name__,
+            "loss": [name_of(self.risk.loss_function), self.risk.reduction],
             "target_loss": self.target_loss,
             "batch_size": self.batch_size,
             "generator": self.batches.state_dict(),
@@ -191,13 +286,12 @@ class Loop:
             "probe_every": self.probe_every,
             "divergence_factor": self.factor,
             "optimizer": [type(self.update.optimizer).__name__, self.update.state_dict()],
-            "inputs": self.inputs,
-            "targets": self.targets,
-            "model": self.model.state_dict(),
+            "data": list(self.risk.batches()),
+            "model": self.risk.model.state_dict(),
         }
-        self.identity = {name: checkpoint.fingerprint(part) for name, part in parts.items()}
+        self.identity = {name: files.fingerprint(part) for name, part in parts.items()}
         if self.checkpoint.exists():
-            self._load(checkpoint.load(self.checkpoint))
+            self._load(files.load(self.checkpoint))
 
     def run(self, label: str, progress: bool) -> None:
         begun = time.perf_counter()
@@ -216,30 +310,21 @@ class Loop:
 
     def _advance(self) -> None:
         """Measure the loss and its gradient where the model is; then update it, or finish."""
-        inputs, targets = next(self.batches)
-
-        def evaluate() -> Tensor:
-            return self.loss_function(self.model(inputs), targets)
-
-        value = evaluate()
+        self.batches.advance()
+        value, gradients = self._evaluate()
         measured = value.item()
         if self.step == 0:
-            self.ceiling = max(self.ceiling, self.factor * measured)
-        if not self._fine(measured):
-            return self._diverge()
-        gradients = torch.autograd.grad(value, self.parameters)
+            self.ceiling = max(self.ceiling, self.factor * abs(measured))
         norm = torch.stack(torch._foreach_norm(gradients)).norm().item()
-        if not math.isfinite(norm):
+        if not self._fine(measured) or not math.isfinite(norm):
             return self._diverge()
-        self.reached = self.target_loss is not None and measured <= self.target_loss
-        last = self.reached or self.step == self.steps
+        reached = self.target_loss is not None and measured <= self.target_loss
+        last = reached or self.step == self.steps
         if self.probes and (self.step % self.probe_every == 0 or last):
-            state = State(
-                self.step, self.model, self.inputs, self.targets, self.loss_function,
-                float(self.rates[self.step]), self.update.optimizer,
-            )  # fmt: skip
-            if self.batch_size is not None and not self._fine(training_loss(state)):
+            if self.batch_size is not None and not self._fine(self.risk.value()):
                 return self._diverge()
+            rate = float(self.rates[self.step])
+            state = State(self.step, self.risk, rate, self.update.optimizer)
             self.probe_steps.append(self.step)
             for name, probe in self.probes.items():
                 self.values[name].append(probe(state))
@@ -248,9 +333,31 @@ class Loop:
         if last:
             self.finished = True
             return None
-        self.update.apply(gradients, float(self.rates[self.step]), value, evaluate)
+        self.update.apply(float(self.rates[self.step]), (value, gradients), self._evaluate)
         self.step += 1
         return None
+
+    def _evaluate(self) -> Evaluation:
+        """The loss of the present batch and its gradient, term by term."""
+        total: Tensor | None = None
+        for weight, loss in self.batches.terms():
+            value = loss()
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"loss must return a scalar tensor, got {given}")
+            parts = torch.autograd.grad(
+                value, self.risk.parameters, allow_unused=True, materialize_grads=True
+            )
+            value = value.detach()
+            if weight != 1:
+                value, parts = weight * value, torch._foreach_mul(parts, weight)
+            if total is None:
+                total, gradients = value, parts
+            else:
+                total, gradients = total + value, torch._foreach_add(gradients, parts)
+        if total is None:
+            raise ValueError("data must hold at least one batch, got none")
+        return total, gradients
 
     def _fine(self, loss: float) -> bool:
         return math.isfinite(loss) and loss <= self.ceiling
@@ -276,7 +383,7 @@ class Loop:
     def _save(self) -> None:
         content = {
             "identity": self.identity,
-            "model": self.model.state_dict(),
+            "model": self.risk.model.state_dict(),
             "update": self.update.state_dict(),
             "batches": self.batches.state_dict(),
             "probes": {
@@ -293,7 +400,7 @@ class Loop:
             "norms": torch.tensor(self.norms, dtype=torch.float64),
         }
         content |= {name: getattr(self, name) for name in _SCALARS}
-        checkpoint.save(self.checkpoint, content)
+        files.save(self.checkpoint, content)
 
     def _load(self, content: dict[str, Any]) -> None:
         other = [
@@ -304,13 +411,13 @@ class Loop:
                 f"checkpoint {self.checkpoint} is of another run: it began with another "
                 f"{', '.join(other)}. A run resumes only when it is started as it was before"
             )
-        self.model.load_state_dict(content["model"])
+        self.risk.model.load_state_dict(content["model"])
         self.update.load_state_dict(content["update"])
         self.batches.load_state_dict(content["batches"])
         for name, state in content["probes"].items():
             if hasattr(self.probes[name], "load_state_dict"):
-                device = self.inputs.device
-                moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()}
+                device = self.risk.device
+                moved = tree_map_only(Tensor, lambda t, device=device: t.to(device), state)
                 self.probes[name].load_state_dict(moved)
         self.values = {
             name: [value.numpy()[()] for value in values]
@@ -320,79 +427,3 @@ class Loop:
         self.losses, self.norms = content["losses"].tolist(), content["norms"].tolist()
         for name in _SCALARS:
             setattr(self, name, content[name])
-
-
-def loss_of_zero(
-    model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    loss_function: Callable[[Tensor, Tensor], Tensor],
-) -> float:
-    """Loss of an output that is zero on every example, the scale of the problem."""
-    with torch.no_grad():
-        outputs = model(inputs[:1])
-        return float(loss_function(outputs.new_zeros(len(inputs), outputs.shape[1]), targets))
-
-
-class WholeBatch:
-    """Endless sequence of the whole data."""
-
-    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
-        self.pair = inputs, targets
-
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        return self.pair
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-class ShuffledBatches:
-    """Endless sequence of batches, a fresh permutation for each epoch."""
-
-    def __init__(
-        self, inputs: Tensor, targets: Tensor, batch_size: int, generator: torch.Generator
-    ) -> None:
-        self.inputs, self.targets = inputs, targets
-        self.batch_size, self.generator = batch_size, generator
-        self.order = torch.empty(0, dtype=torch.int64)
-        self.first = 0
-
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        chosen = self.indices().to(self.inputs.device)
-        return self.inputs[chosen], self.targets[chosen]
-
-    def indices(self) -> Tensor:
-        """Positions (batch_size,) of the next batch, on the CPU."""
-        if self.first + self.batch_size > len(self.order):
-            self.order = torch.randperm(len(self.inputs), generator=self.generator)
-            self.first = 0
-        chosen = self.order[self.first : self.first + self.batch_size]
-        self.first += self.batch_size
-        return chosen
-
-    def state_dict(self) -> dict[str, Any]:
-        state = {"order": self.order, "first": self.first}
-        return state | {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.order, self.first = state["order"], state["first"]
-        self.generator.set_state(state["generator"])
-
-
-def make_batches(
-    inputs: Tensor, targets: Tensor, batch_size: int | None, generator: torch.Generator | None
-) -> WholeBatch | ShuffledBatches:
-    """Endless sequence of batches, as `gradient_descent` says; arguments are checked at once."""
-    n = len(inputs)
-    if batch_size is None:
-        return WholeBatch(inputs, targets)
-    batch_size = positive_int("batch_size", batch_size)
-    if batch_size > n:
-        raise ValueError(f"batch_size must be at most the {n} examples given, got {batch_size}")
-    if generator is None:
-        raise ValueError("generator must be a torch.Generator when batch_size is given, got None")
-    return ShuffledBatches(inputs, targets, batch_size, generator)

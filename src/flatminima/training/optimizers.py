@@ -7,6 +7,7 @@ paper only the abstract was at hand, which does not say how, so the definitions 
 own.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,7 +25,7 @@ __all__ = [
 CLIPS = ("none", "absolute", "minimum", "median", "growth", "rise", "episode")
 """The ways to clip the second moment, see `ClippedAdam`."""
 
-_CAPPED = ("absolute", "minimum", "median", "growth")
+_RELATIVE = ("minimum", "median", "growth")
 _NEED_LOSS = ("rise", "episode")
 
 
@@ -41,10 +42,12 @@ class ClippedAdam(Optimizer):
         s_t = \sqrt{\hat v_t}, \\
         \theta_t = \theta_{t-1} - \frac{\eta}{1 - \beta_1^t}\,\frac{m_t}{s_t + \epsilon}.
 
-    ``clip`` changes :math:`s_t`, from step ``warmup`` + 1 on, with a factor c:
+    With ``weight_decay`` w, each step first multiplies :math:`\theta` by :math:`1 - \eta w`, apart
+    from the moments, as AdamW does. ``clip`` changes :math:`s_t`, from step ``warmup`` + 1 on, with
+    a factor c:
 
     ============= ==================================================================================
-    ``none``      nothing: Adam, to the last bit.
+    ``none``      nothing: Adam, with weight decay AdamW, to the last bit.
     ``absolute``  :math:`s_t = \min(\sqrt{\hat v_t},\, c)`.
     ``minimum``   :math:`s_t = \min(\sqrt{\hat v_t},\, c \min_{\tau < t} \sqrt{\hat v_\tau})`, the
                   minimum over the values that are not zero, from step ``warmup`` on.
@@ -62,25 +65,48 @@ class ClippedAdam(Optimizer):
 
     The first three leave the moment :math:`v_t` itself alone, and act only where they bind: with
     c = inf they are Adam. ``rise`` and ``episode`` are about the loss that ``step`` is given; on
-    minibatches that is the noisy loss of a batch. A cap well below :math:`\sqrt{\hat v_t}` makes
+    minibatches that is the noisy loss of a batch. A loss that is NaN counts as risen, and is not
+    remembered. A cap well below :math:`\sqrt{\hat v_t}` makes
     Adam momentum descent at the rate :math:`\eta / c`.
 
     Args:
         params: parameters, or groups of them.
-        lr: learning rate eta > 0.
+        lr: learning rate eta >= 0; at 0, as at the start of a warm-up, only the moments move.
         betas: beta_1 and beta_2, in [0, 1).
         eps: epsilon > 0.
-        clip: one of CLIPS.
-        factor: c > 0, of ``absolute``, in units of the gradient; c >= 1 of ``minimum``, ``median``
-            and ``growth``. None for the others.
+        clip: one of CLIPS; there is no default, so that what is called clipped is.
+        factor: c > 0, of ``absolute``, in units of the gradient, which must be given; c >= 1 of
+            ``minimum``, ``median`` and ``growth``, by default 1: no growth at all. None for the
+            others.
         window: of ``median``; memory is this many copies of the parameters. The median follows an
             instability that lasts longer than half of it.
         warmup: number of first steps that are Adam's. Early values of v rest on a few gradients
             and are no measure to hold later ones against.
+        weight_decay: w >= 0.
         foreach: whether to update all tensors of a group by one call each (faster on a GPU).
 
     Raises:
         ValueError: for anything else than said above, or a sparse or complex gradient.
+
+    Example:
+        After a gradient of 3 one of 100: the second moment may not follow, and the step is larger
+        than Adam's. The functions of `curvature` know this optimizer as they know Adam.
+
+        >>> from flatminima.curvature import edge_of_stability, preconditioner
+        >>> moved = {}
+        >>> for clip in ("none", "minimum"):
+        ...     theta = torch.zeros(1, requires_grad=True)
+        ...     optimizer = ClippedAdam([theta], lr=0.1, clip=clip)
+        ...     for gradient in (3.0, 100.0):
+        ...         theta.grad = torch.tensor([gradient])
+        ...         optimizer.step()
+        ...     moved[clip] = round(theta.item(), 2)
+        >>> moved
+        {'none': -0.17, 'minimum': -1.9}
+        >>> preconditioner(optimizer)  # (1 - 0.9^2) times the root, which stayed at 3
+        tensor([0.5700])
+        >>> round(edge_of_stability(optimizer), 6)  # 38 / lr
+        380.0
     """
 
     def __init__(
@@ -90,15 +116,16 @@ class ClippedAdam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         *,
-        clip: str = "none",
+        clip: str,
         factor: float | None = None,
         window: int = 20,
         warmup: int = 0,
+        weight_decay: float = 0.0,
         foreach: bool = False,
     ) -> None:
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "clip": clip, "factor": factor,
-            "window": window, "warmup": warmup, "foreach": foreach,
+            "window": window, "warmup": warmup, "weight_decay": weight_decay, "foreach": foreach,
             "previous_loss": None, "lowest_loss": None,
         }  # fmt: skip
         super().__init__(params, defaults)
@@ -107,8 +134,14 @@ class ClippedAdam(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, with options of its own; as for `Optimizer`."""
-        _check_options({**self.defaults, **param_group})
+        options = {**self.defaults, **param_group}
+        if options["clip"] in _RELATIVE and options["factor"] is None:
+            options["factor"] = param_group["factor"] = 1.0
+        _check_options(options)
         super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"clipped_share": self.clipped_share}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float | Tensor] | None = None) -> float | Tensor | None:
@@ -117,20 +150,33 @@ class ClippedAdam(Optimizer):
         Args:
             closure: evaluates the loss and its gradients, and returns the loss; needed by
                 ``rise`` and ``episode``.
+
+        Raises:
+            ValueError: for a missing closure where one is needed, or a sparse or complex gradient;
+                no parameter has moved then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        changed, total = 0.0, 0
+        # Everything is checked before the first group moves.
+        moving = []
         for group in self.param_groups:
-            held = _held(group, loss)
+            if loss is None and group["clip"] in _NEED_LOSS:
+                raise ValueError(
+                    f"step needs a closure that returns the loss for clip={group['clip']!r}"
+                )
             parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            states = [self._state(p) for p in parameters]
-            changed = changed + _update(group, parameters, states, held)
-            total += sum(p.numel() for p in parameters)
+            if any(p.grad.is_sparse or p.is_complex() for p in parameters):
+                raise ValueError("gradients must be dense and real, got a sparse or a complex one")
+            moving.append((group, parameters))
+        changed, total = 0.0, 0
+        for group, parameters in moving:
+            held = _held(group, loss)
+            if parameters:
+                states = [self._state(p) for p in parameters]
+                changed = changed + _update(group, parameters, states, held)
+                total += sum(p.numel() for p in parameters)
         self.clipped_share = changed / total if total else 0.0
         return loss
 
@@ -161,8 +207,6 @@ class ClippedAdam(Optimizer):
         return torch.cat(pieces)
 
     def _state(self, parameter: Tensor) -> dict[str, Any]:
-        if parameter.grad.is_sparse or parameter.is_complex():
-            raise ValueError("gradients must be dense and real, got a sparse or a complex one")
         state = self.state[parameter]
         if not state:
             # ``step`` is a tensor, as Adam's is. ``count``: steps at which v has moved.
@@ -177,13 +221,13 @@ def _held(group: dict[str, Any], loss: float | Tensor | None) -> bool:
     """Whether v is to stay as it is at this step; takes note of the loss."""
     if group["clip"] not in _NEED_LOSS:
         return False
-    if loss is None:
-        raise ValueError(f"step needs a closure that returns the loss for clip={group['clip']!r}")
     loss = float(loss)
     before = group["previous_loss" if group["clip"] == "rise" else "lowest_loss"]
-    held = before is not None and loss > before
-    group["previous_loss"] = loss
-    group["lowest_loss"] = loss if group["lowest_loss"] is None else min(group["lowest_loss"], loss)
+    held = before is not None and not loss <= before
+    if not math.isnan(loss):
+        group["previous_loss"] = loss
+        lowest = group["lowest_loss"]
+        group["lowest_loss"] = loss if lowest is None else min(lowest, loss)
     return held
 
 
@@ -209,6 +253,9 @@ def _update(
     corrections = [(1 - beta2 ** state["count"]) ** 0.5 for state in states]
     moved = [squares[i] for i in moving]
     g_moved = [gradients[i] for i in moving]
+    if group["weight_decay"]:
+        # Before the moments, and by this factor, as in AdamW: to the last bit.
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
     if group["foreach"]:
         torch._foreach_lerp_(averages, gradients, 1 - beta1)
         if moved:
@@ -291,20 +338,25 @@ def _cap(state: dict[str, Any], group: dict[str, Any], step: int, root: Tensor) 
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    positive_float("lr", options["lr"])
+    for name in ("lr", "weight_decay"):
+        value = options[name]
+        if isinstance(value, bool) or value != 0:
+            positive_float(name, value)
     positive_float("eps", options["eps"])
     betas = options["betas"]
     if len(betas) != 2 or not all(isinstance(b, float | int) and 0 <= b < 1 for b in betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
-    clip = one_of("clip", options["clip"], CLIPS)
-    factor = options["factor"]
-    if clip not in _CAPPED:
-        if factor is not None:
-            raise ValueError(f"factor must be None for clip={clip!r}, got {factor!r}")
+    clip, factor = one_of("clip", options["clip"], CLIPS), options["factor"]
+    number = isinstance(factor, float | int) and not isinstance(factor, bool)
+    if clip in _RELATIVE:
+        if not (number and factor >= 1):
+            raise ValueError(
+                f"factor must be a number of at least 1 for clip={clip!r}, got {factor!r}"
+            )
     elif clip == "absolute":
-        if isinstance(factor, bool) or not isinstance(factor, float | int) or not factor > 0:
+        if not (number and factor > 0):
             raise ValueError(f"factor must be a number greater than 0, got {factor!r}")
-    elif isinstance(factor, bool) or not isinstance(factor, float | int) or not factor >= 1:
-        raise ValueError(f"factor must be a number of at least 1 for clip={clip!r}, got {factor!r}")
+    elif factor is not None:
+        raise ValueError(f"factor must be None for clip={clip!r}, got {factor!r}")
     positive_int("window", options["window"])
     positive_int("warmup", options["warmup"], minimum=0)

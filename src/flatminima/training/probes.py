@@ -3,8 +3,11 @@
 A probe that keeps something from one call to the next, such as the eigenvectors it starts from, has
 the methods ``state_dict()`` and ``load_state_dict(...)``, so that a run that resumes from a
 checkpoint measures what the uninterrupted run would have measured, to the last bit. Make new probes
-for each run.
+for each run. Any function of the state will do as one; those here are the usual ones. A network at
+rest needs no probe: the functions of `flatminima.curvature` take its risk.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,157 +19,280 @@ from torch import Tensor, nn
 
 from flatminima import curvature
 from flatminima._validation import positive_float, positive_int
-from flatminima.curvature.preconditioned import PreconditionedOperator, preconditioner
+from flatminima.curvature import EmpiricalRisk, PreconditionedOperator, preconditioner
+from flatminima.training.batches import evaluating
 
 __all__ = [
+    "QUANTITIES",
+    "Accuracy",
+    "LambdaMin",
+    "PreconditionedSharpness",
+    "Sharpness",
+    "SharpnessGradientNorm",
     "State",
-    "accuracy",
-    "preconditioned_sharpness",
-    "sharpness",
-    "sharpness_gradient_norm",
-    "smallest_eigenvalue",
-    "trainable",
-    "training_loss",
+    "TrainingLoss",
+    "Watch",
 ]
+
+QUANTITIES = ("sharpness", "lambda_min", "displacement", "along", "across", "fourth")
+"""The columns of what `Watch` measures, in this order."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a probe sees: the model after ``step`` updates, and the whole training set.
+    """What a probe sees: where a run is after ``step`` updates, and the risk that it goes down.
 
-    ``learning_rate`` is that of the update to come; ``optimizer`` is None under plain descent.
+    On minibatches the risk is still that of the whole data.
+
+    Attributes:
+        step: number of updates made.
+        risk: model, loss and data; ``risk.model`` is the network as it is now.
+        learning_rate: that of the update to come.
+        optimizer: None under plain descent.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> risk = EmpiricalRisk(model, "mse", (torch.ones(2, 1), torch.zeros(2, 1)))
+        >>> State(0, risk, 0.1).hessian.matvec(torch.ones(1))
+        tensor([1.])
     """
 
     step: int
-    model: nn.Module
-    inputs: Tensor
-    targets: Tensor
-    loss_function: Callable[[Tensor, Tensor], Tensor]
+    risk: EmpiricalRisk
     learning_rate: float
     optimizer: torch.optim.Optimizer | None = None
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        """The trainable parameters of the model."""
-        return trainable(self.model)
-
-    def loss(self) -> Tensor:
-        """The full-batch loss at the current parameters, a scalar that can be differentiated."""
-        return self.loss_function(self.model(self.inputs), self.targets)
-
     @cached_property
     def hessian(self) -> curvature.HessianOperator:
-        """Hessian of the full-batch loss; its graph is built once for all probes of this step."""
-        return curvature.HessianOperator(self.loss, self.parameters)
+        """Hessian of the full-batch risk; its graph is built once for all probes of this step."""
+        return self.risk.hessian()
 
 
 Probe = Callable[[State], "float | np.ndarray"]
 
 
-def trainable(model: nn.Module) -> list[Tensor]:
-    """The parameters of the model that require a gradient, in its own order."""
-    return [p for p in model.parameters() if p.requires_grad]
+class TrainingLoss:
+    """Probe for the loss on the whole training set, which a minibatch run does not see otherwise.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> risk = EmpiricalRisk(model, "mse", (torch.zeros(2, 1), torch.ones(2, 1)))
+        >>> TrainingLoss()(State(0, risk, 0.1))
+        0.5
+    """
+
+    def __call__(self, state: State) -> float:
+        return state.risk.value()
 
 
-def training_loss(state: State) -> float:
-    """Probe: the loss on the whole training set, which a minibatch run does not see otherwise."""
-    with torch.no_grad():
-        return float(state.loss())
+class Accuracy:
+    """Probe for the share, in [0, 1], of labels that the largest output names.
+
+    The model is evaluated in evaluation mode, and left in the mode it was in.
+
+    Args:
+        inputs: (n, ...), on the device of the model.
+        labels: (n, ...) classes; outputs are (n, ..., c).
+
+    Raises:
+        ValueError: for inputs and labels of different length, or none.
+
+    Example:
+        >>> import torch
+        >>> Accuracy(torch.eye(3), torch.tensor([0, 1, 1])).of(torch.nn.Identity())
+        0.6666666666666666
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        if len(inputs) != len(labels) or len(labels) == 0:
+            raise ValueError(
+                f"inputs and labels must have the same length, at least 1; got {len(inputs)} and "
+                f"{len(labels)}"
+            )
+        self.inputs, self.labels = inputs, labels
+
+    def of(self, model: nn.Module) -> float:
+        """The accuracy of a model, in training or at rest."""
+        with torch.no_grad(), evaluating(model):
+            return float((model(self.inputs).argmax(-1) == self.labels).double().mean())
+
+    def __call__(self, state: State) -> float:
+        return self.of(state.risk.model)
 
 
-def sharpness(k: int = 1, *, tol: float = 1e-3) -> Probe:
-    """Probe for the k largest Hessian eigenvalues of the full-batch loss, in descending order.
+class _Eigenvalues:
+    """What the probes of eigenvalues share: pairs found from where the call before found them."""
+
+    def __init__(self, tol: float) -> None:
+        self.tol = positive_float("tol", tol)
+        self.starts: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The eigenvectors (k, n) to start from, by the end of the spectrum that they are at."""
+        return dict(self.starts)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state_dict`."""
+        self.starts = dict(state)
+
+    def pairs(
+        self,
+        operator: curvature.SymmetricOperator,
+        k: int = 1,
+        which: str = "largest",
+        tol: float | None = None,
+    ) -> curvature.EigenResult:
+        pairs = curvature.top_eigenpairs(
+            operator, k, which, tol=tol or self.tol, start=self.starts.get(which)
+        )
+        self.starts[which] = pairs.eigenvectors
+        return pairs
+
+
+class Sharpness(_Eigenvalues):
+    """Probe for the k largest Hessian eigenvalues of the full-batch risk, in descending order.
 
     Returns a number for k = 1, else an array (k,). Each call starts from the eigenvectors of the
-    call before; make a new probe for each run. ``tol`` is that of `curvature.top_eigenpairs`.
+    call before; make a new probe for each run.
+
+    Args:
+        k: number of eigenvalues.
+        tol: relative residual, as `curvature.top_eigenpairs` takes it.
+
+    Example:
+        >>> import torch
+        >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.eye(2) * 2, torch.zeros(2, 1))
+        >>> risk = EmpiricalRisk(model, "mse", data)
+        >>> round(Sharpness()(State(0, risk, 0.1)), 5)
+        2.0
     """
-    return _Eigenvalues(positive_int("k", k), "largest", positive_float("tol", tol))
+
+    def __init__(self, k: int = 1, tol: float = 1e-3) -> None:
+        super().__init__(tol)
+        self.k = positive_int("k", k)
+
+    def __call__(self, state: State) -> float | np.ndarray:
+        values = np.asarray(self.pairs(state.hessian, self.k).eigenvalues, dtype=float)
+        return float(values[0]) if self.k == 1 else values
 
 
-def smallest_eigenvalue(*, tol: float = 1e-3) -> Probe:
-    """Probe for the smallest (most negative) Hessian eigenvalue of the full-batch loss."""
-    return _Eigenvalues(1, "smallest", positive_float("tol", tol))
+class LambdaMin(_Eigenvalues):
+    """Probe for the smallest (most negative) Hessian eigenvalue of the full-batch risk.
+
+    Args:
+        tol: relative residual, as `curvature.top_eigenpairs` takes it.
+
+    Example:
+        >>> import torch
+        >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.ones(2, 2), torch.zeros(2, 1))
+        >>> risk = EmpiricalRisk(model, "mse", data)
+        >>> abs(LambdaMin()(State(0, risk, 0.1))) < 1e-5
+        True
+    """
+
+    def __init__(self, tol: float = 1e-3) -> None:
+        super().__init__(tol)
+
+    def __call__(self, state: State) -> float:
+        return float(self.pairs(state.hessian, which="smallest").eigenvalues[0])
 
 
-def sharpness_gradient_norm(*, tol: float = 1e-4) -> Probe:
+class SharpnessGradientNorm(_Eigenvalues):
     r"""Probe for the norm of the gradient of the sharpness, :math:`\nabla\lambda_1 = T[v_1, v_1]`.
 
     By Statement G1; where the largest eigenvalue is not simple it means nothing. An eigenvector off
     by an angle a, about tol times lambda_1 over the gap to lambda_2, puts the norm off by
     2 a ||T|| at most.
+
+    Args:
+        tol: relative residual, as `curvature.top_eigenpairs` takes it.
+
+    Example:
+        On a quadratic the sharpness is the same everywhere:
+
+        >>> import torch
+        >>> model, data = torch.nn.Linear(1, 1, bias=False), (torch.ones(2, 1), torch.zeros(2, 1))
+        >>> SharpnessGradientNorm()(State(0, EmpiricalRisk(model, "mse", data), 0.1))
+        0.0
     """
-    return _SharpnessGradient(1, "largest", positive_float("tol", tol))
+
+    def __init__(self, tol: float = 1e-4) -> None:
+        super().__init__(tol)
+
+    def __call__(self, state: State) -> float:
+        v = self.pairs(state.hessian).eigenvectors[0]
+        return float(curvature.sharpness_gradient(state.hessian, eigenvector=v).norm())
 
 
-def preconditioned_sharpness(*, tol: float = 1e-3) -> Probe:
+class PreconditionedSharpness(_Eigenvalues):
     r"""Probe for the largest eigenvalue of :math:`P^{-1/2} H P^{-1/2}`, P as of the last step made.
 
-    P is that of the run's optimizer: of Adam, AdamW or RMSprop as `curvature.preconditioner` says,
-    of another one what its method ``preconditioner(parameters)`` returns, such as that of
-    `optimizers.ClippedAdam`; 1 under plain descent. NaN at step 0, where an optimizer has none.
+    P is that of the run's optimizer, as `curvature.preconditioner` says; 1 under plain descent.
+    NaN at step 0, where an adaptive optimizer has none.
+
+    Args:
+        tol: relative residual, as `curvature.top_eigenpairs` takes it.
+
+    Example:
+        Plain descent has no preconditioner, so that it is the sharpness:
+
+        >>> import torch
+        >>> model, data = torch.nn.Linear(1, 1, bias=False), (torch.ones(2, 1), torch.zeros(2, 1))
+        >>> PreconditionedSharpness()(State(0, EmpiricalRisk(model, "mse", data), 0.1))
+        1.0
     """
-    return _PreconditionedSharpness(1, "largest", positive_float("tol", tol))
 
+    def __init__(self, tol: float = 1e-3) -> None:
+        super().__init__(tol)
 
-def accuracy(inputs: Tensor, labels: Tensor) -> Probe:
-    """Probe for the share, in [0, 1], of ``labels`` (n,) that the largest output names."""
-    if len(inputs) != len(labels) or len(labels) == 0:
-        raise ValueError(
-            f"inputs and labels must have the same length, at least 1; got {len(inputs)} and "
-            f"{len(labels)}"
-        )
-
-    def probe(state: State) -> float:
-        with torch.no_grad():
-            return float((state.model(inputs).argmax(1) == labels).double().mean())
-
-    return probe
-
-
-class _Eigenvalues:
-    """Eigenvalues from one end of the spectrum, each call warm-started from the last."""
-
-    def __init__(self, k: int, which: str, tol: float) -> None:
-        self.k, self.which, self.tol, self.start = k, which, tol, None
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {} if self.start is None else {"start": self.start}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.start = state.get("start")
-
-    def __call__(self, state: State) -> float | np.ndarray:
-        values = self.solve(state.hessian)
-        return float(values[0]) if self.k == 1 else values
-
-    def solve(self, operator: curvature.SymmetricOperator) -> np.ndarray:
-        pairs = curvature.top_eigenpairs(
-            operator,
-            k=self.k,
-            which=self.which,
-            tol=self.tol,
-            start=self.start,
-            generator=torch.Generator().manual_seed(0),
-        )
-        self.start = pairs.eigenvectors
-        return np.asarray(pairs.eigenvalues, dtype=float)
-
-
-class _PreconditionedSharpness(_Eigenvalues):
     def __call__(self, state: State) -> float:
-        if state.optimizer is None:
-            return float(self.solve(state.hessian)[0])
-        if not state.optimizer.state:
-            return float("nan")
-        own = getattr(state.optimizer, "preconditioner", None)
-        diagonal = (
-            own(state.parameters) if own else preconditioner(state.optimizer, state.parameters)
-        )
-        return float(self.solve(PreconditionedOperator(state.hessian, diagonal))[0])
+        optimizer, operator = state.optimizer, state.hessian
+        if optimizer is not None and not isinstance(optimizer, torch.optim.SGD):
+            if not optimizer.state:
+                return float("nan")
+            operator = PreconditionedOperator(
+                operator, preconditioner(optimizer, state.risk.parameters)
+            )
+        return float(self.pairs(operator).eigenvalues[0])
 
 
-class _SharpnessGradient(_Eigenvalues):
-    def __call__(self, state: State) -> float:
-        self.solve(state.hessian)
-        gradient = curvature.sharpness_gradient(state.hessian, eigenvector=self.start[0])
-        return float(gradient.norm())
+class Watch(_Eigenvalues):
+    r"""Probe for the quantities of one instability at a step, an array in the order of QUANTITIES.
+
+    The displacement is :math:`\langle\nabla L, v_1\rangle/\lambda_1`, the distance along v_1 from
+    the point where the slope along v_1 vanishes, on the quadratic model; its sign, and that of
+    T[v_1, v_1, v_1], depend on the sign of v_1, so the absolute values are returned. Each call
+    starts from the eigenvectors of the call before; make a new one for each run.
+
+    Args:
+        tol: residual of the leading pair, relative to lambda_1; that of lambda_min may be a quarter
+            of it. It has to be small against lambda_min, which is far the smaller of the two: an
+            eigenvalue near zero passes for the smallest where the residual may be as large.
+
+    Example:
+        A slope of 2 on a parabola of curvature 4 is half a unit away from the minimum:
+
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.constant_(model.weight, 0.5)
+        >>> risk = EmpiricalRisk(model, "mse", (torch.tensor([[2.0]]), torch.zeros(1, 1)))
+        >>> dict(zip(QUANTITIES, Watch()(State(0, risk, 0.1)).tolist()))["displacement"]
+        0.5
+    """
+
+    def __init__(self, tol: float = 2e-3) -> None:
+        super().__init__(tol)
+
+    def __call__(self, state: State) -> np.ndarray:
+        operator = state.hessian
+        leading = self.pairs(operator)
+        value, v = float(leading.eigenvalues[0]), leading.eigenvectors[0]
+        smallest = float(self.pairs(operator, which="smallest", tol=self.tol / 4).eigenvalues[0])
+        gradient = curvature.sharpness_gradient(operator, eigenvector=v)
+        along = float(gradient @ v)
+        fourth = float(curvature.directional_derivatives(operator, v)[4])
+        across = float((gradient - along * v).norm())
+        x = float(operator.gradient @ v) / value
+        return np.array([value, smallest, abs(x), abs(along), across, fourth])

@@ -38,9 +38,10 @@ import torch
 from scipy import stats
 from torch import nn
 
-from flatminima import datasets, models, sweep, training
+from flatminima import curvature, datasets, models, sweep
+from flatminima.curvature import EmpiricalRisk
 from flatminima.theory import quadratic
-from flatminima.training import probes
+from flatminima.training import probes, train_to_loss
 from flatminima.training.optimizers import CLIPS, ClippedAdam
 from study.experiments.stages import COOLING, spread
 from study.results import Experiment, Result
@@ -51,7 +52,6 @@ __all__ = [
     "CAPS",
     "COOLER",
     "EXPERIMENT",
-    "FACTORS",
     "GD_RATES",
     "MARGIN",
     "METHODS",
@@ -65,7 +65,6 @@ __all__ = [
     "Config",
     "build",
     "compare",
-    "felt_sharpness",
     "grid",
     "images",
     "make_optimizer",
@@ -80,8 +79,6 @@ MARGIN = 1.25
 COOLER = 0.1
 """The rate of the cooling in units of the rate of the training."""
 BETAS = (0.9, 0.99)
-FACTORS = {"minimum": 1.0, "median": 1.0, "growth": 1.0}
-"""The factor of the relative clippings: at 1 the second moment may not grow at all."""
 WARMUP = 20
 """Steps before any clipping: the second moment then rests on a few gradients."""
 WINDOW = 30
@@ -172,19 +169,19 @@ def run(config: Config) -> dict[str, object]:
     data, validation, test = images(config)
     model = build(config, data)
     optimizer = make_optimizer(config, model)
+    risk = EmpiricalRisk(model, "mse", data)
     shares: list[float] = []
 
     def clipped(state: probes.State) -> float:
         shares.append(float(getattr(optimizer, "clipped_share", 0.0)))
         return shares[-1]
 
-    hot = training.train_to_loss(
-        model,
-        *data,
-        target_loss=MARGIN * config.target_loss,
-        max_steps=config.max_steps,
+    hot = train_to_loss(
+        risk,
+        MARGIN * config.target_loss,
+        config.max_steps,
         optimizer=optimizer,
-        probes={"edge": felt_sharpness(config), "clipped": clipped},
+        probes={"edge": probes.PreconditionedSharpness(tol=1e-2), "clipped": clipped},
         probe_every=PROBE_EVERY,
         progress=False,
     )
@@ -201,11 +198,10 @@ def run(config: Config) -> dict[str, object]:
     }
     if history.diverged:
         raise sweep.Diverged(f"at step {history.diverged_at} of the training", values)
-    cooling = training.train_to_loss(
-        model,
-        *data,
-        target_loss=config.target_loss,
-        max_steps=config.max_steps,
+    cooling = train_to_loss(
+        risk,
+        config.target_loss,
+        config.max_steps,
         learning_rate=COOLER * config.learning_rate,
         optimizer=optimizer,
         progress=False,
@@ -218,12 +214,12 @@ def run(config: Config) -> dict[str, object]:
     }
     if cooling.history.diverged:
         raise sweep.Diverged(f"at step {cooling.history.diverged_at} of the cooling", values)
-    end = probes.State(0, model, *data, training.mse, config.learning_rate, optimizer)
+    hessian = risk.hessian()
     return values | {
-        "sharpness": probes.sharpness(tol=1e-4)(end),
-        "preconditioned_sharpness": felt_sharpness(config, tol=1e-4)(end),
-        "validation_accuracy": probes.accuracy(*validation)(end),
-        "test_accuracy": probes.accuracy(*test)(end),
+        "sharpness": curvature.sharpness(hessian),
+        "preconditioned_sharpness": curvature.preconditioned_sharpness(hessian, optimizer),
+        "validation_accuracy": probes.Accuracy(*validation).of(model),
+        "test_accuracy": probes.Accuracy(*test).of(model),
     }
 
 
@@ -265,17 +261,10 @@ def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
         config.learning_rate,
         BETAS,
         clip=config.method,
-        factor=config.cap or FACTORS.get(config.method),
+        factor=config.cap,
         window=WINDOW,
         warmup=WARMUP,
     )
-
-
-def felt_sharpness(config: Config, tol: float = 1e-2) -> probes.Probe:
-    """The sharpness as the method feels it: preconditioned, but for gradient descent."""
-    if config.method == "gd":
-        return probes.sharpness(tol=tol)
-    return probes.preconditioned_sharpness(tol=tol)
 
 
 def threshold(config: Config) -> float:

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 
 import torch
 
-from flatminima import datasets, models, sweep, training
-from study.experiments.flatness import MARGIN, measure, state_of
+from flatminima import datasets, models, sweep
+from flatminima.curvature import EmpiricalRisk
+from flatminima.training import gradient_descent, train_to_loss
+from study.experiments.flatness import MARGIN, measure
 from study.experiments.stages import AT_THE_END, COOLING, spread
 from study.results import Experiment
 
@@ -80,45 +82,37 @@ def run(config: Config) -> dict[str, object]:
         sweep.Diverged: if either stage diverges.
     """
     data = datasets.load(config.dataset, n_train=config.n_train, seed=config.seed)
-    inputs, labels = data.x_train.to(config.device), data.y_train.to(config.device)
+    images = data.x_train.to(config.device), data.y_train.to(config.device)
     test = data.x_test.to(config.device), data.y_test.to(config.device)
     model = network(config, data)
-    common = {"loss": config.loss, "progress": False}
-    stop = {"target_loss": MARGIN * config.target_loss, "max_steps": config.max_steps}
+    risk = EmpiricalRisk(model, config.loss, images)
+    stop = MARGIN * config.target_loss, config.max_steps
 
     if config.method == "sgd":
-        history = training.gradient_descent(
-            model,
-            inputs,
-            labels,
-            learning_rate=config.small_rate,
-            steps=config.sgd_steps,
+        history = gradient_descent(
+            risk,
+            config.small_rate,
+            config.sgd_steps,
             batch_size=32,
             generator=torch.Generator().manual_seed(config.seed),
-            **common,
+            progress=False,
         )
     elif config.method == "adam":
         adam = torch.optim.Adam(model.parameters(), lr=1e-3)
-        history = training.train_to_loss(
-            model, inputs, labels, optimizer=adam, **stop, **common
-        ).history
+        history = train_to_loss(risk, *stop, optimizer=adam, progress=False).history
     else:
         rate = config.large_rate if config.method == "gd-large" else config.small_rate
-        history = training.train_to_loss(
-            model, inputs, labels, learning_rate=rate, **stop, **common
-        ).history
+        history = train_to_loss(risk, *stop, learning_rate=rate, progress=False).history
     values: dict[str, object] = {"steps": len(history.loss) - 1}
     if history.diverged:
         raise sweep.Diverged(f"at step {history.diverged_at}", values)
 
-    cooling = training.train_to_loss(
-        model,
-        inputs,
-        labels,
-        target_loss=config.target_loss,
+    cooling = train_to_loss(
+        risk,
+        config.target_loss,
+        config.max_steps,
         learning_rate=config.small_rate / 2,
-        max_steps=config.max_steps,
-        **common,
+        progress=False,
     )
     if cooling.history.diverged:
         raise sweep.Diverged("while it was cooled", values)
@@ -128,7 +122,7 @@ def run(config: Config) -> dict[str, object]:
         "final_loss": cooling.loss,
         "undershoot": cooling.undershoot,
     }
-    return values | measure(state_of(model, inputs, labels, config), *test)
+    return values | measure(risk, EmpiricalRisk(model, config.loss, test))
 
 
 def network(config: Config, data: datasets.Dataset) -> torch.nn.Sequential:

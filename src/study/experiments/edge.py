@@ -32,17 +32,18 @@ linear piece, with no account of the kinks. The descent lemma does not hold for 
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flatminima import datasets, models, sweep, training
+from flatminima import datasets, models, sweep
+from flatminima.curvature import LOSSES, EmpiricalRisk
 from flatminima.statistics import Interval, bootstrap_interval, rank_correlation
-from flatminima.theory.instability import FLOAT32_LOSS
-from flatminima.training import probes
+from flatminima.training import History, gradient_descent, probes
+from flatminima.training.episodes import FLOAT32_LOSS
 from study.results import Experiment, Result
 
 __all__ = [
@@ -124,22 +125,19 @@ def run(config: Config) -> dict[str, object]:
     if history.diverged:
         raise sweep.Diverged(f"at step {history.diverged_at}", values)
     test = shrunk(data.x_test, config).to(config.device), data.y_test.to(config.device)
-    state = probes.State(config.steps, model, *test, training.LOSSES[config.loss], config.rate)
-    return values | {"test_accuracy": probes.accuracy(*test)(state)}
+    return values | {"test_accuracy": probes.Accuracy(*test).of(model)}
 
 
-def trained(config: Config, data: datasets.Dataset) -> tuple[training.History, nn.Sequential]:
+def trained(config: Config, data: datasets.Dataset) -> tuple[History, nn.Sequential]:
     """The run itself, for those who want its curves, and the network at its end."""
     inputs = shrunk(data.x_train, config).to(config.device)
     model = build(config, tuple(inputs.shape[1:]), len(data.classes))
-    history = training.gradient_descent(
-        model,
-        inputs,
-        data.y_train.to(config.device),
-        learning_rate=config.rate,
-        steps=config.steps,
-        loss=config.loss,
-        probes={"sharpness": probes.sharpness()},
+    risk = EmpiricalRisk(model, config.loss, (inputs, data.y_train.to(config.device)))
+    history = gradient_descent(
+        risk,
+        config.rate,
+        config.steps,
+        probes={"sharpness": probes.Sharpness()},
         probe_every=config.probe_every,
         progress=False,
     )
@@ -171,7 +169,7 @@ def rises(loss: np.ndarray) -> np.ndarray:
     return np.diff(loss) > 2 * FLOAT32_LOSS * loss[:-1]
 
 
-def account(history: training.History) -> dict[str, object]:
+def account(history: History) -> dict[str, object]:
     """What a run did, in numbers; None for what it has not.
 
     Sharpness is in its own units. ``arrival`` is the first probed step at or beyond 2 / eta after
@@ -185,7 +183,7 @@ def account(history: training.History) -> dict[str, object]:
     loss, sharpness, steps = history.loss, history.probes["sharpness"], history.probe_steps
     if not len(sharpness):
         return dict.fromkeys(TOLERANCES)
-    last, arrival = len(loss) - 1, training.edge_arrival(history)
+    last, arrival = len(loss) - 1, history.edge_arrival()
     up = rises(loss)
     before, after = (up, up[:0]) if arrival is None else (up[:arrival], up[arrival:])
     settled = sharpness[steps >= (last / 2 if arrival is None else arrival + SETTLE)]
@@ -289,7 +287,7 @@ def by_depth(result: Result, column: str, *, beyond: bool) -> tuple[np.ndarray, 
     return np.unique(rows["depth"]), rows.pivot(column, "seed", "depth")
 
 
-MODELS, LOSSES = ("tanh", "relu", "cnn"), ("mse", "cross_entropy")
+MODELS = ("tanh", "relu", "cnn")
 RATES = {
     ("tanh", "mse"): (0.02, 0.06, 0.1, 0.15),
     ("tanh", "cross_entropy"): (0.02, 0.1, 0.15, 0.2),
@@ -338,7 +336,7 @@ def architectures(
     study: str,
     seeds: range,
     settings: Mapping[str, Mapping[str, object]],
-    losses: tuple[str, ...] = LOSSES,
+    losses: Iterable[str] = LOSSES,
 ) -> list[Config]:
     """Each architecture with its settings, at the rates of RATES."""
     return [
@@ -383,7 +381,7 @@ EXPERIMENT = Experiment(
         "flatminima.curvature.eigensolver",
         "flatminima.curvature.operator",
         "flatminima.datasets",
-        "flatminima.theory.instability",
+        "flatminima.training.episodes",
         "flatminima.models",
         "flatminima.training.probes",
         "flatminima.training",

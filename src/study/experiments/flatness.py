@@ -19,12 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from flatminima import curvature, datasets, models, sweep, training
-from flatminima.curvature import measures
-from flatminima.theory import instability
-from flatminima.training import probes
+from flatminima import curvature, datasets, models, sweep
+from flatminima.curvature import EmpiricalRisk
+from flatminima.training import History, probes, train_to_loss
 from study.experiments.stages import AT_THE_END, COOLING, spread
 from study.results import Experiment
 
@@ -43,7 +42,6 @@ __all__ = [
     "grid",
     "measure",
     "run",
-    "state_of",
 ]
 
 MARGIN = 1.25
@@ -99,55 +97,48 @@ def run(config: Config) -> dict[str, object]:
         RuntimeError: if the first stage does not come down to its loss.
     """
     data = datasets.load(config.dataset, n_train=config.n_train, seed=config.seed)
-    inputs, labels = data.x_train.to(config.device), data.y_train.to(config.device)
+    images = data.x_train.to(config.device), data.y_train.to(config.device)
     test = data.x_test.to(config.device), data.y_test.to(config.device)
     model = build(config, data)
-    common = {"loss": config.loss, "progress": False}
+    risk = EmpiricalRisk(model, config.loss, images)
 
-    approach = training.train_to_loss(
-        model,
-        inputs,
-        labels,
-        target_loss=config.start_loss,
+    approach = train_to_loss(
+        risk,
+        config.start_loss,
+        config.max_steps,
         learning_rate=config.small_rate,
-        max_steps=config.max_steps,
-        **common,
+        progress=False,
     )
     if not approach.reached:
         raise RuntimeError(f"the loss was still {approach.loss:g} after {approach.steps} steps")
-    start = state_of(model, inputs, labels, config)
-    sharpness = probes.sharpness(tol=1e-4)(start)
+    sharpness = curvature.sharpness(risk)
     rate = config.factor * 2 / sharpness
     values: dict[str, object] = {
         "start_steps": approach.steps,
         "start_sharpness": sharpness,
-        "start_accuracy": probes.accuracy(*test)(start),
+        "start_accuracy": probes.Accuracy(*test).of(model),
         "learning_rate": rate,
     }
 
-    large = training.train_to_loss(
-        model,
-        inputs,
-        labels,
-        target_loss=MARGIN * config.target_loss,
+    large = train_to_loss(
+        risk,
+        MARGIN * config.target_loss,
+        config.large_steps,
         learning_rate=rate,
-        max_steps=config.large_steps,
-        probes={"sharpness": probes.sharpness()},
+        probes={"sharpness": probes.Sharpness()},
         probe_every=PROBE_EVERY,
-        **common,
+        progress=False,
     )
     values |= account(large.history, rate)
     if large.history.diverged:
         raise sweep.Diverged(f"at step {large.history.diverged_at} of the large rate", values)
 
-    cooling = training.train_to_loss(
-        model,
-        inputs,
-        labels,
-        target_loss=config.target_loss,
+    cooling = train_to_loss(
+        risk,
+        config.target_loss,
+        config.max_steps,
         learning_rate=config.small_rate / 2,
-        max_steps=config.max_steps,
-        **common,
+        progress=False,
     )
     values |= {
         "reached": cooling.reached,
@@ -155,7 +146,7 @@ def run(config: Config) -> dict[str, object]:
         "final_loss": cooling.loss,
         "undershoot": cooling.undershoot,
     }
-    return values | measure(state_of(model, inputs, labels, config), *test)
+    return values | measure(risk, EmpiricalRisk(model, config.loss, test))
 
 
 def build(config: Config, data: datasets.Dataset) -> nn.Sequential:
@@ -172,13 +163,7 @@ def build(config: Config, data: datasets.Dataset) -> nn.Sequential:
     raise ValueError(f"model must be mlp or cnn, got {config.model!r}")
 
 
-def state_of(model: nn.Module, inputs: Tensor, labels: Tensor, config: Config) -> probes.State:
-    """What the probes see of a model that is not being trained just now."""
-    loss = training.LOSSES[config.loss]
-    return probes.State(0, model, inputs, labels, loss, config.small_rate)
-
-
-def account(history: training.History, rate: float) -> dict[str, object]:
+def account(history: History, rate: float) -> dict[str, object]:
     r"""What happened at the large rate.
 
     ``budget`` carries the instability budget of Theorem D7, :math:`\sum_t \eta^2 r_t^2`, over to a
@@ -189,9 +174,7 @@ def account(history: training.History, rate: float) -> dict[str, object]:
     """
     loss = history.loss
     above = loss - np.minimum.accumulate(loss)
-    trace = np.full(len(loss), np.nan)
-    trace[history.probe_steps] = history.probes["sharpness"]
-    episodes = instability.find_episodes(loss, trace, rate) if len(loss) else []
+    episodes = history.episodes()
     later = np.flatnonzero(history.probe_steps >= episodes[0].end) if episodes else []
     measured = history.probes["sharpness"]
     return {
@@ -206,31 +189,34 @@ def account(history: training.History, rate: float) -> dict[str, object]:
     }
 
 
-def measure(state: probes.State, test_inputs: Tensor, test_labels: Tensor) -> Mapping[str, object]:
-    """Flatness by five measures, and how well the network does on images it has not seen."""
+def measure(risk: EmpiricalRisk, test: EmpiricalRisk) -> Mapping[str, object]:
+    """Flatness by five measures, and how well the network does on images it has not seen.
+
+    Args:
+        risk: of the training images.
+        test: of the same model, on images and labels that it has not seen.
+    """
     generator = torch.Generator().manual_seed(0)
-    hessian, loss, parameters = state.hessian, state.loss, state.parameters
+    hessian = risk.hessian()
     trace = curvature.trace(hessian, products=3 * SAMPLES, generator=generator)
     options = {"samples": SAMPLES, "generator": generator}
-    sharpness = probes.sharpness(tol=1e-4)(state)
-    last = [p for p in parameters if p.ndim == 2][-1]
-    relative = measures.relative_flatness(loss, last, **options)
-    adaptive = measures.adaptive_sharpness(loss, parameters, generator=generator)
+    sharpness = curvature.sharpness(hessian)
+    last = [p for p in risk.parameters if p.ndim == 2][-1]
+    relative = curvature.relative_flatness(risk, last, **options)
+    adaptive = curvature.adaptive_sharpness(risk, generator=generator)
     # Last, since it moves the parameters, and puts them back: the operator would not know.
-    average = measures.average_sharpness(loss, parameters, radius=RADIUS, **options)
-    with torch.no_grad():
-        test_loss = float(state.loss_function(state.model(test_inputs), test_labels))
+    average = curvature.average_sharpness(risk, radius=RADIUS, **options)
     return {
         "sharpness": sharpness,
         "trace": trace.value,
-        "trace_error": trace.standard_error,
+        "trace_error": trace.error,
         "adaptive_sharpness": adaptive,
         "average_sharpness": average.value,
         "average_sharpness_error": average.error,
         "relative_flatness": relative.value,
         "relative_flatness_error": relative.error,
-        "test_accuracy": probes.accuracy(test_inputs, test_labels)(state),
-        "test_loss": test_loss,
+        "test_accuracy": probes.Accuracy(*test.data).of(test.model),
+        "test_loss": test.value(),
     }
 
 
@@ -291,7 +277,7 @@ EXPERIMENT = Experiment(
         "flatminima.curvature.spectrum",
         "flatminima.datasets",
         "flatminima.curvature.measures",
-        "flatminima.theory.instability",
+        "flatminima.training.episodes",
         "flatminima.models",
         "flatminima.training.probes",
         "flatminima.training",

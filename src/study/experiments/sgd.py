@@ -27,13 +27,13 @@ updates, of the large rate. A run that ends the second stage below the target is
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flatminima import datasets, models, sweep, training
-from flatminima.training import probes
-from study.experiments.flatness import measure, state_of
+from flatminima import datasets, models, sweep
+from flatminima.curvature import EmpiricalRisk, sharpness
+from flatminima.training import History, gradient_descent, probes, train_to_loss
+from study.experiments.flatness import measure
 from study.experiments.stages import AT_THE_END, COOLING, spread
 from study.results import Experiment
 
@@ -48,7 +48,7 @@ __all__ = [
     "account",
     "cells",
     "grid",
-    "quietly",
+    "on",
     "run",
     "treat",
 ]
@@ -100,30 +100,25 @@ def run(config: Config) -> dict[str, object]:
         RuntimeError: if the first stage does not come down to its loss.
     """
     data = datasets.load(config.dataset, n_train=config.n_train, seed=config.seed)
-    inputs, labels = data.x_train.to(config.device), data.y_train.to(config.device)
+    images = data.x_train.to(config.device), data.y_train.to(config.device)
     test = data.x_test.to(config.device), data.y_test.to(config.device)
     pixels, classes = data.x_train[0].numel(), len(data.classes)
     widths = [pixels, config.width, config.width, classes]
     model = models.mlp(widths, "tanh", seed=config.seed, device=config.device)
-    common = {"loss": config.loss, "progress": False}
-    small = {"learning_rate": config.small_rate, "max_steps": config.max_steps}
+    risk = EmpiricalRisk(model, config.loss, images)
+    small = {"learning_rate": config.small_rate, "progress": False}
 
-    first = training.train_to_loss(
-        model, inputs, labels, target_loss=config.start_loss, **small, **common
-    )
+    first = train_to_loss(risk, config.start_loss, config.max_steps, **small)
     if not first.reached:
         raise RuntimeError(f"the loss was still {first.loss:g} after {first.steps} steps")
-    sharpness = probes.sharpness(tol=1e-4)(state_of(model, inputs, labels, config))
-    values: dict[str, object] = {"start_steps": first.steps, "start_sharpness": sharpness}
+    values: dict[str, object] = {"start_steps": first.steps, "start_sharpness": sharpness(risk)}
 
-    treated = treat(model, inputs, labels, config)
+    treated = treat(risk, config)
     values |= account(treated)
     if treated.diverged:
         raise sweep.Diverged(f"at step {treated.diverged_at} of the second stage", values)
 
-    cooling = training.train_to_loss(
-        model, inputs, labels, target_loss=config.target_loss, **small, **common
-    )
+    cooling = train_to_loss(risk, config.target_loss, config.max_steps, **small)
     if cooling.history.diverged:
         raise sweep.Diverged("while it was cooled", values)
     values |= {
@@ -132,23 +127,26 @@ def run(config: Config) -> dict[str, object]:
         "final_loss": cooling.loss,
         "undershoot": cooling.undershoot,
     }
-    return values | measure(state_of(model, inputs, labels, config), *test)
+    return values | measure(risk, EmpiricalRisk(model, config.loss, test))
 
 
-def treat(model: nn.Module, inputs: Tensor, labels: Tensor, config: Config) -> training.History:
+def treat(risk: EmpiricalRisk, config: Config) -> History:
     """The second stage, in place."""
     generator = torch.Generator().manual_seed(config.seed)
-    noisy = NoisyOutputs(model, config.label_noise, generator) if config.label_noise else model
-    return training.gradient_descent(
-        noisy,
-        inputs,
-        labels,
-        learning_rate=config.rate,
-        steps=config.steps,
+    treated = risk
+    if config.label_noise:
+        noisy = NoisyOutputs(risk.model, config.label_noise, generator)
+        treated = EmpiricalRisk(noisy, risk.loss_function, risk.data)
+    return gradient_descent(
+        treated,
+        config.rate,
+        config.steps,
         batch_size=config.batch or None,
         generator=generator if config.batch else None,
-        loss=config.loss,
-        probes={"sharpness": quietly(probes.sharpness()), "loss": quietly(probes.training_loss)},
+        probes={
+            "sharpness": on(risk, probes.Sharpness()),
+            "loss": on(risk, probes.TrainingLoss()),
+        },
         probe_every=max(config.steps // PROBES, 1),
         progress=False,
     )
@@ -170,17 +168,12 @@ class NoisyOutputs(nn.Module):
         return outputs + self.scale * noise.to(outputs.device)
 
 
-def quietly(probe: probes.Probe) -> probes.Probe:
-    """The probe of the network itself, where labels are noisy, so that it draws no noise."""
-
-    def measured(state: probes.State) -> float | np.ndarray:
-        inner = state.model.model if isinstance(state.model, NoisyOutputs) else state.model
-        return probe(replace(state, model=inner))
-
-    return measured
+def on(risk: EmpiricalRisk, probe: probes.Probe) -> probes.Probe:
+    """The probe of that risk: where labels are noisy, that of the network itself, without noise."""
+    return lambda state: probe(replace(state, risk=risk))
 
 
-def account(history: training.History) -> dict[str, object]:
+def account(history: History) -> dict[str, object]:
     """What happened in the second stage; None for what a run that diverged at once has not.
 
     ``late_sharpness`` is the mean over the probes of its second half, ``highest_sharpness`` that of

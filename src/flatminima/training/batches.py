@@ -1,0 +1,187 @@
+"""What an update is made of: the whole data or shuffled minibatches, checked before the first."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from flatminima._validation import positive_int
+from flatminima.curvature.losses import LOSSES
+from flatminima.curvature.operator import Closure
+from flatminima.curvature.risk import EmpiricalRisk, call
+
+
+class WholeBatch:
+    """Endless sequence of the whole risk, each time as its terms."""
+
+    def __init__(self, risk: EmpiricalRisk) -> None:
+        self.risk = risk
+
+    def terms(self) -> Iterator[tuple[float, Closure]]:
+        return self.risk.terms()
+
+    def advance(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class ShuffledBatches:
+    """Endless sequence of minibatches, a fresh permutation for each epoch."""
+
+    def __init__(self, risk: EmpiricalRisk, batch_size: int, generator: torch.Generator) -> None:
+        self.risk, self.batch_size, self.generator = risk, batch_size, generator
+        self.count = len(risk.data[1])
+        self.order = torch.empty(0, dtype=torch.int64)
+        self.first = 0
+
+    def terms(self) -> Iterator[tuple[float, Closure]]:
+        inputs, targets = self.pair
+        yield 1.0, lambda: self.risk.batch_loss(inputs, targets)
+
+    def advance(self) -> None:
+        """Go on to the next minibatch, ``pair``."""
+        chosen = self.indices().to(self.risk.device)
+        self.pair = tree_map_only(Tensor, lambda tensor: tensor[chosen], self.risk.data)
+
+    def indices(self) -> Tensor:
+        """Positions (batch_size,) of the next minibatch, on the CPU."""
+        if self.first + self.batch_size > len(self.order):
+            self.order = torch.randperm(self.count, generator=self.generator)
+            self.first = 0
+        chosen = self.order[self.first : self.first + self.batch_size]
+        self.first += self.batch_size
+        return chosen
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"order": self.order, "first": self.first}
+        return state | {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.order, self.first = state["order"], state["first"]
+        self.generator.set_state(state["generator"])
+
+
+def make_batches(
+    risk: EmpiricalRisk, batch_size: int | None, generator: torch.Generator | None
+) -> WholeBatch | ShuffledBatches:
+    """Endless sequence of batches, as `train` says; arguments are checked at once."""
+    if batch_size is None:
+        return WholeBatch(risk)
+    if not risk.pair:
+        raise ValueError(
+            "batch_size needs a risk whose data are one pair (inputs, targets), to draw from; got "
+            f"data in batches, {type(risk.data).__name__}: leave batch_size out to train on all"
+        )
+    batch_size = positive_int("batch_size", batch_size)
+    n = len(risk.data[1])
+    if batch_size > n:
+        raise ValueError(f"batch_size must be at most the {n} examples given, got {batch_size}")
+    if generator is None:
+        raise ValueError("generator must be a torch.Generator when batch_size is given, got None")
+    return ShuffledBatches(risk, batch_size, generator)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; each module is in the mode it was in afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def check_data(risk: EmpiricalRisk) -> None:
+    """Raise ValueError unless the data fit together, and fit the model and its loss."""
+    for inputs, targets in [risk.data] if risk.pair else risk.batches():
+        _check_inputs(inputs, targets, risk.parameters[0])
+        with torch.no_grad(), evaluating(risk.model):
+            outputs = call(risk.model, inputs[:1] if isinstance(inputs, Tensor) else inputs)
+        if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+            _check_targets(targets, outputs, risk)
+
+
+def _check_inputs(inputs: Any, targets: Any, parameter: Tensor) -> None:
+    if isinstance(inputs, Tensor):
+        if inputs.ndim < 1 or len(inputs) == 0:
+            raise ValueError(f"inputs must have shape (n, ...), n >= 1; got {tuple(inputs.shape)}")
+        if len(inputs) != len(targets):
+            raise ValueError(
+                "inputs and targets must hold the same number of examples, got "
+                f"{len(inputs)} and {len(targets)}"
+            )
+    for name, tree in (("inputs", inputs), ("targets", targets)):
+        for tensor in tree_leaves(tree):
+            if not isinstance(tensor, Tensor):
+                continue
+            if tensor.device != parameter.device:
+                raise ValueError(
+                    f"{name} must be on the model's device {parameter.device}, got {tensor.device}"
+                )
+            if name == "inputs" and tensor.is_floating_point() and tensor.dtype != parameter.dtype:
+                raise ValueError(
+                    f"inputs must have the model's dtype {parameter.dtype}, got {tensor.dtype}"
+                )
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} must hold finite numbers only, got a NaN or an infinity")
+
+
+def _check_targets(targets: Tensor, outputs: Tensor, risk: EmpiricalRisk) -> None:
+    """Under the losses by name: labels of the model's classes, or targets shaped as outputs."""
+    loss = next((name for name, f in LOSSES.items() if f is risk.loss_function), None)
+    if loss is None:
+        return
+    shape, labels = tuple(outputs.shape[1:]), targets.dtype == torch.int64
+    if labels and targets.shape[1:] == shape[:-1] and (loss == "cross_entropy" or len(shape) == 1):
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= shape[-1]:
+            raise ValueError(
+                f"labels must lie between 0 and {shape[-1] - 1}, the model's last class; got "
+                f"{low} to {high}"
+            )
+        return
+    allowed = f"int64 labels ({', '.join(['n', *map(str, shape[:-1])])}{',' * (len(shape) < 2)})"
+    if loss == "mse":
+        if targets.is_floating_point() and targets.shape[1:] == shape:
+            return
+        real = f"real targets ({', '.join(['n', *map(str, shape)])})"
+        allowed = f"{allowed} or {real}" if len(shape) == 1 else real
+    raise ValueError(
+        f"targets must be {allowed} for the loss {loss!r}, got {targets.dtype} of shape "
+        f"{tuple(targets.shape)}"
+    )
+
+
+def loss_of_zero(risk: EmpiricalRisk) -> float:
+    """Size of the loss of outputs that are all zero, the scale of the problem.
+
+    0 where outputs are no tensor, or the loss of zeros is not finite.
+    """
+    total = 0.0
+    with torch.no_grad(), evaluating(risk.model):
+        for (weight, _), (inputs, targets) in zip(risk.terms(), risk.batches(), strict=True):
+            zeros = _zero_outputs(risk.model, inputs)
+            if zeros is None:
+                return 0.0
+            total += weight * float(risk.loss_function(zeros, targets))
+    return abs(total) if abs(total) < float("inf") else 0.0
+
+
+def _zero_outputs(model: nn.Module, inputs: Any) -> Tensor | None:
+    """Zeros in the shape of the outputs; as a rule one example tells it."""
+    if isinstance(inputs, Tensor):
+        outputs = call(model, inputs[:1])
+        if isinstance(outputs, Tensor) and outputs.ndim and len(outputs) == 1:
+            return outputs.new_zeros(len(inputs), *outputs.shape[1:])
+    outputs = call(model, inputs)
+    return torch.zeros_like(outputs) if isinstance(outputs, Tensor) else None
