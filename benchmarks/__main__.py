@@ -116,13 +116,14 @@ def product_cost(point: Problem, rounds: int) -> dict:
 def tracking(workload: Workload, state: dict, steps: int, check_every: int) -> dict:
     """Follow the five largest eigenpairs over steps of gradient descent at the edge.
 
-    All followers see the same points, in a new random order at each.
+    All followers see the same points, in a new random order at each. Kept is a summary: the runs
+    themselves are 30,000 numbers.
     """
     point = problem(workload, state)
     names = list(followers.FOLLOWERS)
     follow = [make(K) for make in followers.FOLLOWERS.values()]
     table = {name: {"products": [], "seconds": [], "checks": []} for name in names}
-    loss, sharpness = [], []
+    loss = []
     order = np.random.default_rng(0)
     for step in range(steps):
         exact = None
@@ -139,16 +140,31 @@ def tracking(workload: Workload, state: dict, steps: int, check_every: int) -> d
                 row["checks"].append([step, *errors((values, vectors), exact)])
             if i == 0:
                 loss.append(operator.loss)
-                sharpness.append(values.tolist())
         point.descend()
-    ours = np.array(table[names[0]]["seconds"][1:])
-    for row in table.values():
-        later = row["products"][1:]  # the first step of all is a search from nothing
-        row["median_products"] = float(np.median(later))
-        row["mean_products"] = float(np.mean(later))
-        row["ratio"] = float(np.median(np.array(row["seconds"][1:]) / ours))
-    rising = int(np.sum(np.diff(loss) > 0))
-    return {"methods": table, "loss": loss, "sharpness": sharpness, "rising_steps": rising}
+    return {
+        "steps": steps,
+        "rising_steps": int(np.sum(np.diff(loss) > 0)),
+        "methods": {name: summary(row, table[names[0]]) for name, row in table.items()},
+    }
+
+
+def summary(row: dict, ours: dict) -> dict:
+    """What is kept of a follower's run: its products and errors, and its time over that of ours.
+
+    The first step of all is a search from nothing, and left out.
+    """
+    products, seconds = row["products"][1:], np.array(row["seconds"][1:])
+    _, values, angles = zip(*row["checks"], strict=True)
+    return {
+        "median_products": float(np.median(products)),
+        "mean_products": float(np.mean(products)),
+        "most_products": max(products),
+        "median_seconds": float(np.median(seconds)),
+        "ratio": float(np.median(seconds / np.array(ours["seconds"][1:]))),
+        "checks": len(values),
+        "value_error": max(values),
+        "angle": max(angles),
+    }
 
 
 def machine(threads: int) -> dict:
@@ -207,12 +223,11 @@ def tracking_table(results: dict) -> list[str]:
     ]
     for name, data in results.items():
         for method, row in data["methods"].items():
-            _, values, angles = zip(*row["checks"], strict=True)
             lines.append(
-                f"| {name} | {method} | {len(row['products'])} ({data['rising_steps']}) | "
+                f"| {name} | {method} | {data['steps']} ({data['rising_steps']}) | "
                 f"{row['median_products']:g} | {row['mean_products']:.1f} | "
-                f"{max(row['products'][1:])} | {row['ratio']:.2f} | {max(values):.1e} | "
-                f"{max(angles):.1e} |"
+                f"{row['most_products']} | {row['ratio']:.2f} | {row['value_error']:.1e} | "
+                f"{row['angle']:.1e} |"
             )
     return lines
 

@@ -25,9 +25,8 @@ Pairs = tuple[np.ndarray, Tensor]
 def flatminima(problem: Problem, k: int, setting: float, seed: int) -> Pairs:
     """This library: Lanczos with full orthogonalization on one reused gradient graph."""
     generator = torch.Generator().manual_seed(seed)
-    pairs = curvature.top_eigenpairs(
-        problem.loss, problem.parameters, k, tol=setting, generator=generator
-    )
+    operator = curvature.HessianOperator(problem.loss, problem.parameters)
+    pairs = curvature.top_eigenpairs(operator, k, tol=setting, generator=generator)
     return pairs.eigenvalues.numpy(), pairs.eigenvectors
 
 

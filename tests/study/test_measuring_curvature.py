@@ -111,6 +111,19 @@ def test_stored_medians_and_ratios_follow_from_the_stored_times():
                 assert row["ratio"] == np.median(np.array(row["seconds"]) / ours)
 
 
+def test_a_follower_is_summarized_without_its_first_step(benchmark):
+    ours = {"seconds": [9.0, 1.0, 1.0, 2.0]}
+    row = {
+        "products": [50, 6, 8, 7],
+        "seconds": [9.0, 2.0, 4.0, 6.0],
+        "checks": [[1, 1e-6, 2e-3], [3, 3e-6, 1e-3]],
+    }
+    assert benchmark.summary(row, ours) == {
+        "median_products": 7, "mean_products": 7, "most_products": 8, "median_seconds": 4,
+        "ratio": 3, "checks": 2, "value_error": 3e-6, "angle": 2e-3,
+    }  # fmt: skip
+
+
 def test_accuracy_check_sees_a_wrong_value_and_a_wrong_space(benchmark):
     exact = np.array([3.0, 2.0]), torch.eye(4)[:2]
     assert benchmark.good(benchmark.errors(exact, exact))
