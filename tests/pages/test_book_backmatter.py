@@ -8,7 +8,7 @@ from browsing import HTML, ROOT, chromium, set_viewport
 from bs4 import BeautifulSoup
 
 from study import claims, provenance, results
-from study.pages import sources, usage
+from study.pages import offered, sources
 from study.pages.statements import LABELS, entries, exercises_on, tests_of
 
 CHAPTERS = ROOT / "chapters"
@@ -78,10 +78,10 @@ def test_tests_named_in_a_chapter_are_links():
                 assert code.find_parent("a"), code
 
 
-@pytest.mark.parametrize("module", usage.public_modules())
+@pytest.mark.parametrize("module", offered.public_modules())
 def test_every_public_function_is_in_the_reference_with_its_docstring(module):
     pages = [page(f"chapters/{path.stem}") for path in CHAPTERS.glob("api_*.md")]
-    for member in usage.public_members(module):
+    for member in offered.public_members(module):
         wanted = f"{module}.{member}"
         found = [document.find("dt", id=wanted) for document in pages]
         (entry,) = [dt for dt in found if dt]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from study.pages import contents, usage
+from study.pages import contents, offered, usage
 from study.pages.generated import Generated, rerun_on_change, table
 
 
@@ -18,13 +18,21 @@ class ApiModules(Generated):
     final_argument_whitespace = True
 
     def lines(self) -> list[str]:
-        known, lines = usage.public_modules(), []
+        known, lines = offered.public_modules(), []
         for name in self.arguments[0].split():
             if name not in known:
                 raise self.error(f"there is no public module {name!r}")
-            members = ",".join(usage.public_members(name))
+            found, constants = offered.public_members(name), offered.constants(name)
+            members = ",".join(member for member in found if member not in constants)
             lines += [f"## `{name}`", "", "```{eval-rst}", f".. automodule:: {name}"]
-            lines += [f"   :members: {members}", "   :imported-members:", "```", ""]
+            lines += [f"   :members: {members}", "   :imported-members:"] if members else []
+            lines += [""]
+            for constant, text in constants.items():
+                lines += [f".. py:data:: {constant}", f"   :module: {name}"]
+                value = offered.shown_value(found[constant])
+                lines += [f"   :value: {value}"] if value else []
+                lines += ["", *_indented(text), ""]
+            lines += ["```", ""]
         rerun_on_change(self.env, self.chapters)
         return lines
 
@@ -34,9 +42,11 @@ class ApiTable(Generated):
 
     def lines(self) -> list[str]:
         rows = []
-        for name in usage.public_modules():
+        for name in offered.public_modules():
             first = (import_module(name).__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-            members = ", ".join(f"{{py:obj}}`{m} <{name}.{m}>`" for m in usage.public_members(name))
+            members = ", ".join(
+                f"{{py:obj}}`{m} <{name}.{m}>`" for m in offered.public_members(name)
+            )
             rows.append((f"{{py:mod}}`{name}`", f"{_plain(first)}<br>{members}"))
         return table(("module", "what it holds"), rows)
 
@@ -44,6 +54,17 @@ class ApiTable(Generated):
 def _plain(text: str) -> str:
     """A line of a docstring as Markdown."""
     return text.replace("``", "`").replace("|", "or")
+
+
+def _indented(text: str) -> list[str]:
+    """The description of a constant as the content of its directive."""
+    return [f"   {line}".rstrip() for line in _without_bars(text).split("\n")]
+
+
+def _without_bars(text: str) -> str:
+    parts = re.split(r"(``.*?``|`[^`]*`)", text, flags=re.DOTALL)
+    parts[::2] = [part.replace("|", "\\|") for part in parts[::2]]
+    return "".join(parts)
 
 
 def keep_lone_letters(app: Sphinx, what, name, member, options, lines: list[str]) -> None:
@@ -58,7 +79,7 @@ def _used_in(source: Path) -> dict[str, list[str]]:
 
 def add_used_in(app: Sphinx, what, name, member, options, lines: list[str]) -> None:
     """At the end of a docstring of the library, the chapters that use the function or class."""
-    documents = _used_in(Path(app.srcdir)).get(usage.identity(member) or "", [])
+    documents = _used_in(Path(app.srcdir)).get(offered.identity(member) or "", [])
     if documents and what in ("function", "class"):
         links = ", ".join(f":doc:`/chapters/{document}`" for document in documents)
         lines += ["", f"*Used in:* {links}.", ""]
@@ -66,9 +87,7 @@ def add_used_in(app: Sphinx, what, name, member, options, lines: list[str]) -> N
 
 def escape_bars(app: Sphinx, what, name, member, options, lines: list[str]) -> None:
     """Keep ``|y|`` in a docstring from being read as a substitution: it is an absolute value."""
-    parts = re.split(r"(``.*?``|`[^`]*`)", "\n".join(lines), flags=re.DOTALL)
-    parts[::2] = [part.replace("|", "\\|") for part in parts[::2]]
-    lines[:] = "".join(parts).split("\n")
+    lines[:] = _without_bars("\n".join(lines)).split("\n")
 
 
 def skip_plain_fields(app: Sphinx, what, name, member, skip, options) -> bool | None:

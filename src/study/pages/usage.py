@@ -2,42 +2,13 @@
 
 import ast
 import importlib
-import inspect
-import pkgutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
-import flatminima
-import study
 from study.pages import notebooks
-
-PACKAGES = (flatminima, study)
-
-
-def public_modules() -> list[str]:
-    """The full names of the modules that readers may use: those that say what they offer."""
-    names = []
-    for package in PACKAGES:
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__") and not module.name.startswith("study.pages"):
-                names.append(module.name)
-    return sorted(name for name in names if hasattr(importlib.import_module(name), "__all__"))
-
-
-def public_members(module: str) -> dict[str, object]:
-    """The functions and classes that a module offers in its ``__all__``."""
-    loaded = importlib.import_module(module)
-    members = {name: getattr(loaded, name) for name in loaded.__all__}
-    return {name: m for name, m in members.items() if identity(m)}
-
-
-def identity(member: object) -> str | None:
-    """The full name of a function or class where it is defined, None of anything else."""
-    if inspect.isfunction(member) or inspect.isclass(member):
-        return f"{member.__module__}.{member.__qualname__}"
-    return None
+from study.pages.offered import PACKAGES, identity
 
 
 def names_in(source: str) -> set[str]:
