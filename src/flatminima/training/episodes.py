@@ -93,10 +93,11 @@ def find_episodes(
             trace first), an infinite sharpness, no probe at all, or a number out of range.
 
     Example:
-        The loss rises at two steps; the sharpness exceeds 2/eta = 2 at the first of them only:
+        The loss rises and comes back twice; the sharpness exceeds 2/eta = 2 the first time only:
 
-        >>> find_episodes([1.0, 0.5, 0.9, 0.4, 0.6, 0.3], [1.0, 3.0, 1.0, 1.0, 1.0, 1.0], 1.0)
-        [Episode(start=1, peak=2, end=3)]
+        >>> loss = [1.0, 0.5, 0.8, 0.9, 0.4, 0.6, 0.7, 0.3]
+        >>> find_episodes(loss, [1.0, 3.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0], learning_rate=1.0)
+        [Episode(start=1, peak=3, end=4)]
     """
     loss = finite_array("loss", loss)
     try:

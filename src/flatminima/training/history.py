@@ -34,15 +34,15 @@ class History:
     Example:
         The sharpness crosses 2/eta = 2, and the loss rises until it is below again:
 
-        >>> loss, sharpness = np.array([1.0, 0.5, 0.9, 0.4]), np.array([1.0, 3.0, 1.0])
-        >>> probed = np.array([0, 1, 3]), {"sharpness": sharpness}
-        >>> run = History(1.0, np.arange(4), loss, loss, *probed)
+        >>> loss = np.array([1.0, 0.5, 0.8, 0.9, 0.4])
+        >>> probed = np.array([0, 2, 4]), {"sharpness": np.array([1.0, 3.0, 1.0])}
+        >>> run = History(1.0, np.arange(5), loss, loss, *probed)
         >>> run.trace("sharpness")
-        array([ 1.,  3., nan,  1.])
+        array([ 1., nan,  3., nan,  1.])
         >>> run.episodes()
-        [Episode(start=1, peak=2, end=3)]
+        [Episode(start=1, peak=3, end=4)]
         >>> run.edge_arrival()
-        1
+        2
     """
 
     learning_rate: float
