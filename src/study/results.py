@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import io
 import json
-import pkgutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pyarrow import parquet
 from flatminima import sweep
 from flatminima._files import write_atomically
 from flatminima._validation import one_of
+from flatminima.statistics import Interval
 from study import ROOT, experiments, presets, provenance
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "compute",
     "experiment",
     "load",
-    "names",
     "store",
     "stored",
 ]
@@ -73,6 +72,11 @@ class Experiment:
             the spread over the stored seeds, see `recheck.difference`.
         part: config -> some of the values of ``function``, at less cost, for the test that reruns
             a random row; None stands for ``function`` itself.
+        effects: stored result (of one data set and one kind of network) -> the effects that the
+            chapter reports and `study.claims` judges, so that the two cannot differ. A run that
+            diverged or did not come to the common loss is left out, of a pair with its partner.
+        predictions: stored result -> which of the predictions that the chapter states beforehand
+            are borne out; a test checks that they fail where there is no effect.
     """
 
     name: str
@@ -82,6 +86,8 @@ class Experiment:
     depends_on: tuple[str, ...]
     tolerances: Mapping[str, float | Literal["spread"]]
     part: Callable[[Any], Mapping[str, object]] | None = None
+    effects: "Callable[[Result], dict[str, Interval]] | None" = None
+    predictions: "Callable[[Result], dict[str, bool]] | None" = None
 
 
 @dataclass(frozen=True)
@@ -149,20 +155,13 @@ class Result:
         return provenance.describe(self.provenance)
 
 
-def names() -> list[str]:
-    """The names of all experiments in ``study/experiments/``."""
-    modules = {module.name for module in pkgutil.iter_modules(experiments.__path__)} - {"stages"}
-    modules = sorted(modules)
-    return [name for name in modules if not name.startswith("_")]
-
-
 def experiment(name: str) -> Experiment:
     """The experiment of that name, so that a chapter can run a small grid of it live.
 
     Raises:
         ValueError: if there is none, or its module registers none of that name.
     """
-    one_of("name", name, names())
+    one_of("name", name, experiments.NAMES)
     found = getattr(importlib.import_module(f"study.experiments.{name}"), "EXPERIMENT", None)
     if not isinstance(found, Experiment) or found.name != name:
         raise ValueError(

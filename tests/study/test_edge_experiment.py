@@ -91,7 +91,7 @@ def test_a_run_that_diverges_at_once_has_nothing():
 def test_networks_and_images_are_what_the_config_says():
     def layers(model, depth, shape=(1, 28, 28)):
         config = edge.Config("depth", model, "mse", 0.1, 0, 1, depth=depth, width=4)
-        weights = edge.build(config, shape, 10).parameters()
+        weights = edge.build(config, shape).parameters()
         return [tuple(p.shape[:2]) for p in weights if p.ndim > 1]
 
     assert layers("tanh", 0) == [(10, 784)]

@@ -1,9 +1,11 @@
-"""effects: known ones come out, the stored results meet the chapters' criteria, mutations do not.
+"""Effects: known ones come out, the stored results meet the chapters' criteria, mutations do not.
 
 A mutation takes a stored table and removes the effect from it, in one of three ways: runs at the
 large rates get the values of stable ones; the labels of the runs of a seed are shuffled or
 exchanged; or runs lose the common loss. The criterion of the chapter must then fail.
 """
+
+import itertools
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,13 @@ import pytest
 from scipy.stats import binom
 
 from flatminima.statistics import bootstrap_interval
-from study import effects, results
+from study import results
+from study.experiments import adam as adam_experiment
+from study.experiments import comparison, flatness
+from study.experiments import edge as edge_experiment
+from study.experiments import sgd as sgd_experiment
+from study.experiments.edge import MODELS
+from study.experiments.stages import MEASURES
 
 
 def mutated(stored, change):
@@ -24,7 +32,7 @@ def mutated(stored, change):
     return results.Result(pa.Table.from_pylist(changed, stored.table.schema), stored.provenance)
 
 
-MEASURED = (*effects.MEASURES, "test_accuracy")
+MEASURED = (*MEASURES, "test_accuracy")
 
 
 def values(row, names):
@@ -64,7 +72,7 @@ def test_known_effects_of_sgd_come_out():
         unstable, noise = rate > 0.05, batch > 0
         return 0.5 * unstable + 0.2 * noise * steps / 10 + 0.3 * (unstable and noise) + label_noise
 
-    found = effects.sgd(sgd_table(planted))
+    found = sgd_experiment.effects(sgd_table(planted))
     expected = {
         "0.08-8-instability": 0.5, "0.08-8-noise": 0.2, "0.08-8-interaction": 0.3,
         "0.08-8-difference": 0.3, "0.08-8-persists": 0.8, "long": 0.8, "label": 1.0,
@@ -74,11 +82,11 @@ def test_known_effects_of_sgd_come_out():
     assert set(found) == set(expected)
     for name, value in expected.items():  # the same in all seeds: the intervals have no width
         assert found[name] == pytest.approx((value, value, value), abs=1e-12)
-    assert all(effects.sgd_predictions(sgd_table(planted)).values())
+    assert all(sgd_experiment.predictions(sgd_table(planted)).values())
 
 
 def test_the_stored_runs_of_sgd_meet_the_predictions(sgd):
-    held = effects.sgd_predictions(sgd)
+    held = sgd_experiment.predictions(sgd)
     assert all(held.values()), held
 
 
@@ -97,13 +105,13 @@ def test_sgd_with_stable_rates_only_fails(sgd):
         (peer,) = [p for p in peers if values(p, CELL) == cell]
         return outcome(peer)
 
-    held = effects.sgd_predictions(mutated(sgd, stable))
+    held = sgd_experiment.predictions(mutated(sgd, stable))
     assert not any(held[name] for name in held if name.startswith("outweighs"))
     assert held["control"]
 
 
 def test_sgd_with_instability_and_noise_exchanged_fails(sgd):
-    cells = effects.SgdCells(sgd)
+    cells = sgd_experiment.Cells(sgd)
 
     def exchanged(row, peers):
         one = {"rate": max(cells.large), "batch": 0, "steps": cells.steps, "label_noise": 0.0}
@@ -114,7 +122,7 @@ def test_sgd_with_instability_and_noise_exchanged_fails(sgd):
             next(p for p in peers if values(p, CELL) == target)
         )  # fmt: skip
 
-    held = effects.sgd_predictions(mutated(sgd, exchanged))
+    held = sgd_experiment.predictions(mutated(sgd, exchanged))
     assert not any(held[name] for name in held if name.startswith("outweighs"))
 
 
@@ -125,7 +133,7 @@ def test_sgd_with_shuffled_cells_succeeds_as_often_as_chance(sgd):
     quantile, beyond which 6 percent of a t distribution with 6 degrees of freedom lie; one batch
     size alone succeeds about so often, and 40 shuffles scatter.
     """
-    cells = effects.SgdCells(sgd)
+    cells = sgd_experiment.Cells(sgd)
     assert len(cells.kept) == 7
     rng, trials, met = np.random.default_rng(0), 40, dict.fromkeys(cells.batches, 0)
     for _ in range(trials):
@@ -135,7 +143,7 @@ def test_sgd_with_shuffled_cells_succeeds_as_often_as_chance(sgd):
             place = next(i for i, p in enumerate(peers) if values(p, CELL) == values(row, CELL))
             return outcome(peers[orders[row["seed"]][place]])
 
-        mixed = effects.SgdCells(mutated(sgd, shuffled))
+        mixed = sgd_experiment.Cells(mutated(sgd, shuffled))
         for batch in cells.batches:
             gap = mixed.fall(max(cells.large)) - mixed.fall(cells.small, batch)
             met[batch] += bootstrap_interval(gap, rng).low > 0
@@ -148,17 +156,17 @@ def test_sgd_at_the_full_batch_edge_fails_the_prediction_about_its_threshold(sgd
         found = [p for p in peers if values(p, CELL) == cell]
         return values(found[0], ("late_sharpness",)) if found else {}
 
-    held = effects.sgd_predictions(mutated(sgd, at_the_edge))
+    held = sgd_experiment.predictions(mutated(sgd, at_the_edge))
     assert not any(held[name] for name in held if name.startswith("edge"))
 
 
 def test_a_rate_that_acts_by_itself_fails_the_control(sgd):
-    cells = effects.SgdCells(sgd)
+    cells = sgd_experiment.Cells(sgd)
 
     def slower(row, peers):
         return {"sharpness": 1.05 * row["sharpness"]} if row["rate"] == cells.control else {}
 
-    held = effects.sgd_predictions(mutated(sgd, slower))
+    held = sgd_experiment.predictions(mutated(sgd, slower))
     assert not held["control"]
 
 
@@ -169,11 +177,11 @@ def test_a_seed_with_an_unmatched_or_diverged_run_is_left_out(sgd, name):
     def of_two_seeds(row, peers):
         return {name: bad} if row["seed"] in (1, 3) and row["batch"] == 8 else {}
 
-    cells = effects.SgdCells(mutated(sgd, of_two_seeds))
+    cells = sgd_experiment.Cells(mutated(sgd, of_two_seeds))
     assert [int(seed) for seed in cells.kept] == [0, 2, 4, 5, 6]
     assert len(cells("sharpness", cells.small)) == 5
     with pytest.raises(ValueError, match="at least 3 seeds"):
-        effects.SgdCells(mutated(sgd, lambda row, peers: {name: bad}))
+        sgd_experiment.Cells(mutated(sgd, lambda row, peers: {name: bad}))
 
 
 # Flatness after a large rate
@@ -194,14 +202,14 @@ def test_known_effects_of_a_large_rate_come_out():
         {
             "factor": c, "seed": seed, "budget": max(c - 1, 0.0) + 0.001 * seed,
             "test_accuracy": 0.7 + 0.01 * seed + 0.1 * (c == 2.0) - 0.2 * (c == 3.0),
-            **dict.fromkeys(effects.MEASURES, (1 + seed) * (0.5 if c > 1 else 1.0)),
+            **dict.fromkeys(MEASURES, (1 + seed) * (0.5 if c > 1 else 1.0)),
         }
         for c in (0.5, 0.9, 2.0, 3.0) for seed in range(4)
     ]  # fmt: skip
     rows.append({**rows[-1], "factor": 9.0, "reached": None, "status": "diverged"})
-    found = effects.flatness(flat_table(rows))
+    found = flatness.effects(flat_table(rows))
     half = np.log(0.5)
-    for name in effects.MEASURES:
+    for name in MEASURES:
         assert found[name] == pytest.approx((half, half, half), abs=1e-12)
     assert found["sharpness_difference"].value == pytest.approx(-0.5 * 2.5, abs=1e-12)
     assert found["gain-2"] == pytest.approx((0.1, 0.1, 0.1), abs=1e-12)
@@ -211,7 +219,7 @@ def test_known_effects_of_a_large_rate_come_out():
 
 
 def test_the_stored_runs_at_large_rates_meet_the_predictions(flat):
-    held = effects.flatness_predictions(flat)
+    held = flatness.predictions(flat)
     assert all(held.values()), held
 
 
@@ -219,10 +227,10 @@ def test_flatness_with_stable_rates_only_fails(flat):
     """Every run that reached the loss gets what the run of its seed at c = 1/2 got."""
 
     def stable(row, peers):
-        (peer,) = [p for p in peers if p["factor"] == effects.STABLE]
+        (peer,) = [p for p in peers if p["factor"] == flatness.STABLE]
         return values(peer, MEASURED) | {"status": "done"} if row["reached"] else {"status": "done"}
 
-    held = effects.flatness_predictions(mutated(flat, stable))
+    held = flatness.predictions(mutated(flat, stable))
     assert not any(held.values()), held
 
 
@@ -246,7 +254,7 @@ def test_flatness_with_shuffled_factors_fails(flat):
                 other = orders[row["seed"]][row["factor"]]
                 return values(next(p for p in peers if p["factor"] == other), names)
 
-            return effects.flatness(mutated(flat, change))
+            return flatness.effects(mutated(flat, change))
 
         met += (
             taken(MEASURED)["sharpness_difference"].high < 0,
@@ -270,7 +278,7 @@ PREDICTED = (
 
 
 def test_the_stored_comparison_shows_what_the_chapter_says(ways):
-    held = effects.comparison_predictions(ways)
+    held = comparison.predictions(ways)
     assert all(held[name] for name in PREDICTED), held
     assert not held["ranks-sharpness"]
 
@@ -285,7 +293,7 @@ def test_a_comparison_of_equal_ways_shows_nothing(ways):
         ]  # fmt: skip
         return values(peer, MEASURED)
 
-    held = effects.comparison_predictions(mutated(ways, equal))
+    held = comparison.predictions(mutated(ways, equal))
     assert not any(held[name] for name in PREDICTED[:3]), held
 
 
@@ -295,12 +303,12 @@ def test_a_comparison_with_exchanged_starts_is_turned_around(ways):
     def exchanged(row, peers):
         return {"method": other.get(row["method"], row["method"])}
 
-    before, after = effects.comparison(ways), effects.comparison(mutated(ways, exchanged))
+    before, after = comparison.effects(ways), comparison.effects(mutated(ways, exchanged))
     for name in ("tanh", "relu", "deep"):
         for value in ("sharpness", "test_accuracy"):
             one, two = (found[f"init-{name}-{value}"] for found in (before, after))
             assert two.value == pytest.approx(-one.value, rel=1e-12)
-    assert not effects.comparison_predictions(mutated(ways, exchanged))["init-better"]
+    assert not comparison.predictions(mutated(ways, exchanged))["init-better"]
 
 
 def test_accuracies_shuffled_over_ways_have_no_rank_correlation(ways):
@@ -310,7 +318,7 @@ def test_accuracies_shuffled_over_ways_have_no_rank_correlation(ways):
         same = [p for p in peers if p["architecture"] == row["architecture"]]
         return {"test_accuracy": same[rng.integers(len(same))]["test_accuracy"]}
 
-    held = effects.comparison_predictions(mutated(ways, shuffled))
+    held = comparison.predictions(mutated(ways, shuffled))
     of_accuracy = [name for name in PREDICTED if name not in ("rate-flatter", "init-sharper")]
     assert not any(held[name] for name in of_accuracy), held
 
@@ -320,9 +328,9 @@ def test_a_run_that_missed_the_loss_is_left_out_with_its_partner(ways):
         gone = row["seed"] == 0 and row["method"] == "gd-large"
         return {"reached": False, "sharpness": 1e9} if gone else {}
 
-    found = effects.comparison(mutated(ways, missed))
+    found = comparison.effects(mutated(ways, missed))
     gap = np.concatenate([
-        effects.of_method(ways, "sharpness", "tanh", m)[None] for m in effects.PAIRS["rate"]
+        comparison.of_method(ways, "sharpness", "tanh", m)[None] for m in comparison.PAIRS["rate"]
     ])  # fmt: skip
     assert found["rate-tanh-sharpness"].value == pytest.approx(
         np.mean(gap[0, 1:] - gap[1, 1:]), rel=1e-12
@@ -348,17 +356,62 @@ def test_adam_and_its_variants_alike_show_nothing(adam):
         kept = ("method", "cap", "seed", "learning_rate")
         return {name: value for name, value in peer.items() if name not in kept}
 
-    found, alike = effects.adam(adam), effects.adam(mutated(adam, as_adam))
+    found, alike = adam_experiment.effects(adam), adam_experiment.effects(mutated(adam, as_adam))
     variants = {name for name in found if not name.endswith("-gd")}
     assert any(found[name].low > 0 for name in variants if name.startswith("flatter"))
     assert all(tuple(alike[name]) == (0, 0, 0) for name in variants)
 
 
 def test_the_effects_of_adam_are_those_of_its_criterion(adam):
-    from study.experiments.adam import VARIANTS, compare
-
-    found = effects.adam(adam)
-    for c in (*compare(adam, VARIANTS), *compare(adam, ["gd"])):
-        assert tuple(found[f"flatter-{c.method}"]) == (c.flatness, *c.flatness_interval)
-        assert tuple(found[f"accuracy-{c.method}"]) == (c.accuracy, *c.accuracy_interval)
+    found = adam_experiment.effects(adam)
+    compared = [adam_experiment.compare(adam, m) for m in (adam_experiment.VARIANTS, ["gd"])]
+    for c in itertools.chain(*compared):
+        assert found[f"flatter-{c.method}"] == c.flatness
+        assert found[f"accuracy-{c.method}"] == c.accuracy
         assert (found[f"flatter-{c.method}"].low > 0) == (c.flatter == "flatter")
+
+
+def test_the_predictions_about_adam_are_met_as_the_chapter_says(adam):
+    held = adam_experiment.predictions(adam)
+    assert not any(met for name, met in held.items() if name.startswith("better"))
+    flatter = {name.partition("-")[2] for name, met in held.items() if met}
+    assert {"minimum", "growth"} <= flatter
+    assert not {"rise", "episode"} & flatter
+
+
+# The edge
+
+
+@pytest.fixture(scope="module")
+def edge():
+    return results.load("edge", "default")
+
+
+def test_the_stored_runs_at_the_edge_meet_the_predictions_but_in_the_convolutional_network(edge):
+    held = edge_experiment.predictions(edge)
+    missed = {name for name, met in held.items() if not met}
+    assert missed == {"level-cnn", "monotony-cnn", "fading-cnn"}
+    assert set(edge_experiment.effects(edge)) == {"depth", *(f"faded-{m}" for m in MODELS)}
+
+
+def test_an_edge_that_the_rate_does_not_move_fails(edge):
+    """Each run gets the sharpness and the rises of the control of its seed, network and loss."""
+    names = ("level", "end_sharpness", "rises_before", "rises_after", "sharpening")
+
+    def as_the_control(row, peers):
+        same = ("study", "model", "loss", "depth")
+        alike = [p for p in peers if values(p, same) == values(row, same)]
+        return values(min(alike, key=lambda p: p["rate"]), names)
+
+    held = edge_experiment.predictions(mutated(edge, as_the_control))
+    assert {name for name, met in held.items() if met} == {"depth"}
+
+
+def test_sharpening_shuffled_over_depths_fails(edge):
+    rng = np.random.default_rng(0)
+
+    def shuffled(row, peers):
+        others = [p for p in peers if p["study"] == row["study"] == "depth"]
+        return {"sharpening": others[rng.integers(len(others))]["sharpening"]} if others else {}
+
+    assert not edge_experiment.predictions(mutated(edge, shuffled))["depth"]

@@ -115,9 +115,10 @@ def test_networks_fit_their_data():
     from study.experiments import flatness
 
     data = datasets.load("fashion-mnist-subset", n_train=10)
+    shape = tuple(data.x_train.shape[1:])
     for model in ("mlp", "cnn"):
-        network = flatness.build(Config(1.0, 0, model=model, width=4), data)
+        network = flatness.build(Config(1.0, 0, model=model, width=4), shape)
         assert network(data.x_train).shape == (10, 10)
-    again = flatness.build(Config(1.0, 0, model="cnn", width=4), data)
+    again = flatness.build(Config(1.0, 0, model="cnn", width=4), shape)
     pairs = zip(network.parameters(), again.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)

@@ -16,7 +16,7 @@ from sweep_examples import Point
 
 import flatminima
 from flatminima import datasets, sweep
-from study import ROOT, presets, provenance, recheck, results
+from study import ROOT, experiments, presets, provenance, recheck, results
 
 RATES, SEEDS = (0.5, 1.5, 2.5), range(4)
 GRID = [Point(rate, seed) for rate in RATES for seed in SEEDS]
@@ -241,7 +241,7 @@ def command(tmp_path, monkeypatch):
 
     store = functools.partial(results.store, folder=tmp_path / "results")
     compute = functools.partial(results.compute, runs=tmp_path / "runs", progress=False)
-    monkeypatch.setattr(results, "names", lambda: ["example"])
+    monkeypatch.setattr(experiments, "NAMES", ["example"])
     monkeypatch.setattr(results, "experiment", lambda name: EXAMPLE)
     monkeypatch.setattr(results, "store", store)
     monkeypatch.setattr(results, "compute", compute)
@@ -342,7 +342,7 @@ def test_recheck_refuses_another_grid_and_a_value_without_tolerance(example):
 
 # What is registered in study/experiments/ and stored in results/
 
-NAMES = results.names()
+NAMES = experiments.NAMES
 STORED = results.stored()
 
 
@@ -378,9 +378,10 @@ def test_a_program_that_loads_a_result_ends_well():
         subprocess.run([sys.executable, "-c", program], check=True)
 
 
-# Without an experiment there is nothing to run again; the test above fails if there should be.
+# One row, the same each time; a random one in a search.
+@pytest.mark.search
 @pytest.mark.parametrize(("preset", "name"), STORED, ids=lambda word: word)
-def test_a_random_row_of_a_stored_result_comes_out_again(preset, name):
+def test_a_row_of_a_stored_result_comes_out_again(preset, name, generator):
     experiment = results.experiment(name)
     result = results.load(name, preset)
     for dataset in set(result["dataset"]) if "dataset" in result.columns else ():
@@ -388,6 +389,5 @@ def test_a_random_row_of_a_stored_result_comes_out_again(preset, name):
             datasets.load(dataset, n_train=10)
         except datasets.DataUnavailableError as error:
             pytest.skip(f"needs its data: {error}")
-    seed = np.random.SeedSequence().entropy
-    found = recheck.rerun(experiment, experiment.grid(preset), result, np.random.default_rng(seed))
-    assert not found, f"seed {seed}: " + "\n".join(found)
+    found = recheck.rerun(experiment, experiment.grid(preset), result, generator)
+    assert not found, "\n".join(found)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from flatminima import sweep
 from flatminima.statistics import Interval
-from study import effects, presets, results
+from study import presets, results
 from study.claims.verdicts import MissingEvidenceError
 from study.figures import GluedNumber
 from study.results import Result
@@ -115,7 +115,7 @@ class Evidence:
         return found
 
     def measured(self, name: str) -> list[tuple[str, Result, dict[str, Interval]]]:
-        """The same, each part with its effects, as the function of that name in `effects` has them.
+        """The same, each part with the effects that its experiment has.
 
         Raises:
             MissingEvidenceError, CorruptResultError: as `settings`.
@@ -125,7 +125,7 @@ class Evidence:
         for number, (setting, stored) in enumerate(self.settings(name)):
             key = f"{name} {number}"
             if key not in self._computed:
-                self._computed[key] = getattr(effects, name)(stored)
+                self._computed[key] = results.experiment(name).effects(stored)
             found.append((setting, stored, self._computed[key]))
         return found
 

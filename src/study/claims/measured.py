@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from flatminima.statistics import Interval
-from study import effects, results
+from study import results
 from study.claims.evidence import Evidence
 from study.claims.verdicts import Effect
 
@@ -81,24 +81,24 @@ def flatter(evidence: Evidence) -> list[Effect]:
 
 def more_accurate(evidence: Evidence) -> list[Effect]:
     """The gain in test accuracy at the rate that was named beforehand."""
-    found = []
+    flatness, found = _experiment("flatness"), []
     for setting, _, measured in evidence.measured("flatness"):
-        gain = measured[f"gain-{effects.NAMED:g}"]
-        what = f"test accuracy at $c = {effects.NAMED:g}$ minus that at $c = {effects.STABLE:g}$"
+        gain = measured[f"gain-{flatness.NAMED:g}"]
+        what = f"test accuracy at $c = {flatness.NAMED:g}$ minus that at $c = {flatness.STABLE:g}$"
         found.append(Effect(what + _named(setting), _points(gain), gain.low > 0))
     return found
 
 
 def ends(evidence: Evidence) -> list[Effect]:
     """Where the gain ends: runs that diverge, and the fall of accuracy before that."""
-    found = []
+    flatness, found = _experiment("flatness"), []
     for setting, stored, measured in evidence.measured("flatness"):
         largest = float(np.max(stored["factor"]))
         survived = float(np.mean(stored.where(factor=largest)["status"] == "done"))
         what = f"runs that survive at $c = {largest:g}${_named(setting)}"
         found.append(Effect(what, f"{100 * survived:.0f} %", survived < 1))
         last = max(float(name[5:]) for name in measured if name.startswith("gain-"))
-        what = f"accuracy at $c = {last:g}$ minus that at $c = {effects.NAMED:g}$"
+        what = f"accuracy at $c = {last:g}$ minus that at $c = {flatness.NAMED:g}$"
         fall = measured["fall"]
         found.append(Effect(what + _named(setting), _points(fall), fall.high < 0))
     return found
@@ -164,7 +164,7 @@ def sgd(part: str, what: str) -> Callable[[Evidence], list[Effect]]:
     def parts(evidence: Evidence) -> list[Effect]:
         found = []
         for setting, stored, measured in evidence.measured("sgd"):
-            cells = effects.SgdCells(stored)
+            cells = _experiment("sgd").Cells(stored)
             for rate in reversed(cells.large):
                 for batch in cells.batches:
                     value = measured[f"{rate:g}-{batch}-{part}"]
@@ -179,7 +179,7 @@ def outweighs_in_time(evidence: Evidence) -> list[Effect]:
     """Instability minus noise over as much training time, for each large rate."""
     found = []
     for setting, stored, measured in evidence.measured("sgd"):
-        cells = effects.SgdCells(stored)
+        cells = _experiment("sgd").Cells(stored)
         for rate in reversed(cells.large):
             more = measured[f"{rate:g}-long-difference"]
             what = f"instability at {rate:g} minus noise over {cells.longer:,} updates"
@@ -279,7 +279,7 @@ def more_at_larger_rates(evidence: Evidence) -> list[Effect]:
 
 def negative_curvature(evidence: Evidence) -> list[Effect]:
     """The change of the smallest eigenvalue at the peak of an episode."""
-    change = evidence.interval("episodes_and_rotation", "epi-smallest")
+    change = evidence.interval("episodes_and_rotation", "epi-lambda_min")
     what = r"change of $\lambda_{\min}$ at the peak of an episode, relative to its mean size"
     what += "; below 0 it is more negative"
     return [Effect(what, f"{change:+.0f} %", change.high < 0)]

@@ -7,12 +7,12 @@ import argparse
 import sys
 from contextlib import ExitStack
 
-from study import presets, results
+from study import experiments, presets, results
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the chosen experiments and store their tables; 1 if one of them could not be made."""
-    available = results.names()
+    available = experiments.NAMES
     parser = argparse.ArgumentParser(prog="study.experiments", description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=presets.NAMES, default=presets.current())
     parser.add_argument("--only", nargs="*", choices=available, help="all, if not given")

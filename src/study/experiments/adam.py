@@ -38,12 +38,13 @@ import torch
 from scipy import stats
 from torch import nn
 
-from flatminima import curvature, datasets, models, sweep
+from flatminima import curvature, datasets, sweep
 from flatminima.curvature import EmpiricalRisk
+from flatminima.statistics import Interval
 from flatminima.theory import quadratic
 from flatminima.training import probes, train_to_loss
 from flatminima.training.optimizers import CLIPS, ClippedAdam
-from study.experiments.stages import COOLING, spread
+from study.experiments import stages
 from study.results import Experiment, Result
 
 __all__ = [
@@ -53,7 +54,6 @@ __all__ = [
     "COOLER",
     "EXPERIMENT",
     "GD_RATES",
-    "MARGIN",
     "METHODS",
     "PROBE_EVERY",
     "SEEDS",
@@ -63,19 +63,18 @@ __all__ = [
     "WINDOW",
     "Comparison",
     "Config",
-    "build",
     "compare",
+    "effects",
     "grid",
     "images",
     "make_optimizer",
+    "predictions",
     "run",
     "settings",
     "threshold",
     "tuned",
 ]
 
-MARGIN = 1.25
-"""Training stops at this many times the target loss, so that every run is cooled."""
 COOLER = 0.1
 """The rate of the cooling in units of the rate of the training."""
 BETAS = (0.9, 0.99)
@@ -131,24 +130,27 @@ class Comparison:
         learning_rate, cap: its tuned setting.
         at_end: whether that rate, or that cap, is the smallest or largest that was tried, so that a
             better one may lie beyond.
-        accuracy: mean paired difference of the test accuracy, the variant's minus Adam's.
-        accuracy_interval: its interval at the joint level.
-        flatness: mean of log(sharpness of Adam / sharpness of the variant).
-        flatness_interval: its interval at the joint level.
-        improvement: ``"better"``, ``"worse"`` or ``"no difference"``.
-        flatter: ``"flatter"``, ``"sharper"`` or ``"no difference"``.
+        accuracy: mean paired difference of the test accuracy, the variant's minus Adam's, with its
+            interval at the joint level.
+        flatness: the same of log(sharpness of Adam / sharpness of the variant).
     """
 
     method: str
     learning_rate: float
     cap: float | None
     at_end: bool
-    accuracy: float
-    accuracy_interval: tuple[float, float]
-    flatness: float
-    flatness_interval: tuple[float, float]
-    improvement: str
-    flatter: str
+    accuracy: Interval
+    flatness: Interval
+
+    @property
+    def improvement(self) -> str:
+        """``"better"``, ``"worse"`` or ``"no difference"``, by the criterion."""
+        return _verdict(self.accuracy, "better", "worse")
+
+    @property
+    def flatter(self) -> str:
+        """``"flatter"``, ``"sharper"`` or ``"no difference"``, by the criterion."""
+        return _verdict(self.flatness, "flatter", "sharper")
 
 
 def run(config: Config) -> dict[str, object]:
@@ -167,7 +169,10 @@ def run(config: Config) -> dict[str, object]:
         sweep.Diverged: if the run diverges; the values are those measured before.
     """
     data, validation, test = images(config)
-    model = build(config, data)
+    shape, device = tuple(data[0].shape[1:]), {"device": config.device}
+    model = stages.network(
+        config.model, config.width, shape, scale=config.scale, seed=config.seed, **device
+    )
     optimizer = make_optimizer(config, model)
     risk = EmpiricalRisk(model, "mse", data)
     shares: list[float] = []
@@ -178,7 +183,7 @@ def run(config: Config) -> dict[str, object]:
 
     hot = train_to_loss(
         risk,
-        MARGIN * config.target_loss,
+        stages.MARGIN * config.target_loss,
         config.max_steps,
         optimizer=optimizer,
         probes={"edge": probes.PreconditionedSharpness(tol=1e-2), "clipped": clipped},
@@ -198,22 +203,7 @@ def run(config: Config) -> dict[str, object]:
     }
     if history.diverged:
         raise sweep.Diverged(f"at step {history.diverged_at} of the training", values)
-    cooling = train_to_loss(
-        risk,
-        config.target_loss,
-        config.max_steps,
-        learning_rate=COOLER * config.learning_rate,
-        optimizer=optimizer,
-        progress=False,
-    )
-    values |= {
-        "reached": cooling.reached,
-        "cooling_steps": cooling.steps,
-        "final_loss": cooling.loss,
-        "undershoot": cooling.undershoot,
-    }
-    if cooling.history.diverged:
-        raise sweep.Diverged(f"at step {cooling.history.diverged_at} of the cooling", values)
+    values = stages.cool(risk, config, COOLER * config.learning_rate, values, optimizer)
     hessian = risk.hessian()
     return values | {
         "sharpness": curvature.sharpness(hessian),
@@ -231,18 +221,6 @@ def images(config: Config) -> tuple[tuple, tuple, tuple]:
     test = data.x_test.to(config.device), data.y_test.to(config.device)
     n = config.n_train
     return (x[:n], y[:n]), (x[n:], y[n:]), test
-
-
-def build(config: Config, data: tuple) -> nn.Sequential:
-    """The untrained network of a run."""
-    shape = tuple(data[0].shape[1:])
-    options = {"scale": config.scale, "seed": config.seed, "device": config.device}
-    if config.model == "mlp":
-        return models.mlp([int(np.prod(shape)), config.width, config.width, 10], **options)
-    if config.model == "cnn":
-        channels = [config.width, 2 * config.width]
-        return models.cnn(channels, "tanh", input_shape=shape, **options)
-    raise ValueError(f"model must be mlp or cnn, got {config.model!r}")
 
 
 def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
@@ -314,20 +292,14 @@ def compare(result: Result, methods: Sequence[str] = VARIANTS) -> list[Compariso
             raise ValueError(f"the seeds of {method} are not those of Adam")
         gain = rows["test_accuracy"].astype(float) - adam["test_accuracy"].astype(float)
         flatness = np.log(adam["sharpness"].astype(float) / rows["sharpness"].astype(float))
-        gained, gained_by = _interval(gain, len(methods))
-        flattened, flattened_by = _interval(flatness, len(methods))
         found.append(
             Comparison(
                 method=method,
                 learning_rate=float(rows["learning_rate"][0]),
                 cap=_caps(rows)[0] or None,
                 at_end=_at_end(rows, result.where(method=method)),
-                accuracy=gained,
-                accuracy_interval=gained_by,
-                flatness=flattened,
-                flatness_interval=flattened_by,
-                improvement=_verdict(gained_by, "better", "worse"),
-                flatter=_verdict(flattened_by, "flatter", "sharper"),
+                accuracy=_joint(gain, len(methods)),
+                flatness=_joint(flatness, len(methods)),
             )
         )
     return found
@@ -348,19 +320,47 @@ def _caps(rows: Result) -> list[float]:
     return np.nan_to_num(rows["cap"].astype(float)).tolist()
 
 
-def _interval(values: np.ndarray, number: int) -> tuple[float, tuple[float, float]]:
-    """Mean, and its t interval at 95 percent jointly over ``number`` comparisons."""
+def _joint(values: np.ndarray, number: int) -> Interval:
+    """Mean, with its t interval at 95 percent jointly over ``number`` comparisons."""
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         raise ValueError(f"an interval needs two seeds at least, got {n}")
     half = stats.t.ppf(1 - 0.05 / (2 * number), n - 1) * np.std(values, ddof=1) / np.sqrt(n)
-    return mean, (float(mean - half), float(mean + half))
+    return Interval(mean, float(mean - half), float(mean + half))
 
 
-def _verdict(interval: tuple[float, float], above: str, below: str) -> str:
-    if interval[0] > 0:
+def _verdict(interval: Interval, above: str, below: str) -> str:
+    if interval.low > 0:
         return above
-    return below if interval[1] < 0 else "no difference"
+    return below if interval.high < 0 else "no difference"
+
+
+def effects(stored: Result) -> dict[str, Interval]:
+    """The variants of clipped Adam, and gradient descent, against Adam, each at its tuned setting.
+
+    Returns:
+        ``flatter-<method>``: mean of the logarithm of Adam's sharpness over that of the method;
+        ``accuracy-<method>``: mean of its test accuracy minus Adam's. The intervals are those of
+        `compare`, those of the variants at the joint level of 95 percent. A method that no setting
+        brought to the target is left out.
+
+    Raises:
+        ValueError: as `compare`.
+    """
+    found = {}
+    for c in (*compare(stored, VARIANTS), *compare(stored, ["gd"])):
+        found[f"flatter-{c.method}"] = c.flatness
+        found[f"accuracy-{c.method}"] = c.accuracy
+    return found
+
+
+def predictions(stored: Result) -> dict[str, bool]:
+    """The criterion for each variant: ``flatter-<variant>``, and ``better-<variant>``."""
+    found = {}
+    for c in compare(stored, VARIANTS):
+        found[f"flatter-{c.method}"] = c.flatter == "flatter"
+        found[f"better-{c.method}"] = c.improvement == "better"
+    return found
 
 
 ADAM_RATES = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008)
@@ -402,13 +402,13 @@ def grid(preset: str) -> list[Config]:
 
 # Nearly every run meets instabilities within its first dozens of steps, and what comes after one is
 # reproducible on another processor in distribution only.
-TOLERANCES = spread(
+TOLERANCES = stages.spread(
     "steps",
     "rises",
     "clipped",
     "edge_highest",
     "edge_last",
-    *COOLING,
+    *stages.COOLING,
     "sharpness",
     "preconditioned_sharpness",
     "validation_accuracy",
@@ -420,17 +420,8 @@ EXPERIMENT = Experiment(
     summary="Sharpness and test accuracy of gradient descent, Adam and clipped Adam at equal loss",
     function=run,
     grid=grid,
-    depends_on=(
-        "flatminima.training.loop",
-        "flatminima.curvature.eigensolver",
-        "flatminima.curvature.operator",
-        "flatminima.curvature.preconditioned",
-        "flatminima.datasets",
-        "flatminima.models",
-        "flatminima.training.optimizers",
-        "flatminima.training.probes",
-        "flatminima.theory.quadratic",
-        "flatminima.training",
-    ),
+    depends_on=(*stages.DECISIVE, "flatminima.theory.quadratic"),
     tolerances=TOLERANCES,
+    effects=effects,
+    predictions=predictions,
 )

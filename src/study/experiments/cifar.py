@@ -7,7 +7,7 @@ among the seeds; its sharpness at the start, 110, asks for a small rate whose th
 pilot had two runs: at factor 2 its end was flatter, and one point more accurate, than at 0.9.
 
 Asked, and written down before the runs were made: whether the predictions of
-`effects.flatness_predictions` (flatter past the edge; more accurate at factor 2 than at 1/2; paid
+`flatness.predictions` (flatter past the edge; more accurate at factor 2 than at 1/2; paid
 for by the budget; divergence at the largest factor) hold here too, by the same criteria.
 """
 
@@ -80,9 +80,8 @@ EXPERIMENT = Experiment(
     summary="Flatness and test accuracy at matched loss on natural images",
     function=run,
     grid=grid,
-    depends_on=(
-        *flatness.EXPERIMENT.depends_on,
-        "study.experiments.flatness",
-    ),
+    depends_on=(*flatness.EXPERIMENT.depends_on, "study.experiments.flatness"),
     tolerances=flatness.TOLERANCES,
+    effects=flatness.effects,
+    predictions=flatness.predictions,
 )

@@ -17,24 +17,30 @@ Each is followed by full-batch descent at half the small rate, until the trainin
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from flatminima import datasets, models, sweep
+from flatminima import models, sweep
 from flatminima.curvature import EmpiricalRisk
-from flatminima.training import gradient_descent, train_to_loss
-from study.experiments.flatness import MARGIN, measure
-from study.experiments.stages import AT_THE_END, COOLING, spread
-from study.results import Experiment
+from flatminima.statistics import Interval
+from flatminima.training import History, gradient_descent, train_to_loss
+from study.experiments import stages
+from study.results import Experiment, Result
 
 __all__ = [
     "ARCHITECTURES",
     "EXPERIMENT",
     "INIT",
     "METHODS",
+    "PAIRS",
     "Config",
+    "effects",
     "grid",
     "network",
+    "of_method",
+    "predictions",
     "run",
+    "train",
 ]
 
 METHODS = ("gd-small", "gd-large", "gd-small-init", "gd-large-init", "sgd", "adam")
@@ -46,6 +52,8 @@ ARCHITECTURES = {
 }
 """Activation, hidden layers, and size of the initial weights: with ReLU smaller, since at the usual
 size these networks begin above 2/eta."""
+PAIRS = {"rate": ("gd-large", "gd-small"), "init": ("gd-small-init", "gd-large-init")}
+"""The two comparisons: the first minus the second."""
 
 
 @dataclass(frozen=True)
@@ -81,56 +89,37 @@ def run(config: Config) -> dict[str, object]:
     Raises:
         sweep.Diverged: if either stage diverges.
     """
-    data = datasets.load(config.dataset, n_train=config.n_train, seed=config.seed)
-    images = data.x_train.to(config.device), data.y_train.to(config.device)
-    test = data.x_test.to(config.device), data.y_test.to(config.device)
-    model = network(config, data)
+    images, test = stages.images(config)
+    model = network(config, tuple(images[0].shape[1:]))
     risk = EmpiricalRisk(model, config.loss, images)
-    stop = MARGIN * config.target_loss, config.max_steps
-
-    if config.method == "sgd":
-        history = gradient_descent(
-            risk,
-            config.small_rate,
-            config.sgd_steps,
-            batch_size=32,
-            generator=torch.Generator().manual_seed(config.seed),
-            progress=False,
-        )
-    elif config.method == "adam":
-        adam = torch.optim.Adam(model.parameters(), lr=1e-3)
-        history = train_to_loss(risk, *stop, optimizer=adam, progress=False).history
-    else:
-        rate = config.large_rate if config.method == "gd-large" else config.small_rate
-        history = train_to_loss(risk, *stop, learning_rate=rate, progress=False).history
+    history = train(risk, config)
     values: dict[str, object] = {"steps": len(history.loss) - 1}
     if history.diverged:
         raise sweep.Diverged(f"at step {history.diverged_at}", values)
+    values = stages.cool(risk, config, config.small_rate / 2, values)
+    return values | stages.measure(risk, EmpiricalRisk(model, config.loss, test))
 
-    cooling = train_to_loss(
-        risk,
-        config.target_loss,
-        config.max_steps,
-        learning_rate=config.small_rate / 2,
-        progress=False,
-    )
-    if cooling.history.diverged:
-        raise sweep.Diverged("while it was cooled", values)
-    values |= {
-        "reached": cooling.reached,
-        "cooling_steps": cooling.steps,
-        "final_loss": cooling.loss,
-        "undershoot": cooling.undershoot,
+
+def train(risk: EmpiricalRisk, config: Config) -> History:
+    """The stage in which runs differ, in place."""
+    if config.method == "sgd":
+        generator = torch.Generator().manual_seed(config.seed)
+        batches = {"batch_size": 32, "generator": generator, "progress": False}
+        return gradient_descent(risk, config.small_rate, config.sgd_steps, **batches)
+    how: dict[str, object] = {
+        "learning_rate": config.large_rate if config.method == "gd-large" else config.small_rate
     }
-    return values | measure(risk, EmpiricalRisk(model, config.loss, test))
+    if config.method == "adam":
+        how = {"optimizer": torch.optim.Adam(risk.model.parameters(), lr=1e-3)}
+    stop = stages.MARGIN * config.target_loss, config.max_steps
+    return train_to_loss(risk, *stop, **how, progress=False).history
 
 
-def network(config: Config, data: datasets.Dataset) -> torch.nn.Sequential:
-    """The untrained network of a run."""
+def network(config: Config, shape: tuple[int, ...]) -> torch.nn.Sequential:
+    """The untrained network of a run, for images of that shape."""
     activation, depth, scale = ARCHITECTURES[config.architecture]
-    inputs = torch.Size(data.x_train.shape[1:]).numel()
     return models.mlp(
-        [inputs, *[config.width] * depth, len(data.classes)],
+        [int(np.prod(shape)), *[config.width] * depth, 10],
         activation,
         scale=scale * INIT.get(config.method, 1.0),
         seed=config.seed,
@@ -151,6 +140,69 @@ def grid(preset: str) -> list[Config]:
     return [Config(a, m, s, **small) for a in architectures for m in METHODS for s in seeds]
 
 
+# --- what the runs show
+
+
+def of_method(stored: Result, value: str, architecture: str, method: str) -> np.ndarray:
+    """One value a seed, NaN where the run diverged or missed the target."""
+    rows = stored.where(architecture=architecture, method=method)
+    values = np.where(stages.reached(rows["reached"]), rows[value].astype(float), np.nan)
+    return values[np.argsort(rows["seed"])]
+
+
+def effects(stored: Result) -> dict[str, Interval]:
+    """The effects over ways of training.
+
+    Returns:
+        ``<pair>-<architecture>-<value>`` for PAIRS and the values sharpness and test_accuracy: the
+        mean difference over the seeds;
+        ``rho-<architecture>-<measure>``: the rank correlation of the measure with test accuracy
+        over all ways of training and the seeds that have them all.
+
+    Raises:
+        ValueError: if a comparison has fewer than `stages.FEWEST` seeds.
+    """
+    architectures = list(dict.fromkeys(stored["architecture"].tolist()))
+    methods = sorted(set(stored["method"].tolist()))
+    found = {}
+    for name in architectures:
+        for pair, (one, other) in PAIRS.items():
+            for value in ("sharpness", "test_accuracy"):
+                first, second = (of_method(stored, value, name, m) for m in (one, other))
+                found[f"{pair}-{name}-{value}"] = stages.interval(first - second)
+        for measure in stages.MEASURES:
+            x, y = (
+                np.array([of_method(stored, value, name, m) for m in methods]).T
+                for value in (measure, "test_accuracy")
+            )
+            kept = np.isfinite(x).all(axis=1)
+            found[f"rho-{name}-{measure}"] = stages.correlation(x[kept], y[kept])
+    return found
+
+
+def predictions(stored: Result) -> dict[str, bool]:
+    """What held in every architecture.
+
+    ``rate-flatter``, ``rate-better``: the large rate ends flatter, and more accurate;
+    ``init-better``: small initial weights are more accurate; ``init-sharper``: and they are
+    sharper in at least one architecture; ``ranks-<measure>``: its rank correlation with test
+    accuracy has its interval below zero.
+    """
+    found = effects(stored)
+    architectures = set(stored["architecture"].tolist())
+
+    def each(prefix: str, value: str) -> list[Interval]:
+        return [found[f"{prefix}-{name}-{value}"] for name in architectures]
+
+    held = {
+        "rate-flatter": all(e.high < 0 for e in each("rate", "sharpness")),
+        "rate-better": all(e.low > 0 for e in each("rate", "test_accuracy")),
+        "init-better": all(e.low > 0 for e in each("init", "test_accuracy")),
+        "init-sharper": any(e.low > 0 for e in each("init", "sharpness")),
+    }
+    return held | {f"ranks-{m}": all(e.high < 0 for e in each("rho", m)) for m in stages.MEASURES}
+
+
 # The last stage is stable but what comes before need not be: a rerun on another processor is held
 # to the spread over the seeds.
 EXPERIMENT = Experiment(
@@ -158,15 +210,8 @@ EXPERIMENT = Experiment(
     summary="Flatness and test accuracy at matched loss across optimizers, starts and depths",
     function=run,
     grid=grid,
-    depends_on=(
-        "study.experiments.flatness",
-        "flatminima.training.loop",
-        "flatminima.curvature",
-        "flatminima.datasets",
-        "flatminima.curvature.measures",
-        "flatminima.models",
-        "flatminima.training.probes",
-        "flatminima.training",
-    ),
-    tolerances=spread("steps", *COOLING, *AT_THE_END),
+    depends_on=stages.DECISIVE,
+    tolerances=stages.spread("steps", *stages.COOLING, *stages.AT_THE_END),
+    effects=effects,
+    predictions=predictions,
 )

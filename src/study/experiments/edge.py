@@ -39,16 +39,20 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flatminima import datasets, models, sweep
+from flatminima import models, sweep
 from flatminima.curvature import LOSSES, EmpiricalRisk
 from flatminima.statistics import Interval, bootstrap_interval, rank_correlation
 from flatminima.training import History, gradient_descent, probes
 from flatminima.training.episodes import FLOAT32_LOSS
+from study.experiments import stages
 from study.results import Experiment, Result
 
 __all__ = [
+    "BELOW",
+    "BEYOND",
     "DEPTHS",
     "EXPERIMENT",
+    "MODELS",
     "NEAR",
     "RATES",
     "SETTLE",
@@ -61,12 +65,15 @@ __all__ = [
     "by_depth",
     "cell",
     "control",
+    "effects",
     "exponents",
     "fades",
     "grid",
     "keeps_to_the_edge",
+    "predictions",
     "rises",
     "run",
+    "scaled",
     "sharpens_with_depth",
     "shrunk",
     "trained",
@@ -119,20 +126,19 @@ def run(config: Config) -> dict[str, object]:
     Raises:
         sweep.Diverged: if the run diverges; the values are those measured before.
     """
-    data = datasets.load(config.dataset, n_train=config.n_train, seed=config.seed)
-    history, model = trained(config, data)
+    train, test = stages.images(config)
+    history, model = trained(config, train)
     values = account(history)
     if history.diverged:
         raise sweep.Diverged(f"at step {history.diverged_at}", values)
-    test = shrunk(data.x_test, config).to(config.device), data.y_test.to(config.device)
-    return values | {"test_accuracy": probes.Accuracy(*test).of(model)}
+    return values | {"test_accuracy": probes.Accuracy(shrunk(test[0], config), test[1]).of(model)}
 
 
-def trained(config: Config, data: datasets.Dataset) -> tuple[History, nn.Sequential]:
+def trained(config: Config, images: tuple[Tensor, Tensor]) -> tuple[History, nn.Sequential]:
     """The run itself, for those who want its curves, and the network at its end."""
-    inputs = shrunk(data.x_train, config).to(config.device)
-    model = build(config, tuple(inputs.shape[1:]), len(data.classes))
-    risk = EmpiricalRisk(model, config.loss, (inputs, data.y_train.to(config.device)))
+    inputs, labels = shrunk(images[0], config), images[1]
+    model = build(config, tuple(inputs.shape[1:]))
+    risk = EmpiricalRisk(model, config.loss, (inputs, labels))
     history = gradient_descent(
         risk,
         config.rate,
@@ -149,14 +155,14 @@ def shrunk(images: Tensor, config: Config) -> Tensor:
     return functional.avg_pool2d(images, config.pooled) if config.pooled > 1 else images
 
 
-def build(config: Config, shape: tuple[int, ...], outputs: int) -> nn.Sequential:
+def build(config: Config, shape: tuple[int, ...]) -> nn.Sequential:
     """The untrained network of a run, for images of that shape."""
     options = {"scale": config.scale, "seed": config.seed, "device": config.device}
     if config.model == "cnn":
         channels = [config.width * 2**i for i in range(config.depth)]
-        return models.cnn(channels, "relu", input_shape=shape, outputs=outputs, **options)
+        return models.cnn(channels, "relu", input_shape=shape, **options)
     if config.model in ("tanh", "relu"):
-        widths = [int(np.prod(shape)), *[config.width] * config.depth, outputs]
+        widths = [int(np.prod(shape)), *[config.width] * config.depth, 10]
         return models.mlp(widths, config.model, **options)
     raise ValueError(f"model must be tanh, relu or cnn, got {config.model!r}")
 
@@ -274,6 +280,12 @@ def cell(result: Result, column: str, model: str, loss: str) -> tuple[np.ndarray
     return np.unique(rows["rate"])[1:], rows.pivot(column, "seed", "rate")[:, 1:]
 
 
+def scaled(result: Result, column: str, model: str, loss: str) -> np.ndarray:
+    """A sharpness of the same runs over 2 / eta, (seeds, R)."""
+    rates, values = cell(result, column, model, loss)
+    return values * rates / 2
+
+
 def control(result: Result, column: str, model: str, loss: str) -> np.ndarray:
     """A column of the controls of an architecture and a loss, (seeds,)."""
     rows = result.where(study="architecture", model=model, loss=loss)
@@ -285,6 +297,40 @@ def by_depth(result: Result, column: str, *, beyond: bool) -> tuple[np.ndarray, 
     rows = result.where(study="depth")
     rows = rows.where(rate=rows["rate"].max() if beyond else rows["rate"].min())
     return np.unique(rows["depth"]), rows.pivot(column, "seed", "depth")
+
+
+def effects(result: Result) -> dict[str, Interval]:
+    """How far each architecture has left the edge with cross-entropy, and what depth does.
+
+    Returns:
+        ``faded-<model>``: the sharpness at the end over 2 / eta, see `fades`; ``depth``: the rank
+        correlation of depth and sharpening, see `sharpens_with_depth`.
+    """
+    return {name: interval for name, (interval, _) in _judged(result).items()}
+
+
+def predictions(result: Result) -> dict[str, bool]:
+    """The criteria: ``level-<model>``, ``monotony-<model>``, ``fading-<model>`` and ``depth``."""
+    held = {}
+    for model in MODELS:
+        rates, level = cell(result, "level", model, "mse")
+        held[f"level-{model}"] = keeps_to_the_edge(level, rates)
+        stable = control(result, "rises_before", model, "mse")
+        after = cell(result, "rises_after", model, "mse")[1]
+        held[f"monotony-{model}"] = turns_unsteady(stable, after)
+    judged = {name.replace("faded", "fading"): met for name, (_, met) in _judged(result).items()}
+    return held | judged
+
+
+def _judged(result: Result) -> dict[str, tuple[Interval, bool]]:
+    """The effects that have an interval, each with whether its criterion is met."""
+    found = {}
+    for model in MODELS:
+        ends = [scaled(result, "end_sharpness", model, c) for c in ("cross_entropy", "mse")]
+        found[f"faded-{model}"] = fades(*ends, np.random.default_rng(0))
+    depths, factors = by_depth(result, "sharpening", beyond=False)
+    found["depth"] = sharpens_with_depth(factors, depths, np.random.default_rng(0))
+    return found
 
 
 MODELS = ("tanh", "relu", "cnn")
@@ -352,22 +398,19 @@ def architectures(
 # What comes after an instability depends on the rounding of the processor.
 TOLERANCES = {
     "start_sharpness": 2e-3,
-    **dict.fromkeys(
-        (
-            "lowest_sharpness",
-            "highest_sharpness",
-            "end_sharpness",
-            "sharpening",
-            "arrival",
-            "level",
-            "spread",
-            "rises_before",
-            "rises_after",
-            "falls",
-            "final_loss",
-            "test_accuracy",
-        ),
+    **stages.spread(
+        "lowest_sharpness",
+        "highest_sharpness",
+        "end_sharpness",
+        "sharpening",
+        "arrival",
+        "level",
         "spread",
+        "rises_before",
+        "rises_after",
+        "falls",
+        "final_loss",
+        "test_accuracy",
     ),
 }
 
@@ -376,15 +419,8 @@ EXPERIMENT = Experiment(
     summary="The level of the sharpness at the edge over architectures, losses, rates and depths",
     function=run,
     grid=grid,
-    depends_on=(
-        "flatminima.training.loop",
-        "flatminima.curvature.eigensolver",
-        "flatminima.curvature.operator",
-        "flatminima.datasets",
-        "flatminima.training.episodes",
-        "flatminima.models",
-        "flatminima.training.probes",
-        "flatminima.training",
-    ),
+    depends_on=stages.DECISIVE,
     tolerances=TOLERANCES,
+    effects=effects,
+    predictions=predictions,
 )

@@ -14,44 +14,41 @@ Measured at the matched loss: sharpness, trace, three measures that know of the 
 test accuracy. A run that does not reach the target is kept, with ``reached`` false.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from scipy.stats import rankdata
 from torch import nn
 
-from flatminima import curvature, datasets, models, sweep
+from flatminima import sweep
 from flatminima.curvature import EmpiricalRisk
+from flatminima.statistics import Interval, contrast
 from flatminima.training import History, probes, train_to_loss
-from study.experiments.stages import AT_THE_END, COOLING, spread
-from study.results import Experiment
+from study.experiments import stages
+from study.results import Experiment, Result
 
 __all__ = [
     "EXPERIMENT",
     "FACTORS",
-    "MARGIN",
+    "NAMED",
     "PROBE_EVERY",
-    "RADIUS",
-    "SAMPLES",
     "SEEDS",
+    "STABLE",
     "TOLERANCES",
     "Config",
     "account",
+    "at_matched_loss",
     "build",
+    "effects",
     "grid",
-    "measure",
+    "predictions",
     "run",
 ]
 
-MARGIN = 1.25
-"""The large rate stops at this many times the target loss, so that every run is cooled."""
 PROBE_EVERY = 20
 """Steps between two measurements of the sharpness at the large rate."""
-RADIUS = 0.1
-"""Size of the noise of the average-case sharpness, relative to each weight."""
-SAMPLES = 20
-"""Random directions for each of the measures that are averages."""
+STABLE, NAMED = 0.5, 2.0
+"""The factors c between which accuracy was to be compared."""
 
 
 @dataclass(frozen=True)
@@ -96,33 +93,15 @@ def run(config: Config) -> dict[str, object]:
         sweep.Diverged: if the large rate diverges; the values are those measured before.
         RuntimeError: if the first stage does not come down to its loss.
     """
-    data = datasets.load(config.dataset, n_train=config.n_train, seed=config.seed)
-    images = data.x_train.to(config.device), data.y_train.to(config.device)
-    test = data.x_test.to(config.device), data.y_test.to(config.device)
-    model = build(config, data)
-    risk = EmpiricalRisk(model, config.loss, images)
-
-    approach = train_to_loss(
-        risk,
-        config.start_loss,
-        config.max_steps,
-        learning_rate=config.small_rate,
-        progress=False,
-    )
-    if not approach.reached:
-        raise RuntimeError(f"the loss was still {approach.loss:g} after {approach.steps} steps")
-    sharpness = curvature.sharpness(risk)
-    rate = config.factor * 2 / sharpness
-    values: dict[str, object] = {
-        "start_steps": approach.steps,
-        "start_sharpness": sharpness,
-        "start_accuracy": probes.Accuracy(*test).of(model),
-        "learning_rate": rate,
-    }
-
+    train, test = stages.images(config)
+    model = build(config, tuple(train[0].shape[1:]))
+    risk = EmpiricalRisk(model, config.loss, train)
+    values = stages.approach(risk, config)
+    rate = config.factor * 2 / values["start_sharpness"]
+    values |= {"start_accuracy": probes.Accuracy(*test).of(model), "learning_rate": rate}
     large = train_to_loss(
         risk,
-        MARGIN * config.target_loss,
+        stages.MARGIN * config.target_loss,
         config.large_steps,
         learning_rate=rate,
         probes={"sharpness": probes.Sharpness()},
@@ -132,35 +111,14 @@ def run(config: Config) -> dict[str, object]:
     values |= account(large.history, rate)
     if large.history.diverged:
         raise sweep.Diverged(f"at step {large.history.diverged_at} of the large rate", values)
-
-    cooling = train_to_loss(
-        risk,
-        config.target_loss,
-        config.max_steps,
-        learning_rate=config.small_rate / 2,
-        progress=False,
-    )
-    values |= {
-        "reached": cooling.reached,
-        "cooling_steps": cooling.steps,
-        "final_loss": cooling.loss,
-        "undershoot": cooling.undershoot,
-    }
-    return values | measure(risk, EmpiricalRisk(model, config.loss, test))
+    values = stages.cool(risk, config, config.small_rate / 2, values)
+    return values | stages.measure(risk, EmpiricalRisk(model, config.loss, test))
 
 
-def build(config: Config, data: datasets.Dataset) -> nn.Sequential:
-    """The untrained network of a run."""
-    shape, outputs = tuple(data.x_train.shape[1:]), len(data.classes)
-    options = {"seed": config.seed, "device": config.device}
-    if config.model == "mlp":
-        widths = [int(np.prod(shape)), config.width, config.width, outputs]
-        return models.mlp(widths, config.activation, **options)
-    if config.model == "cnn":
-        channels = [config.width, 2 * config.width]
-        options |= {"input_shape": shape, "outputs": outputs}
-        return models.cnn(channels, config.activation, **options)
-    raise ValueError(f"model must be mlp or cnn, got {config.model!r}")
+def build(config: Config, shape: tuple[int, ...]) -> nn.Sequential:
+    """The untrained network of a run, for images of that shape."""
+    options = {"activation": config.activation, "seed": config.seed, "device": config.device}
+    return stages.network(config.model, config.width, shape, **options)
 
 
 def account(history: History, rate: float) -> dict[str, object]:
@@ -189,37 +147,6 @@ def account(history: History, rate: float) -> dict[str, object]:
     }
 
 
-def measure(risk: EmpiricalRisk, test: EmpiricalRisk) -> Mapping[str, object]:
-    """Flatness by five measures, and how well the network does on images it has not seen.
-
-    Args:
-        risk: of the training images.
-        test: of the same model, on images and labels that it has not seen.
-    """
-    generator = torch.Generator().manual_seed(0)
-    hessian = risk.hessian()
-    trace = curvature.trace(hessian, products=3 * SAMPLES, generator=generator)
-    options = {"samples": SAMPLES, "generator": generator}
-    sharpness = curvature.sharpness(hessian)
-    last = [p for p in risk.parameters if p.ndim == 2][-1]
-    relative = curvature.relative_flatness(risk, last, **options)
-    adaptive = curvature.adaptive_sharpness(risk, generator=generator)
-    # Last, since it moves the parameters, and puts them back: the operator would not know.
-    average = curvature.average_sharpness(risk, radius=RADIUS, **options)
-    return {
-        "sharpness": sharpness,
-        "trace": trace.value,
-        "trace_error": trace.error,
-        "adaptive_sharpness": adaptive,
-        "average_sharpness": average.value,
-        "average_sharpness_error": average.error,
-        "relative_flatness": relative.value,
-        "relative_flatness_error": relative.error,
-        "test_accuracy": probes.Accuracy(*test.data).of(test.model),
-        "test_loss": test.value(),
-    }
-
-
 FACTORS = (0.5, 0.9, 1.1, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 4.0)
 SEEDS = range(5)
 
@@ -240,6 +167,76 @@ def grid(preset: str) -> list[Config]:
     return [Config(f, seed, **s) for s in settings for f in FACTORS for seed in SEEDS]
 
 
+# --- what the runs show
+
+
+def at_matched_loss(stored: Result, value: str) -> np.ndarray:
+    """A column over (seeds, factors); NaN where a run diverged or missed the target."""
+    reached = stages.reached(stored.pivot("reached", "seed", "factor"))
+    return np.where(reached, stored.pivot(value, "seed", "factor"), np.nan)
+
+
+def effects(stored: Result) -> dict[str, Interval]:
+    """The effects of a stretch at the factor c times 2/lambda_1.
+
+    Returns:
+        For each of `stages.MEASURES` its difference of logarithms, c > 1 minus c < 1;
+        ``sharpness_difference``, the same of the sharpness itself;
+        ``gain-<c>``, test accuracy at c minus that at STABLE, for each c with `stages.FEWEST` seeds
+        or more; ``fall``, test accuracy at the last such c minus that at NAMED;
+        ``budget``, the rank correlation of instability budget and final sharpness within a seed:
+        over all runs, a seed that begins sharper also spends less, whatever the factor;
+        ``link``, that of test accuracy and final sharpness over all runs. Both are over the factors
+        at which every seed reached the loss.
+
+    Raises:
+        ValueError: if a comparison has fewer than `stages.FEWEST` seeds.
+    """
+    factors = np.unique(stored["factor"])
+    treated = factors > 1
+
+    def change(values: np.ndarray) -> Interval:
+        sides = [np.isfinite(values[:, side]).any(axis=1) for side in (treated, ~treated)]
+        return contrast(values[sides[0] & sides[1]], treated, np.random.default_rng(0))
+
+    found = {name: change(np.log(at_matched_loss(stored, name))) for name in stages.MEASURES}
+    found["sharpness_difference"] = change(at_matched_loss(stored, "sharpness"))
+    accuracy = at_matched_loss(stored, "test_accuracy")
+    at = dict(zip(factors.tolist(), accuracy.T, strict=True))
+    enough = [c for c in at if np.isfinite(at[c] - at[STABLE]).sum() >= stages.FEWEST]
+    if NAMED not in enough:
+        raise ValueError(
+            f"at least {stages.FEWEST} seeds must reach the loss at c = {STABLE} and {NAMED}"
+        )
+    found |= {f"gain-{c:g}": stages.interval(at[c] - at[STABLE]) for c in enough if c != STABLE}
+    found["fall"] = stages.interval(at[max(enough)] - at[NAMED])
+    sharpness, budget = (at_matched_loss(stored, name) for name in ("sharpness", "budget"))
+    whole = np.isfinite(sharpness).all(axis=0)
+    found["budget"] = _within_seeds(budget[:, whole], sharpness[:, whole])
+    found["link"] = stages.correlation(accuracy[:, whole], sharpness[:, whole])
+    return found
+
+
+def _within_seeds(x: np.ndarray, y: np.ndarray) -> Interval:
+    """Rank correlation over the conditions of a seed; 0 where one does not depend on them."""
+    ranks = [rankdata(values, axis=1) for values in (x, y)]
+    if any(np.ptp(r) == 0 for r in ranks):
+        return Interval(0.0, 0.0, 0.0)
+    return stages.correlation(*ranks)
+
+
+def predictions(stored: Result) -> dict[str, bool]:
+    """Flatter past the edge; more accurate at NAMED; paid for by the budget; an upper end."""
+    found = effects(stored)
+    largest = stored.where(factor=float(np.max(stored["factor"])))
+    return {
+        "flatter": found["sharpness_difference"].high < 0,
+        "accurate": found[f"gain-{NAMED:g}"].low > 0,
+        "paid": found["budget"].high < 0,
+        "ends": bool(np.any(largest["status"] == "diverged")),
+    }
+
+
 # Once past its first steps the first stage is stable, and what rounding does there stays small: run
 # in float64 instead of float32, its values change by less than 1e-6 of themselves. So the sharpness
 # is as accurate as the eigensolver, 1e-4 on either side; the loss may cross its level one step
@@ -250,7 +247,7 @@ TOLERANCES = {
     "start_sharpness": 2e-4,
     "start_accuracy": 2e-3,
     "learning_rate": 2e-4,
-    **spread(
+    **stages.spread(
         "large_steps_made",
         "large_loss",
         "highest_loss",
@@ -259,8 +256,8 @@ TOLERANCES = {
         "large_sharpness",
         "lowest_sharpness",
         "after_first",
-        *COOLING,
-        *AT_THE_END,
+        *stages.COOLING,
+        *stages.AT_THE_END,
     ),
 }
 
@@ -269,18 +266,8 @@ EXPERIMENT = Experiment(
     summary="Flatness and test accuracy at matched loss after a stretch at a large learning rate",
     function=run,
     grid=grid,
-    depends_on=(
-        "flatminima.training.loop",
-        "flatminima.curvature.eigensolver",
-        "flatminima.curvature.operator",
-        "flatminima.curvature.preconditioned",
-        "flatminima.curvature.spectrum",
-        "flatminima.datasets",
-        "flatminima.curvature.measures",
-        "flatminima.training.episodes",
-        "flatminima.models",
-        "flatminima.training.probes",
-        "flatminima.training",
-    ),
+    depends_on=stages.DECISIVE,
     tolerances=TOLERANCES,
+    effects=effects,
+    predictions=predictions,
 )

@@ -27,32 +27,42 @@ updates, of the large rate. A run that ends the second stage below the target is
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flatminima import datasets, models, sweep
-from flatminima.curvature import EmpiricalRisk, sharpness
-from flatminima.training import History, gradient_descent, probes, train_to_loss
-from study.experiments.flatness import measure
-from study.experiments.stages import AT_THE_END, COOLING, spread
-from study.results import Experiment
+from flatminima import sweep
+from flatminima.curvature import EmpiricalRisk
+from flatminima.statistics import Interval
+from flatminima.training import History, gradient_descent, probes
+from study.experiments import stages
+from study.results import Experiment, Result
 
 __all__ = [
     "BATCHES",
+    "CONTROL",
     "EXPERIMENT",
     "LABEL_NOISE",
+    "LARGE",
+    "MATCHED",
     "PROBES",
+    "SMALL",
     "TOLERANCES",
+    "Cells",
     "Config",
     "NoisyOutputs",
     "account",
-    "cells",
+    "design",
+    "effects",
     "grid",
     "on",
+    "predictions",
     "run",
     "treat",
 ]
 
+MATCHED = 0.01
+"""A run counts if its loss is within this share of the target."""
 PROBES = 10
 """Intervals between measurements of the sharpness in the second stage."""
 
@@ -99,35 +109,17 @@ def run(config: Config) -> dict[str, object]:
         sweep.Diverged: if the second or the third stage diverges.
         RuntimeError: if the first stage does not come down to its loss.
     """
-    data = datasets.load(config.dataset, n_train=config.n_train, seed=config.seed)
-    images = data.x_train.to(config.device), data.y_train.to(config.device)
-    test = data.x_test.to(config.device), data.y_test.to(config.device)
-    pixels, classes = data.x_train[0].numel(), len(data.classes)
-    widths = [pixels, config.width, config.width, classes]
-    model = models.mlp(widths, "tanh", seed=config.seed, device=config.device)
+    images, test = stages.images(config)
+    shape, options = tuple(images[0].shape[1:]), {"seed": config.seed, "device": config.device}
+    model = stages.network("mlp", config.width, shape, **options)
     risk = EmpiricalRisk(model, config.loss, images)
-    small = {"learning_rate": config.small_rate, "progress": False}
-
-    first = train_to_loss(risk, config.start_loss, config.max_steps, **small)
-    if not first.reached:
-        raise RuntimeError(f"the loss was still {first.loss:g} after {first.steps} steps")
-    values: dict[str, object] = {"start_steps": first.steps, "start_sharpness": sharpness(risk)}
-
+    values = stages.approach(risk, config)
     treated = treat(risk, config)
     values |= account(treated)
     if treated.diverged:
         raise sweep.Diverged(f"at step {treated.diverged_at} of the second stage", values)
-
-    cooling = train_to_loss(risk, config.target_loss, config.max_steps, **small)
-    if cooling.history.diverged:
-        raise sweep.Diverged("while it was cooled", values)
-    values |= {
-        "reached": cooling.reached,
-        "cooling_steps": cooling.steps,
-        "final_loss": cooling.loss,
-        "undershoot": cooling.undershoot,
-    }
-    return values | measure(risk, EmpiricalRisk(model, config.loss, test))
+    values = stages.cool(risk, config, config.small_rate, values)
+    return values | stages.measure(risk, EmpiricalRisk(model, config.loss, test))
 
 
 def treat(risk: EmpiricalRisk, config: Config) -> History:
@@ -202,15 +194,15 @@ loss of 0.1 in the second stage v = 2 * 0.1 / 10, and v / 8 = 0.0025 stands agai
 def grid(preset: str) -> list[Config]:
     """The configs of a preset; its label noise, control and long run are at the small rate."""
     if preset == "ci":
-        return cells(range(3), LARGE[1:], BATCHES[:1], width=24)
+        return design(range(3), LARGE[1:], BATCHES[:1], width=24)
     if preset == "default":
-        return cells(range(7), LARGE, BATCHES)
+        return design(range(7), LARGE, BATCHES)
     cifar = {"dataset": "cifar10", "n_train": 5000, "width": 200, "device": "cuda"}
     cifar |= {"steps": 2000, "start_loss": 0.35, "target_loss": 0.2, "max_steps": 40_000}
-    return cells(range(10), LARGE, (8, 32, 128), **cifar)
+    return design(range(10), LARGE, (8, 32, 128), **cifar)
 
 
-def cells(
+def design(
     seeds: range, large: tuple[float, ...], batches: tuple[int, ...], **settings: object
 ) -> list[Config]:
     """All cells of the decomposition, with the controls."""
@@ -229,18 +221,137 @@ def cells(
     return [Config(seed=seed, **cell, **settings) for seed in seeds for cell in cells]
 
 
+# --- what the runs show
+
+
+class Cells:
+    """The cells of the design, for the seeds all of whose runs are matched in loss.
+
+    Attributes:
+        seeds: all seeds; ``kept`` those that are used.
+        small, control: the small rate, and the half of it.
+        large: the large rates, ascending.
+        batches: the sizes of the minibatches, ascending.
+        steps, longer: updates of the second stage, and of the long run of noise.
+        label_noise: the standard deviation of the noise on the labels.
+
+    Raises:
+        ValueError: if fewer than `stages.FEWEST` seeds are matched.
+    """
+
+    def __init__(self, stored: Result) -> None:
+        bad = (stored["status"] != "done") | ~(np.abs(stored["undershoot"].astype(float)) < MATCHED)
+        self._stored = stored
+        self.seeds = np.unique(stored["seed"])
+        self.kept = [seed for seed in self.seeds if not bad[stored["seed"] == seed].any()]
+        if len(self.kept) < stages.FEWEST:
+            raise ValueError(
+                f"at least {stages.FEWEST} seeds must end within {MATCHED:.0%} of the target loss "
+                f"in all their runs, got {len(self.kept)} of {len(self.seeds)}"
+            )
+        self.small, self.control = float(stored["small_rate"][0]), float(np.min(stored["rate"]))
+        self.large = [float(rate) for rate in np.unique(stored["rate"]) if rate > self.small]
+        self.batches = [int(batch) for batch in np.unique(stored["batch"]) if batch > 0]
+        self.steps, self.longer = (int(f(stored["steps"])) for f in (np.min, np.max))
+        self.label_noise = float(np.max(stored["label_noise"]))
+
+    def __call__(
+        self,
+        quantity: str,
+        rate: float,
+        batch: int = 0,
+        steps: int | None = None,
+        label_noise: float = 0.0,
+    ) -> np.ndarray:
+        """One value for each seed in ``kept``."""
+        cell = {"rate": rate, "batch": batch, "label_noise": label_noise}
+        rows = self._stored.where(steps=steps or self.steps, **cell)
+        return np.array([rows.where(seed=s)[quantity][0] for s in self.kept], dtype=float)
+
+    def fall(self, rate: float, batch: int = 0, **options: object) -> np.ndarray:
+        """Flattening against the stable cell: the fall of log sharpness, for each seed."""
+        stable = self("sharpness", self.small)
+        return np.log(stable / self("sharpness", rate, batch, **options))
+
+
+def effects(stored: Result) -> dict[str, Interval]:
+    """The effects of instability and of noise on the logarithm of the sharpness; flatter is more.
+
+    Returns:
+        ``<rate>-<batch>-<part>`` for each large rate and batch size, with the parts instability,
+        noise, interaction, difference (instability minus noise) and persists (the fall from the
+        small rate to this one, both in minibatches);
+        ``control``, half the small rate; ``long``, noise for as much training time; ``label``,
+        label noise; with ``<rate>-long-difference`` and ``<rate>-label-difference``, instability
+        minus these; ``late-<rate>-<batch>``, the late sharpness over 2/eta.
+
+    Raises:
+        ValueError: as `Cells`.
+    """
+    cells = Cells(stored)
+    samples = {
+        "control": cells.fall(cells.control),
+        "long": cells.fall(cells.small, min(cells.batches), steps=cells.longer),
+        "label": cells.fall(cells.small, label_noise=cells.label_noise),
+    }
+    for rate in cells.large:
+        instability = cells.fall(rate)
+        for name in ("long", "label"):
+            samples[f"{rate:g}-{name}-difference"] = instability - samples[name]
+        for batch in cells.batches:
+            noise, both = cells.fall(cells.small, batch), cells.fall(rate, batch)
+            samples |= {
+                f"{rate:g}-{batch}-instability": instability,
+                f"{rate:g}-{batch}-noise": noise,
+                f"{rate:g}-{batch}-interaction": both - instability - noise,
+                f"{rate:g}-{batch}-difference": instability - noise,
+                f"{rate:g}-{batch}-persists": both - noise,
+            }
+        for batch in (0, *cells.batches):
+            late = cells("late_sharpness", rate, batch)
+            samples[f"late-{rate:g}-{batch}"] = late * rate / 2
+    return {name: stages.interval(values) for name, values in samples.items()}
+
+
+def predictions(stored: Result) -> dict[str, bool]:
+    """What the design of the experiment needs, and what was predicted.
+
+    ``control``: half the small rate ends at the same sharpness, in every seed. (Either loss is off
+    the target by a share of MATCHED at most, and the sharpness changes less than in proportion.)
+    ``noise-alone``: noise at the small rate stays well below the full-batch edge.
+    ``past-the-edge``: the largest rate begins beyond it. ``stable-cooling``: the last stage does
+    not flatten. ``outweighs-<batch>``: instability minus noise at the largest rate has its interval
+    above zero. ``edge-<rate>``: under SGD the late sharpness is below 2/eta, in every seed.
+    """
+    cells, found = Cells(stored), effects(stored)
+    highest = [cells("highest_sharpness", cells.small, batch) for batch in cells.batches]
+    top = max(cells.large)
+    held = {
+        "control": np.all(np.abs(cells.fall(cells.control)) < 2 * MATCHED),
+        "noise-alone": np.all(np.array(highest) < 0.9 * 2 / cells.small),
+        "past-the-edge": np.all(cells("start_sharpness", top) > 2 / top),
+        "stable-cooling": np.nanmax(stored["sharpness"].astype(float)) < 2 / cells.small,
+    }
+    for batch in cells.batches:
+        held[f"outweighs-{batch}"] = found[f"{top:g}-{batch}-difference"].low > 0
+    for rate in cells.large:
+        late = [cells("late_sharpness", rate, batch) for batch in cells.batches]
+        held[f"edge-{rate:g}"] = np.all(np.array(late) * rate / 2 < 1)
+    return {name: bool(value) for name, value in held.items()}
+
+
 # The first stage is stable, and as accurate as said in flatness.py. An instability or
 # noise then amplifies rounding: a rerun is held to the spread over the seeds.
 TOLERANCES = {
     "start_steps": 1e-2,
     "start_sharpness": 2e-4,
-    **spread(
+    **stages.spread(
         "treated_loss",
         "treated_highest_loss",
         "highest_sharpness",
         "late_sharpness",
-        *COOLING,
-        *AT_THE_END,
+        *stages.COOLING,
+        *stages.AT_THE_END,
     ),
 }
 
@@ -249,18 +360,8 @@ EXPERIMENT = Experiment(
     summary="Flattening by instability and by noise at matched loss, over batch sizes and rates",
     function=run,
     grid=grid,
-    depends_on=(
-        "study.experiments.flatness",
-        "flatminima.training.loop",
-        "flatminima.curvature.eigensolver",
-        "flatminima.curvature.operator",
-        "flatminima.curvature.preconditioned",
-        "flatminima.curvature.spectrum",
-        "flatminima.datasets",
-        "flatminima.curvature.measures",
-        "flatminima.models",
-        "flatminima.training.probes",
-        "flatminima.training",
-    ),
+    depends_on=stages.DECISIVE,
     tolerances=TOLERANCES,
+    effects=effects,
+    predictions=predictions,
 )

@@ -1,32 +1,256 @@
-"""How closely a rerun of a stored row must agree, for the columns that several experiments share.
+"""What the experiments share: their stages, the measurements at the end, and how to compare runs.
 
-Once an instability or noise has amplified rounding, nothing is reproducible on another processor
-but in distribution: such a value is held to the spread over the stored seeds.
+Runs that differ in their way are made alike in all else: the same images, an approach without
+instability, the stretch in which they differ, and a cooling down to one loss. What is measured
+there is compared seed by seed.
 """
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flatminima import curvature, datasets, models, sweep
+from flatminima.curvature import EmpiricalRisk
+from flatminima.statistics import Interval, bootstrap_interval, rank_correlation
+from flatminima.training import probes, train_to_loss
 
 __all__ = [
     "AT_THE_END",
     "COOLING",
+    "DECISIVE",
+    "FEWEST",
+    "MARGIN",
+    "MEASURES",
+    "RADIUS",
+    "SAMPLES",
+    "approach",
+    "cool",
+    "correlation",
+    "images",
+    "interval",
+    "measure",
+    "network",
+    "reached",
     "spread",
 ]
 
-AT_THE_END = (
+Images = tuple[Tensor, Tensor]
+"""Images (n, c, h, w), and their labels (n,)."""
+
+MARGIN = 1.25
+"""A stretch stops at this many times the target loss, so that every run is cooled."""
+RADIUS = 0.1
+"""Size of the noise of the average-case sharpness, relative to each weight."""
+SAMPLES = 20
+"""Random directions for each of the measures that are averages."""
+MEASURES = (
     "sharpness",
     "trace",
-    "trace_error",
     "adaptive_sharpness",
     "average_sharpness",
-    "average_sharpness_error",
     "relative_flatness",
+)
+"""The measures of flatness."""
+AT_THE_END = (
+    *MEASURES,
+    "trace_error",
+    "average_sharpness_error",
     "relative_flatness_error",
     "test_accuracy",
     "test_loss",
 )
-"""What `study.experiments.flatness.measure` returns."""
+"""What `measure` returns."""
 COOLING = ("reached", "cooling_steps", "final_loss", "undershoot")
-"""What the last stage, down to the matched loss, tells of itself."""
+"""What `cool` tells of itself."""
+DECISIVE = (
+    "flatminima.curvature",
+    "flatminima.datasets",
+    "flatminima.models",
+    "flatminima.training",
+    "study.experiments.stages",
+)
+"""The modules that decide the result of every experiment here."""
+FEWEST = 3
+"""Seeds that an interval needs."""
+
+
+# --- the runs
+
+
+def images(config: object) -> tuple[Images, Images]:
+    """The images of a run, for training and for the test, on its device.
+
+    Args:
+        config: with the fields dataset, n_train, seed, and device.
+    """
+    data = datasets.load(config.dataset, n_train=config.n_train, seed=config.seed)
+    train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
+    return tuple(tuple(part.to(config.device) for part in pair) for pair in (train, test))
+
+
+def network(
+    kind: str, width: int, shape: tuple[int, ...], activation: str = "tanh", **options: object
+) -> nn.Sequential:
+    """An untrained network for images of a shape and ten classes.
+
+    Args:
+        kind: ``"mlp"`` (two hidden layers of ``width``) or ``"cnn"`` (blocks of ``width`` and twice
+            that).
+        width: as said.
+        shape: of an image, (c, h, w).
+        activation, options: as `models.mlp` takes them.
+
+    Raises:
+        ValueError: for another kind.
+    """
+    if kind == "mlp":
+        widths = [int(np.prod(shape)), width, width, 10]
+        return models.mlp(widths, activation, **options)
+    if kind == "cnn":
+        return models.cnn([width, 2 * width], activation, input_shape=shape, **options)
+    raise ValueError(f"model must be mlp or cnn, got {kind!r}")
+
+
+def approach(risk: EmpiricalRisk, config: object) -> dict[str, object]:
+    """Come down to ``start_loss`` at the small rate, and measure the sharpness there.
+
+    Args:
+        risk: of the untrained network; trained in place.
+        config: with the fields start_loss, max_steps, and small_rate.
+
+    Raises:
+        RuntimeError: if the loss is not reached.
+    """
+    rate = {"learning_rate": config.small_rate, "progress": False}
+    first = train_to_loss(risk, config.start_loss, config.max_steps, **rate)
+    if not first.reached:
+        raise RuntimeError(f"the loss was still {first.loss:g} after {first.steps} steps")
+    return {"start_steps": first.steps, "start_sharpness": curvature.sharpness(risk)}
+
+
+def cool(
+    risk: EmpiricalRisk,
+    config: object,
+    learning_rate: float,
+    values: Mapping[str, object],
+    optimizer: torch.optim.Optimizer | None = None,
+) -> dict[str, object]:
+    """Cool down to ``target_loss``, so that runs are compared at one loss.
+
+    Args:
+        risk: of the network; trained in place.
+        config: with the fields target_loss and max_steps.
+        learning_rate: small enough that the cooling itself flattens nothing.
+        values: what was measured before.
+        optimizer: what trained the network, if its state is kept; None for plain descent.
+
+    Returns:
+        The values, and those of COOLING.
+
+    Raises:
+        sweep.Diverged: if it diverges; the values are all these.
+    """
+    how = {"learning_rate": learning_rate, "optimizer": optimizer, "progress": False}
+    end = train_to_loss(risk, config.target_loss, config.max_steps, **how)
+    told = end.reached, end.steps, end.loss, end.undershoot
+    values = {**values, **dict(zip(COOLING, told, strict=True))}
+    if end.history.diverged:
+        raise sweep.Diverged(f"at step {end.history.diverged_at} of the cooling", values)
+    return values
+
+
+def measure(risk: EmpiricalRisk, test: EmpiricalRisk) -> dict[str, object]:
+    """Flatness by five measures, and how well the network does on images it has not seen.
+
+    Args:
+        risk: of the training images.
+        test: of the same model, on images and labels that it has not seen.
+    """
+    generator = torch.Generator().manual_seed(0)
+    hessian = risk.hessian()
+    trace = curvature.trace(hessian, products=3 * SAMPLES, generator=generator)
+    options = {"samples": SAMPLES, "generator": generator}
+    sharpness = curvature.sharpness(hessian)
+    last = [p for p in risk.parameters if p.ndim == 2][-1]
+    relative = curvature.relative_flatness(risk, last, **options)
+    adaptive = curvature.adaptive_sharpness(risk, generator=generator)
+    # Last, since it moves the parameters, and puts them back: the operator would not know.
+    average = curvature.average_sharpness(risk, radius=RADIUS, **options)
+    return {
+        "sharpness": sharpness,
+        "trace": trace.value,
+        "trace_error": trace.error,
+        "adaptive_sharpness": adaptive,
+        "average_sharpness": average.value,
+        "average_sharpness_error": average.error,
+        "relative_flatness": relative.value,
+        "relative_flatness_error": relative.error,
+        "test_accuracy": probes.Accuracy(*test.data).of(test.model),
+        "test_loss": test.value(),
+    }
+
+
+# --- the results
 
 
 def spread(*columns: str) -> dict[str, str]:
-    """The columns with the tolerance ``"spread"``."""
+    """The columns with the tolerance ``"spread"``.
+
+    Once an instability or noise has amplified rounding, nothing is reproducible on another
+    processor but in distribution: such a value is held to the spread over the stored seeds.
+
+    Example:
+        >>> spread("sharpness")
+        {'sharpness': 'spread'}
+    """
     return dict.fromkeys(columns, "spread")
+
+
+def reached(values: np.ndarray) -> np.ndarray:
+    """Whether runs came to the common loss, from the column of that name.
+
+    A run that diverged has no entry: it did not.
+
+    Example:
+        >>> reached(np.array([True, False, None, np.nan], dtype=object))
+        array([ True, False, False, False])
+    """
+    return np.array([value is not None and value == 1 for value in values.flat]).reshape(
+        values.shape
+    )
+
+
+def interval(samples: np.ndarray) -> Interval:
+    """The mean over seeds with its bootstrap interval; seeds without a value are left out.
+
+    Args:
+        samples: (seeds,), NaN where a run has no value.
+
+    Raises:
+        ValueError: for fewer than FEWEST values.
+
+    Example:
+        >>> f"{interval(np.array([1.0, 2.0, 3.0, np.nan])):.1f}"
+        '2.0 [1.0, 3.0]'
+    """
+    return bootstrap_interval(samples[np.isfinite(samples)], np.random.default_rng(0))
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> Interval:
+    """The rank correlation over all runs, with the interval of resampled seeds.
+
+    Args:
+        x: (seeds, conditions).
+        y: the same.
+
+    Raises:
+        ValueError: as `rank_correlation`.
+
+    Example:
+        >>> x = np.arange(6.0).reshape(3, 2)
+        >>> f"{correlation(x, -x):.1f}"
+        '−1.0 [−1.0, −1.0]'
+    """
+    return rank_correlation(x, y, np.random.default_rng(0))
