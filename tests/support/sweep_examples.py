@@ -48,6 +48,15 @@ def square(config):
     return {"root": math.sqrt(config.number), "digits": [int(d) for d in str(config.number)]}
 
 
+def gated(config):
+    """`square`, once there is a file named as the log with ``.open`` behind it."""
+    note(config, "start")
+    gate, limit = f"{config.log}.open", time.monotonic() + 600
+    while not os.path.exists(gate) and time.monotonic() < limit:
+        time.sleep(0.01)
+    return {"root": math.sqrt(config.number)}
+
+
 def troubled(config):
     """Number 1 raises, 2 says that it diverged, 3 returns NaN, 4 an infinity in a list."""
     if config.number == 1:
@@ -117,6 +126,18 @@ def fails_once(config):
 if __name__ == "__main__":
     import sweep_examples  # by this name, and not as __main__, workers import it without running it
 
-    folder, log, number, seconds = sys.argv[1:]
+    from flatminima.sweep.store import Store
+
+    folder, log, number, seconds, name = sys.argv[1:]
     configs = [sweep_examples.Config(n, log, float(seconds)) for n in range(int(number))]
-    sweep.run(sweep_examples.square, configs, folder, workers=2, progress=False)
+    claim = Store.claim
+
+    def heard(store, key):
+        """A claim that leaves a line in the log if it is refused."""
+        taken = claim(store, key)
+        if not taken:
+            note(configs[0], "refused")
+        return taken
+
+    Store.claim = heard
+    sweep.run(getattr(sweep_examples, name), configs, folder, workers=2, progress=False)
