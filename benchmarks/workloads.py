@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flatminima import datasets, models, training
+from flatminima import datasets, models
+from flatminima.curvature import LOSSES, EmpiricalRisk
+from flatminima.training import gradient_descent
 
 IMAGES = 1000
 
@@ -70,7 +72,7 @@ class Problem:
 
     @property
     def loss_function(self):
-        return training.LOSSES[self.workload.loss]
+        return LOSSES[self.workload.loss]
 
     def loss(self) -> Tensor:
         return self.loss_function(self.model(self.inputs), self.targets)
@@ -104,15 +106,9 @@ def checkpoints(workload: Workload) -> dict[str, dict[str, Tensor]]:
     current = problem(workload)
     done, states = 0, {}
     for name, steps in workload.steps.items():
-        training.gradient_descent(
-            current.model,
-            current.inputs,
-            current.targets,
-            learning_rate=workload.learning_rate,
-            steps=steps - done,
-            loss=workload.loss,
-            progress=False,
-        )
+        data = current.inputs, current.targets
+        risk = EmpiricalRisk(current.model, workload.loss, data)
+        gradient_descent(risk, workload.learning_rate, steps - done, progress=False)
         done = steps
         states[name] = {k: v.clone() for k, v in current.model.state_dict().items()}
     return states

@@ -111,7 +111,7 @@ def train(
         >>> watched = {"sharpness": probes.Sharpness()}
         >>> run = train(risk, 10, optimizer=adam, probes=watched, probe_every=5, progress=False)
         >>> run.probe_steps.tolist(), run.probes["sharpness"].round(3).tolist()
-        ([0, 5, 10], [4.265, 4.265, 4.265])
+        ([0, 5, 10], [4.203, 4.203, 4.203])
     """
     if not isinstance(risk, EmpiricalRisk):
         raise TypeError(f"risk must be an EmpiricalRisk, got {type(risk).__name__}")

@@ -102,7 +102,7 @@ class ClippedAdam(Optimizer):
         ...         optimizer.step()
         ...     moved[clip] = round(theta.item(), 2)
         >>> moved
-        {'none': -0.17, 'minimum': -1.9}
+        {'none': -0.18, 'minimum': -1.9}
         >>> preconditioner(optimizer)  # (1 - 0.9^2) times the root, which stayed at 3
         tensor([0.5700])
         >>> round(edge_of_stability(optimizer), 6)  # 38 / lr
