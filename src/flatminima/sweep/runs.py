@@ -16,11 +16,9 @@ from typing import Any
 __all__ = [
     "STATUSES",
     "Diverged",
-    "Function",
     "Run",
     "device_name",
     "fields_of",
-    "lost",
     "perform",
 ]
 

@@ -15,7 +15,6 @@ from flatminima.sweep.runs import STATUSES, Run
 
 __all__ = [
     "CorruptRunError",
-    "Store",
     "SweepError",
     "read",
 ]
