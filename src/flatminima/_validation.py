@@ -34,6 +34,14 @@ def finite_array(name: str, value: object, dtype: type = float) -> np.ndarray:
     return array
 
 
+def nonnegative_array(name: str, value: object) -> np.ndarray:
+    """Return ``value`` as an array of finite floats >= 0, or raise ValueError."""
+    array = finite_array(name, value)
+    if np.any(array < 0):
+        raise ValueError(f"{name} must be at least 0, got {value!r}")
+    return array
+
+
 def checked_rates(value: object) -> np.ndarray:
     """Return the learning rates as an array of floats; all must be finite and greater than 0."""
     rates = finite_array("learning_rate", value)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, positive_int
+from flatminima._validation import checked_rates, finite_array, nonnegative_array, positive_int
 
 # Trajectories a thread carries at a time: smaller blocks were measured to be slower, because the
 # threads then wait for one another between NumPy calls, and larger ones leave cores without work.
@@ -42,8 +42,8 @@ class Plan(NamedTuple):
 
     def each_step(self, *shape: int) -> np.ndarray | None:
         """An array (steps, size, ...) to keep something of each step in, if each is recorded."""
-        steps = int(self.times[-1])
-        return np.empty((steps, len(self.rates), *shape)) if len(self.times) > steps else None
+        shape = int(self.times[-1]), len(self.rates), *shape
+        return np.empty(shape) if len(self.times) > shape[0] else None
 
     def unfold(self, kept: np.ndarray | None, axis: int = 1) -> np.ndarray | None:
         """Give the axis of trajectories the shape of the batch."""
@@ -67,9 +67,33 @@ def parameters(theta: object, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def without_missing(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Replace matrices that hold a NaN by zero, which LAPACK accepts, and say which they were."""
+    """Replace matrices that are not finite by zero, as LAPACK demands, and say which they were."""
     missing = ~np.isfinite(matrix).all(axis=(-2, -1))
     return np.where(missing[..., None, None], 0.0, matrix), missing
+
+
+def eigenvalues(matrix: np.ndarray) -> np.ndarray:
+    """The eigenvalues of symmetric matrices in decreasing order; NaN where one is not finite."""
+    matrix, missing = without_missing(matrix)
+    return np.where(missing[..., None], np.nan, np.linalg.eigvalsh(matrix)[..., ::-1])
+
+
+def needs_depth_two(network: object, name: str) -> None:
+    """Raise ValueError unless the network has depth 2."""
+    if network.depth != 2:
+        raise ValueError(f"{name} is defined at depth 2 only, got depth {network.depth}")
+
+
+def recurrence(
+    step: Callable[..., object], start: tuple[np.ndarray, ...], steps: int
+) -> np.ndarray:
+    """The states of step after step from the start, arrays of one shape: (k, steps + 1, ...)."""
+    states = np.empty((len(start), positive_int("steps", steps) + 1, *start[0].shape))
+    states[:, 0] = start
+    with np.errstate(over="ignore", invalid="ignore"):
+        for t in range(steps):
+            states[:, t + 1] = step(*states[:, t])
+    return states
 
 
 def prepare(
@@ -82,42 +106,29 @@ def prepare(
     record_every: int | None,
 ) -> Plan:
     """Check the arguments of a descent; the last ``axes`` axes of start are the parameters'."""
+    """Check the arguments of a descent; the last ``axes`` axes of start are the parameters'."""
     steps = positive_int("steps", steps)
     start, rates = finite_array("start", start), checked_rates(learning_rate)
-    scale = _noise_scale(label_noise, generator)
-    shape = start.shape[start.ndim - axes :]
-    batch = _batch_shape(start.shape[: start.ndim - axes], rates, scale)
-    size = int(np.prod(batch))
+    scale = np.zeros(()) if label_noise is None else nonnegative_array("label_noise", label_noise)
+    if label_noise is not None and not isinstance(generator, np.random.Generator):
+        raise ValueError(f"label_noise needs a numpy Generator, got {generator!r}")
+    cut = start.ndim - axes
+    batch, shape = start.shape[:cut], start.shape[cut:]
+    try:
+        batch = np.broadcast_shapes(batch, rates.shape, scale.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"learning_rate {rates.shape} and label_noise {scale.shape} must broadcast against "
+            f"the batch axes {batch} of start"
+        ) from error
     stride = steps if record_every is None else positive_int("record_every", record_every)
     return Plan(
-        start=np.broadcast_to(start, (*batch, *shape)).reshape(size, *shape),
+        start=np.broadcast_to(start, (*batch, *shape)).reshape(-1, *shape),
         rates=np.broadcast_to(rates, batch).reshape(-1),
         scale=None if label_noise is None else np.broadcast_to(scale, batch).reshape(-1),
         times=np.append(np.arange(0, steps, stride), steps),
         batch=batch,
     )
-
-
-def _noise_scale(label_noise: object, generator: np.random.Generator | None) -> np.ndarray:
-    if label_noise is None:
-        return np.zeros(())
-    scale = finite_array("label_noise", label_noise)
-    if np.any(scale < 0):
-        raise ValueError(f"label_noise must be at least 0, got {label_noise!r}")
-    if not isinstance(generator, np.random.Generator):
-        raise ValueError(f"label_noise needs a numpy Generator, got {generator!r}")
-    return scale
-
-
-def _batch_shape(axes: tuple[int, ...], rates: np.ndarray, scale: np.ndarray) -> tuple[int, ...]:
-    """The batch axes of all trajectories, from those of the starts, the rates and the noise."""
-    try:
-        return np.broadcast_shapes(axes, rates.shape, scale.shape)
-    except ValueError as error:
-        raise ValueError(
-            f"learning_rate {rates.shape} and label_noise {scale.shape} must broadcast against "
-            f"the batch axes {axes} of start"
-        ) from error
 
 
 def draws(
@@ -139,11 +150,8 @@ def carry(
 ) -> None:
     """Fill a record (times, size, ...) from its first entry on; NaN once a trajectory is lost.
 
-    Args:
-        record: what to fill.
-        times: the steps it records.
-        advance: takes parameters (size, ...), a step and a later one; returns those of the latter.
-        loss: a number for each of the record's points, (times, size), finite where the loss is.
+    ``advance(parameters, step, later)`` takes those of all trajectories from a step to a later one;
+    ``loss(record)`` is a number for each point, (times, size), finite where the loss is.
     """
     # Overflow is divergence, which is looked for here; error states belong to threads.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -197,8 +205,9 @@ def in_blocks(
     generators = [None] * len(blocks) if generator is None else generator.spawn(len(blocks))
     # NumPy releases the interpreter lock inside its loops. A browser has no threads.
     cores = 1 if sys.platform == "emscripten" else os.cpu_count() or 1
-    if min(cores, len(blocks)) <= 1:
+    workers = min(cores, len(blocks))
+    if workers <= 1:
         list(map(function, blocks, generators))
         return
-    with ThreadPoolExecutor(min(cores, len(blocks))) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         list(pool.map(function, blocks, generators))

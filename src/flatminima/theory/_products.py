@@ -18,6 +18,14 @@ def leave_one_out(theta: np.ndarray) -> np.ndarray:
     return before * after
 
 
+def leave_two_out(theta: np.ndarray) -> np.ndarray:
+    """The products of all entries but two, (..., d, d) with a diagonal of zeros."""
+    diagonal = np.eye(theta.shape[-1], dtype=bool)
+    # Row i: the products that leave out one entry more than entry i.
+    pairs = leave_one_out(np.where(diagonal, 1.0, theta[..., None, :]))
+    return np.where(diagonal, 0.0, pairs)
+
+
 def on_orbit(theta: np.ndarray, output: np.ndarray) -> np.ndarray:
     """The point with the given output on the gradient-flow orbit of theta; NaN if there is none.
 

@@ -21,13 +21,10 @@ import numpy as np
 
 from flatminima._validation import finite_array, positive_int
 from flatminima.theory import _descent
-from flatminima.theory._products import leave_one_out
+from flatminima.theory._products import leave_one_out, leave_two_out
 from flatminima.theory.scalar_network import ScalarNetwork
 
-__all__ = [
-    "DiagonalNetwork",
-    "DiagonalTrajectory",
-]
+__all__ = ["DiagonalNetwork", "DiagonalTrajectory"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +104,8 @@ class DiagonalNetwork:
         outputs = _rest(theta)
         blocks = outputs[..., :, :, None, None] * outputs[..., None, None, :, :]
         blocks = blocks * self.gram[:, None, :]
-        # Entry (i, j, k): the product of the factors of feature k other than i and j.
-        rows = np.moveaxis(theta, -2, -1)[..., None, :]
-        diagonal = np.eye(d, dtype=bool)
-        pairs = np.where(diagonal, 0.0, leave_one_out(np.where(diagonal, 1.0, rows)))
+        # (k, i, j): the product of the factors of feature k other than i and j.
+        pairs = leave_two_out(np.moveaxis(theta, -2, -1))
         within = self.weight_gradient(theta)[..., :, None, None] * pairs
         k = np.arange(m)
         # Indexing by two arrays apart puts their axis first.
@@ -119,8 +114,7 @@ class DiagonalNetwork:
 
     def eigenvalues(self, theta: object) -> np.ndarray:
         """Return the Hessian's eigenvalues in decreasing order, (..., depth * features)."""
-        hessian, missing = _descent.without_missing(self.hessian(theta))
-        return np.where(missing[..., None], np.nan, np.linalg.eigvalsh(hessian)[..., ::-1])
+        return _descent.eigenvalues(self.hessian(theta))
 
     def sharpness(self, theta: object) -> np.ndarray:
         """Return the largest Hessian eigenvalue lambda_1, shape (...)."""
@@ -139,33 +133,27 @@ class DiagonalNetwork:
 
         Elsewhere it is the largest eigenvalue of the Gauss-Newton part of the Hessian.
         """
-        return self._sharpness_of(self.tangent_squares(theta))
-
-    def flattest_sharpness(self, weights: object) -> np.ndarray:
-        """Return the least sharpness of a minimum with given weights, shape (...) (D11).
-
-        For weights of shape (..., features) with gamma = 0; :meth:`balanced` attains it.
-        """
-        return self._sharpness_of(self.tangent_squares(self.balanced(weights)))
-
-    def balanced(self, weights: object) -> np.ndarray:
-        """Return parameters of equal size |w_k|^(1/d) with these weights, (..., depth, features).
-
-        The first factor carries the signs of the weights.
-        """
-        weights = self._weights_argument(weights)
-        size = np.abs(weights) ** (1 / self.depth)
-        theta = np.repeat(size[..., None, :], self.depth, axis=-2)
-        theta[..., 0, :] *= np.sign(weights)
-        return theta
+        squares, (n, m) = self.tangent_squares(theta), self.inputs.shape
+        # sqrt(S) C sqrt(S) and X S X^T / n have the same nonzero eigenvalues: take the smaller.
+        if m <= n:
+            roots = np.sqrt(squares)
+            matrix = roots[..., :, None] * self.gram * roots[..., None, :]
+        else:
+            matrix = (self.inputs * squares[..., None, :]) @ self.inputs.T / n
+        return _descent.eigenvalues(matrix)[..., 0]
 
     def at(self, weights: object, kappa: object) -> np.ndarray:
         """Return the point (u_1, u_2) with u_2 >= 0 of given weights and imbalances; depth 2 only.
 
         Both broadcast to (..., features); the result has shape (..., 2, features).
         """
-        self._needs_depth_two("at")
-        points = ScalarNetwork(2, 0.0).at(self._weights_argument(weights), kappa)
+        _descent.needs_depth_two(self, "at")
+        points = ScalarNetwork(2, 0.0).at(finite_array("weights", weights), kappa)
+        if points.shape[-2:] != (self.features, 2):
+            raise ValueError(
+                f"weights and kappa must have shape (..., {self.features}), "
+                f"got {np.shape(weights)} and {np.shape(kappa)}"
+            )
         return np.moveaxis(points, -1, -2)
 
     def imbalance(self, theta: object) -> np.ndarray:
@@ -176,7 +164,7 @@ class DiagonalNetwork:
 
     def kappa(self, theta: object) -> np.ndarray:
         """Return u_2k^2 - u_1k^2, shape (..., features); depth 2 only."""
-        self._needs_depth_two("kappa")
+        _descent.needs_depth_two(self, "kappa")
         return self.imbalance(theta)[..., 1, 0, :]
 
     def descend(
@@ -193,16 +181,12 @@ class DiagonalNetwork:
 
         Args:
             start: parameters of shape (..., depth, features).
-            label_noise: standard deviation >= 0 of the Gaussian noise added to each row's
-                residual in each step, independently for each trajectory; broadcasts.
+            label_noise: standard deviation of the noise added to each row's residual.
             batch_size: rows drawn for each step, without replacement and independently for each
                 trajectory, 1 to n; None or n uses all rows.
             generator: source of the noise and of the rows, needed with either.
-            learning_rate, steps, record_every: as in
+            learning_rate, steps, record_every: with all else as in
                 :meth:`~flatminima.theory.scalar_network.ScalarNetwork.descend`.
-
-        Raises:
-            ValueError: for arguments of the wrong shape or range.
 
         Example:
             Of all weights that fit, a small start finds nearly those of least l1 norm, (1, 0, 0):
@@ -252,17 +236,6 @@ class DiagonalNetwork:
             noise=plan.unfold(noise),
         )
 
-    def _sharpness_of(self, squares: np.ndarray) -> np.ndarray:
-        # sqrt(S) C sqrt(S) and X S X^T / n have the same nonzero eigenvalues: take the smaller.
-        n, m = self.inputs.shape
-        if m <= n:
-            roots = np.sqrt(squares)
-            matrix = roots[..., :, None] * self.gram * roots[..., None, :]
-        else:
-            matrix = (self.inputs * squares[..., None, :]) @ self.inputs.T / n
-        matrix, missing = _descent.without_missing(matrix)
-        return np.where(missing, np.nan, np.linalg.eigvalsh(matrix)[..., -1])
-
     def _parameters(self, theta: object) -> np.ndarray:
         return _descent.parameters(theta, (self.depth, self.features))
 
@@ -270,57 +243,38 @@ class DiagonalNetwork:
         n = len(self.targets)
         rows = n if batch_size is None else positive_int("batch_size", batch_size)
         if rows > n:
-            raise ValueError(
-                f"batch_size must be at most the number of rows, {n}, got {batch_size!r}"
-            )
+            raise ValueError(f"batch_size must be at most the {n} rows, got {batch_size!r}")
         if rows < n and not isinstance(generator, np.random.Generator):
             raise ValueError(f"batch_size needs a numpy Generator, got {generator!r}")
         return rows
-
-    def _weights_argument(self, weights: object) -> np.ndarray:
-        weights = finite_array("weights", weights)
-        if weights.ndim == 0 or weights.shape[-1] != self.features:
-            raise ValueError(f"weights must have shape (..., {self.features}), got {weights.shape}")
-        return weights
-
-    def _needs_depth_two(self, name: str) -> None:
-        if self.depth != 2:
-            raise ValueError(f"{name} is defined at depth 2 only, got depth {self.depth}")
 
 
 @dataclass(frozen=True, eq=False)
 class DiagonalTrajectory:
     """What :meth:`DiagonalNetwork.descend` returns; time first, then the batch axes.
 
-    ``theta`` is (times, ..., depth, features) and NaN once a trajectory has diverged; what is
-    computed from it on first use is NaN there too.
+    ``theta`` is (times, ..., depth, features) and NaN once a trajectory has diverged, as is what
+    is computed from it on first use. ``steps``, ``diverged`` and ``noise``, (steps, ..., n), are
+    as in :class:`~flatminima.theory.scalar_network.ScalarTrajectory`.
 
     Example:
         >>> run = DiagonalNetwork([[1.0, 2.0]], [1.0]).descend(np.ones((4, 2, 2)), 0.1, 10)
-        >>> run.theta.shape, run.loss.shape
-        ((11, 4, 2, 2), (11, 4))
+        >>> run.theta.shape, run.weights.shape
+        ((11, 4, 2, 2), (11, 4, 2))
     """
 
     network: DiagonalNetwork
     steps: np.ndarray
-    """The steps recorded, (times,); the first is 0 and the last the number of steps taken."""
     theta: np.ndarray
     diverged: np.ndarray
-    """Whether parameters or loss left the range of floating-point numbers, shape (...)."""
     weight_gradient: np.ndarray | None
     """The gradient with respect to w used in each step, label noise and the choice of rows
     included, (steps, ..., features); None unless every step is recorded."""
     noise: np.ndarray | None
-    """Label noise added to the residuals in each step, (steps, ..., n); None unless every step
-    is recorded and there is noise."""
 
     @cached_property
     def weights(self) -> np.ndarray:
         return self.network.weights(self.theta)
-
-    @cached_property
-    def loss(self) -> np.ndarray:
-        return self.network.loss(self.theta)
 
     @cached_property
     def sharpness(self) -> np.ndarray:
@@ -328,7 +282,6 @@ class DiagonalTrajectory:
 
     @cached_property
     def kappa(self) -> np.ndarray:
-        """The imbalances u_2k^2 - u_1k^2, (times, ..., features); depth 2 only."""
         return self.network.kappa(self.theta)
 
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, positive_float, positive_int
+from flatminima._validation import checked_rates, finite_array, nonnegative_array, positive_float
+from flatminima.theory._descent import recurrence
 from flatminima.theory.rotation import rotation_field
 
 __all__ = [
@@ -58,7 +59,7 @@ class BeyondHessian(NamedTuple):
     smallest: float
     """lambda_min, the most negative eigenvalue."""
     gradient_along: float
-    """T[v_1, v_1, v_1], the derivative of the sharpness along v_1, up to the sign of v_1: |.|."""
+    """|T[v_1, v_1, v_1]|, the derivative of the sharpness along v_1 without the sign of v_1."""
     gradient_across: float
     """||P grad lambda_1||, the gradient of the sharpness across v_1."""
     fourth: float
@@ -66,7 +67,7 @@ class BeyondHessian(NamedTuple):
     rotation: float
     """||rho||, how fast v_1 turns along v_1 (Theorem G2)."""
     moments: np.ndarray
-    """The spectral moments tr H^k for k = 1, 2, ..., as many as were asked for."""
+    """The spectral moments tr H^k for k = 1 to 4."""
 
 
 def coupled_dynamics(
@@ -96,12 +97,8 @@ def coupled_dynamics(
         steps: number of steps.
         fourth: q, the fourth derivative of the loss along v_1.
 
-    Returns:
-        A :class:`CoupledTrajectory` of arrays with steps + 1 entries along the first axis.
-
     Raises:
-        ValueError: for a non-finite argument, learning_rate <= 0, self_stabilization < 0 or
-            steps < 1.
+        ValueError: for values out of range or not finite.
 
     Example:
         Without progressive sharpening one instability changes the sign of the excess:
@@ -110,25 +107,19 @@ def coupled_dynamics(
         [0.1, -0.105]
     """
     eta = positive_float("learning_rate", learning_rate)
-    steps = positive_int("steps", steps)
-    alpha = finite_array("progressive_sharpening", progressive_sharpening)
-    beta = finite_array("self_stabilization", self_stabilization)
-    if np.any(beta < 0):
-        raise ValueError(f"self_stabilization must be at least 0, got {self_stabilization!r}")
     x, excess, alpha, beta, q = np.broadcast_arrays(
         finite_array("x", x),
         finite_array("excess", excess),
-        alpha,
-        beta,
+        finite_array("progressive_sharpening", progressive_sharpening),
+        nonnegative_array("self_stabilization", self_stabilization),
         finite_array("fourth", fourth),
     )
-    states = np.empty((2, steps + 1, *x.shape))
-    states[:, 0] = x, excess
-    with np.errstate(over="ignore", invalid="ignore"):
-        for t in range(steps):
-            x, excess = states[:, t]
-            states[0, t + 1] = -(1 + eta * excess) * x - eta * q * x**3 / 6
-            states[1, t + 1] = excess + eta * (alpha - beta * x**2 / 2)
+
+    def step(x: np.ndarray, excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        new = -(1 + eta * excess) * x - eta * q * x**3 / 6
+        return new, excess + eta * (alpha - beta * x**2 / 2)
+
+    states = recurrence(step, (x, excess), steps)
     # A non-finite state is never followed by a finite one, so this marks all later steps too.
     lost = np.logical_or.accumulate(~np.isfinite(states).all(axis=0), axis=0)
     states[:, lost] = np.nan
@@ -153,10 +144,7 @@ def reflected_sharpness(
         before: sharpness of the minimum whose instability starts, in any shape.
         learning_rate: eta > 0; broadcasts.
         target: the target y of a network of depth 2, to include the second order; then
-            eta |y| < 1, as there is no minimum at the threshold otherwise.
-
-    Raises:
-        ValueError: for non-finite values, learning_rate <= 0 or eta |target| >= 1.
+            eta |y| < 1 (or ValueError), as there is no minimum at the threshold otherwise.
 
     Example:
         The threshold is 20: what begins 2 above it ends 2 below it, or further to second order.
@@ -177,16 +165,9 @@ def reflected_sharpness(
 def instability_budget(residuals: object, learning_rate: object) -> np.ndarray:
     """The sum of eta^2 r_t^2 over the steps taken: what flattening is paid for with (Theorem D7).
 
-    Args:
-        residuals: r_t at each point from which a step was taken (not the end point), time axis
-            first, shape (steps, ...).
-        learning_rate: eta > 0, a number or an array that broadcasts against the batch axes.
-
-    Returns:
-        The budget, dimensionless, with the batch shape.
-
-    Raises:
-        ValueError: for a missing time axis, non-finite values or learning_rate <= 0.
+    ``residuals`` are the r_t at each point from which a step was taken (not the end point), shape
+    (steps, ...); ``learning_rate`` broadcasts against the batch axes, the shape of the result.
+    ValueError for a missing time axis, non-finite values or learning_rate <= 0.
 
     Example:
         >>> float(instability_budget([0.0, 1.0, -2.0], 0.1).round(12))
@@ -218,23 +199,11 @@ def _scaled_residuals(residuals: object, learning_rate: object) -> np.ndarray:
     return checked_rates(learning_rate) * residuals
 
 
-def curvature_beyond_hessian(
-    hessian: object, third: object, fourth: object, moments: int = 4
-) -> BeyondHessian:
+def curvature_beyond_hessian(hessian: object, third: object, fourth: object) -> BeyondHessian:
     """Evaluate the quantities of Definition G5 from exact derivative tensors at one point.
 
-    Args:
-        hessian: second derivatives, symmetric, shape (n, n).
-        third: third derivatives, symmetric, shape (n, n, n).
-        fourth: fourth derivatives, symmetric, shape (n, n, n, n).
-        moments: how many spectral moments tr H^k to return, k = 1 to moments.
-
-    Returns:
-        A :class:`BeyondHessian`; nothing in it depends on the sign of v_1.
-
-    Raises:
-        ValueError: for shapes that do not match, a tensor that is not symmetric, or a repeated
-            leading eigenvalue.
+    The tensors are symmetric, of shapes (n, n), (n, n, n) and (n, n, n, n), or ValueError is
+    raised, as for a repeated leading eigenvalue. Nothing depends on the sign of v_1.
 
     Example:
         For L(x, z) = x^2 + x^2 z / 2 at the origin: moving along z changes the sharpness, 2.
@@ -266,7 +235,6 @@ def curvature_beyond_hessian(
     v = vectors[0]
     gradient = third @ v @ v
     along = float(gradient @ v)
-    powers = np.arange(1, positive_int("moments", moments) + 1)
     return BeyondHessian(
         sharpness=float(values[0]),
         smallest=float(values[-1]),
@@ -274,5 +242,5 @@ def curvature_beyond_hessian(
         gradient_across=float(np.linalg.norm(gradient - along * v)),
         fourth=float(fourth @ v @ v @ v @ v),
         rotation=float(np.linalg.norm(rotation_field(values, vectors, gradient))),
-        moments=np.sum(values ** powers[:, None], axis=1),
+        moments=np.sum(values ** np.arange(1, 5)[:, None], axis=1),
     )

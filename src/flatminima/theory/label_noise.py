@@ -12,14 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array
+from flatminima._validation import checked_rates, finite_array, nonnegative_array
 
-__all__ = [
-    "Shares",
-    "flattening_rate",
-    "split_flattening",
-    "steps_to_imbalance",
-]
+__all__ = ["Shares", "flattening_rate", "split_flattening", "steps_to_imbalance"]
 
 
 class Shares(NamedTuple):
@@ -63,12 +58,10 @@ def split_flattening(
         >>> [float(share.round(6)) for share in shares]
         [0.02, 0.005, 0.0]
     """
-    residuals = finite_array("residuals", residuals)
+    residuals, noise = finite_array("residuals", residuals), finite_array("noise", noise)
     if residuals.ndim == 0:
         raise ValueError("residuals must have a time axis first, got a number")
-    rates = checked_rates(learning_rate)
-    noise = finite_array("noise", noise)
-    weight = rates**2 * finite_array("imbalance", imbalance)
+    weight = checked_rates(learning_rate) ** 2 * finite_array("imbalance", imbalance)
     terms = (residuals**2, noise**2, 2 * residuals * noise)
     return Shares(*(np.sum(weight * term, axis=0) for term in terms))
 
@@ -78,16 +71,9 @@ def flattening_rate(sharpness: object, label_noise: object, learning_rate: objec
 
     .. math:: \frac{2 \eta^2 \sigma^2}{2 - \eta s}
 
-    of which eta^2 sigma^2 is the noise's own share. The proposition on the rate of label noise
-    has the proof; it needs eta s < 2. Arguments broadcast.
-
-    Args:
-        sharpness: s >= 0, that of the minimum.
-        label_noise: sigma >= 0, standard deviation of the noise.
-        learning_rate: eta > 0.
-
-    Raises:
-        ValueError: for arguments out of range, among them eta s >= 2.
+    of which eta^2 sigma^2 is the noise's own share; the proposition on the rate of label noise
+    proves it. ``sharpness`` is s >= 0 of the minimum, ``label_noise`` the standard deviation
+    sigma >= 0; all broadcast. ValueError for arguments out of range, among them eta s >= 2.
 
     Example:
         In units of the noise's own share; half way to the threshold the echo is as large:
@@ -95,10 +81,8 @@ def flattening_rate(sharpness: object, label_noise: object, learning_rate: objec
         >>> (flattening_rate([0.0, 1.0, 1.8], 0.1, 1.0) / 0.1**2).round(6).tolist()
         [1.0, 2.0, 10.0]
     """
-    s, sigma = finite_array("sharpness", sharpness), finite_array("label_noise", label_noise)
-    eta = checked_rates(learning_rate)
-    if np.any(sigma < 0):
-        raise ValueError(f"label_noise must be at least 0, got {label_noise!r}")
+    s, eta = finite_array("sharpness", sharpness), checked_rates(learning_rate)
+    sigma = nonnegative_array("label_noise", label_noise)
     if np.any(s < 0) or np.any(eta * s >= 2):
         raise ValueError(f"sharpness must be at least 0 and below 2 / eta, got {sharpness!r}")
     return 2 * eta**2 * sigma**2 / (2 - eta * s)
@@ -109,12 +93,9 @@ def steps_to_imbalance(
 ) -> np.ndarray:
     r"""Steps that label noise needs to bring the imbalance from ``start`` to ``kappa`` on average.
 
-    Integrates d log kappa / dt = -2 eta^2 sigma^2 / (2 - eta s), s = sqrt(kappa^2 + 4 y^2), the
-    rate of :func:`flattening_rate` as the minimum moves:
+    Integrates the rate of :func:`flattening_rate` as the minimum moves, s = sqrt(k^2 + 4 y^2):
 
     .. math:: t = \frac{1}{2\eta^2\sigma^2} \int_\kappa^{\kappa_0} \frac{2 - \eta s(k)}{k}\, dk
-
-    With F(k) = s + |y| log((s - 2 |y|) / (s + 2 |y|)) the integral of s / k is F.
 
     Args:
         kappa: imbalances in (0, start], any shape.
@@ -140,7 +121,8 @@ def steps_to_imbalance(
 
     def integral(k: np.ndarray | float) -> np.ndarray:
         s = np.hypot(k, 2 * y)
-        # (s - 2y)/(s + 2y) = k^2/(s + 2y)^2, and with it no difference of nearly equal numbers.
+        # The integral of s / k is s + y log((s - 2y)/(s + 2y)), and the fraction k^2/(s + 2y)^2,
+        # which is no difference of nearly equal numbers.
         return s + 2 * y * np.log(k / (s + 2 * y))
 
     logs = 2 * np.log(start / kappa)

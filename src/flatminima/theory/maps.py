@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flatminima._validation import checked_rates, finite_array, positive_int
+from flatminima.theory._descent import recurrence
 
 __all__ = [
     "Orbit",
@@ -31,6 +32,8 @@ __all__ = [
 
 # An orbit whose |x| exceeds this is reported as diverged.
 _ESCAPE = 1e6
+# The longest period that is looked for.
+_LONGEST = 32
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,6 @@ class Polynomial:
         """Return the derivative of the given order >= 0 at x, in the shape of x."""
         c = np.polynomial.polynomial.polyder(self.coefficients, positive_int("order", order, 0))
         return np.polynomial.polynomial.polyval(np.asarray(x, dtype=float), c)
-
-    def __call__(self, x: object) -> np.ndarray:
-        return self.derivative(x, 0)
 
 
 def quartic(curvature: float, c: float, skew: float = 0.0) -> Polynomial:
@@ -93,9 +93,6 @@ class Wide:
             raise ValueError(f"order must be 0, 1 or 2, got {order!r}")
         return x / root if order == 1 else root**-3
 
-    def __call__(self, x: object) -> np.ndarray:
-        return self.derivative(x, 0)
-
 
 class Orbit(NamedTuple):
     """The last iterates of a map, time axis first.
@@ -121,7 +118,7 @@ def orbit(
     """Iterate x' = x - eta L'(x) over a whole grid of starts and learning rates.
 
     Args:
-        loss: a loss of one variable with a method ``derivative``.
+        loss: its ``derivative`` is called.
         start: x_0; broadcasts against learning_rate.
         learning_rate: eta > 0.
         steps: number of steps.
@@ -142,7 +139,6 @@ def orbit(
     if keep > steps + 1:
         raise ValueError(f"keep must be at most steps + 1 = {steps + 1}, got {keep}")
     x, eta = np.broadcast_arrays(finite_array("start", start), checked_rates(learning_rate))
-    x = x.astype(float)
     kept = np.empty((keep, *x.shape))
     first = steps + 1 - keep
     with np.errstate(over="ignore", invalid="ignore"):
@@ -156,15 +152,13 @@ def orbit(
 
 
 def multiplier(loss: Polynomial | Wide, cycle: object, learning_rate: object) -> np.ndarray:
-    r"""Return the derivative of the k-fold map along a cycle of k points, time axis first.
-
-    .. math:: \prod_{x \in \text{cycle}} (1 - \eta L''(x))
+    """Return the product of 1 - eta L''(x) over a cycle: the derivative of the k-fold map there.
 
     The cycle attracts if it is below 1 in absolute value and repels if it is above.
 
     Args:
         loss: a loss with second derivatives.
-        cycle: its points, shape (k, ...).
+        cycle: its k points, shape (k, ...).
         learning_rate: eta > 0; broadcasts against (...).
 
     Example:
@@ -184,12 +178,8 @@ def period_two_orbit(curvature: object, c: object, learning_rate: object) -> np.
     .. math:: x_*^2 = \frac{2 - \eta\lambda}{\eta c}
 
     NaN where there is none: past the threshold for c >= 0, below it for c <= 0. Its multiplier is
-    (2 eta lambda - 5)^2, so it attracts exactly for 2 < eta lambda < 3.
-
-    Args:
-        curvature: lambda; broadcasts against the rest.
-        c: the quartic coefficient, not 0.
-        learning_rate: eta > 0.
+    (2 eta lambda - 5)^2, so it attracts exactly for 2 < eta lambda < 3. Arguments broadcast;
+    ValueError for c = 0, as for a learning rate <= 0.
 
     Example:
         >>> period_two_orbit(1.0, -1.0, [1.9, 2.5]).round(4).tolist()
@@ -211,17 +201,13 @@ def bifurcation_diagram(
     settle: int = 1000,
     keep: int = 128,
 ) -> Orbit:
-    """Return where orbits live in the long run, for each learning rate.
+    """Return where orbits live in the long run, x of shape (keep, s, m), for m learning rates.
 
     Args:
-        loss: the loss.
-        learning_rates: shape (m,).
+        loss, learning_rates: as in :func:`orbit`, shape (m,).
         starts: shape (s,); several, because several attractors may coexist.
         settle: steps to take before recording.
         keep: iterates to record after that.
-
-    Returns:
-        An :class:`Orbit` with x of shape (keep, s, m).
 
     Example:
         >>> bifurcation_diagram(quartic(1.0, -1.0), [1.5, 2.5, 3.3], keep=64).x.shape
@@ -233,48 +219,35 @@ def bifurcation_diagram(
     return orbit(loss, starts, rates, settle + keep - 1, keep)
 
 
-def cycle_length(orbits: Orbit, longest: int = 32, tolerance: float = 1e-6) -> np.ndarray:
-    """Return the period of each settled orbit: the smallest k with x_{t+k} = x_t to a tolerance.
+def cycle_length(orbits: Orbit) -> np.ndarray:
+    """Return the period of each settled orbit: the smallest k <= 32 with x_{t+k} = x_t to 1e-6.
 
-    0 stands for an orbit that repeats with no period up to ``longest``, or that diverged.
-
-    Args:
-        orbits: with at least 2 * longest iterates, as :func:`bifurcation_diagram` gives.
-        longest: longest period to look for.
-        tolerance: largest difference that counts as none; choose it above the distance that is
-            still left to the cycle, and below the distances between its points.
+    0 stands for an orbit that repeats with no such period, or that diverged. ValueError for fewer
+    than 64 iterates; :func:`bifurcation_diagram` gives enough.
 
     Example:
         >>> cycle_length(bifurcation_diagram(quartic(1.0, -1.0), [1.5, 2.5, 3.25])).tolist()
         [[1, 2, 4]]
     """
-    longest = positive_int("longest", longest)
-    if len(orbits.x) < 2 * longest:
-        raise ValueError(
-            f"orbits must hold at least {2 * longest} iterates to find periods up to {longest}, "
-            f"got {len(orbits.x)}"
-        )
+    if len(orbits.x) < 2 * _LONGEST:
+        raise ValueError(f"orbits must hold at least {2 * _LONGEST} iterates, got {len(orbits.x)}")
     period = np.zeros(orbits.x.shape[1:], dtype=int)
-    for k in range(longest, 0, -1):
+    for k in range(_LONGEST, 0, -1):
         # NaN differs from everything, so diverged orbits stay at 0.
-        same = np.abs(orbits.x[k:] - orbits.x[:-k]).max(axis=0) <= tolerance
-        period[same] = k
+        period[np.abs(orbits.x[k:] - orbits.x[:-k]).max(axis=0) <= 1e-6] = k
     return period
 
 
 def superstable_rates(levels: int) -> np.ndarray:
     """Return eta_1 < eta_2 < ... at which L = x^2/2 - x^4/4 has a superstable cycle of 2^k points.
 
-    A cycle is superstable if it contains a critical point of the map, x_c^2 = (eta - 1)/(3 eta),
-    so that its multiplier is 0. Each such rate lies in the k-th window of the period-doubling
-    cascade, and their gaps shrink by Feigenbaum's ratio 4.669... in the limit (Feigenbaum 1978).
+    A cycle is superstable, its multiplier 0, if it contains a critical point of the map,
+    x_c^2 = (eta - 1)/(3 eta). The gaps shrink by Feigenbaum's ratio 4.669... in the limit
+    (Feigenbaum 1978).
 
     Args:
-        levels: how many, from 2 points on; each root is found to rounding, so that beyond about 9
-            levels their differences are lost in it.
-
-    Raises:
-        ValueError: for levels < 2.
+        levels: how many >= 2, from 2 points on; each root is found to rounding, so that beyond
+            about 9 levels their differences are lost in it.
 
     Example:
         >>> gaps = np.diff(superstable_rates(7))
@@ -311,7 +284,7 @@ class UVTrajectory(NamedTuple):
     """
 
     output: np.ndarray
-    """f = u v / sqrt(m), shape (steps + 1, ...)."""
+    """f = u v / sqrt(m), shape (steps + 1, ...); NaN once |f| exceeds 10^6."""
     curvature: np.ndarray
     """lambda = (|u|^2 + |v|^2) / m, the tangent kernel, same shape."""
     diverged: np.ndarray
@@ -336,9 +309,6 @@ def uv_model(
         steps: number of steps.
         width: m.
 
-    Returns:
-        A :class:`UVTrajectory`; NaN once |f| exceeds 10^6.
-
     Example:
         A catapult: from eta lambda = 3 it lands far below the threshold, 2; from 4.5 it is lost.
 
@@ -346,7 +316,7 @@ def uv_model(
         >>> run.curvature[-1].round(3).tolist()
         [0.179, nan]
     """
-    steps, width = positive_int("steps", steps), positive_int("width", width)
+    width = positive_int("width", width)
     f, lam, eta = np.broadcast_arrays(
         finite_array("output", output),
         finite_array("curvature", curvature),
@@ -355,13 +325,11 @@ def uv_model(
     bound = 2 * np.abs(f) / np.sqrt(width)
     if np.any(lam < bound * (1 - 8 * np.finfo(float).eps)):
         raise ValueError("curvature must be at least 2 |output| / sqrt(width)")
-    states = np.empty((2, steps + 1, *f.shape))
-    states[:, 0] = f, lam
-    with np.errstate(over="ignore", invalid="ignore"):
-        for t in range(steps):
-            f, lam = states[:, t]
-            drive = f**2 / width
-            states[0, t + 1] = f * (1 - eta * lam + eta**2 * drive)
-            states[1, t + 1] = lam + eta * drive * (eta * lam - 4)
-            states[:, t + 1, ~(np.abs(states[0, t + 1]) <= _ESCAPE)] = np.nan
-    return UVTrajectory(states[0], states[1], np.isnan(states[0, -1]))
+
+    def step(f: np.ndarray, lam: np.ndarray) -> np.ndarray:
+        drive = f**2 / width
+        new = f * (1 - eta * lam + eta**2 * drive), lam + eta * drive * (eta * lam - 4)
+        return np.where(np.abs(new[0]) <= _ESCAPE, new, np.nan)
+
+    output, curvature = recurrence(step, (f, lam), steps)
+    return UVTrajectory(output, curvature, np.isnan(output[-1]))

@@ -21,18 +21,11 @@ __all__ = [
     "loss",
     "sgd_covariance_step",
     "sgd_second_moment",
-    "sgd_threshold",
     "spectral_radius",
     "stability_threshold",
 ]
 
-METHODS = {
-    "gd": (),
-    "heavy_ball": ("momentum",),
-    "nesterov": ("momentum",),
-    "ema": ("beta1",),
-    "adam": ("beta1",),
-}
+METHODS = {"gd": (), "heavy_ball": ("momentum",), "nesterov": ("momentum",), "adam": ("beta1",)}
 """Name of a method -> the names of its coefficients, each in [0, 1)."""
 
 
@@ -48,7 +41,7 @@ def loss(hessian: object, theta: object) -> np.ndarray:
 
 
 def descend(hessian: object, start: object, learning_rate: object, steps: int) -> np.ndarray:
-    """Return the iterates theta_{t+1} = theta_t - eta A theta_t of gradient descent.
+    """Return the iterates of gradient descent, theta' = theta - eta A theta.
 
     Args:
         hessian: symmetric A, shape (n, n), or its diagonal (n,) if it is diagonal.
@@ -57,12 +50,10 @@ def descend(hessian: object, start: object, learning_rate: object, steps: int) -
         steps: number of steps.
 
     Returns:
-        shape (steps + 1, ..., n), the start first. Entries past the range of floating-point
-        numbers are infinite or NaN.
+        (steps + 1, ..., n), the start first; infinite or NaN past the range of floats.
 
     Raises:
-        ValueError: for a matrix that is not symmetric, a wrong shape, non-finite input,
-            learning_rate <= 0 or steps < 1.
+        ValueError: for a matrix that is not symmetric, wrong shapes, or values out of range.
 
     Example:
         Where eta lambda is 1, one step ends it; at 2 it jumps back and forth; above, it grows:
@@ -88,9 +79,9 @@ def iterate(
     - ``gd``: theta' = theta - eta g.
     - ``heavy_ball`` (Polyak 1964): u_t = momentum u_{t-1} - eta g_t, theta' = theta + u_t.
     - ``nesterov`` (Nesterov 1983): the same with the gradient taken at theta + momentum u_{t-1}.
-    - ``ema``: m_t = beta1 m_{t-1} + (1 - beta1) g_t, theta' = theta - eta m_t.
-    - ``adam``: ``ema`` on a Hessian that is already preconditioned, P^{-1/2} A P^{-1/2}, without
-      the bias correction, whose effect dies out like beta1^t.
+    - ``adam``: m_t = beta1 m_{t-1} + (1 - beta1) g_t, theta' = theta - eta m_t, on a Hessian that
+      is already preconditioned, P^{-1/2} A P^{-1/2}, without the bias correction, whose effect
+      dies out like beta1^t.
 
     Args:
         method: one of the names in METHODS.
@@ -110,8 +101,7 @@ def iterate(
             f"start must have shape (..., {matrix.shape[0]}) for this Hessian, got {theta.shape}"
         )
     eta = checked_rates(learning_rate)
-    beta = _coefficient(method, coefficients)
-    steps = positive_int("steps", steps)
+    beta, steps = _coefficient(method, coefficients), positive_int("steps", steps)
     shape = np.broadcast_shapes(theta.shape, (*eta.shape, 1))
     rate = eta[..., None]
     path = np.empty((steps + 1, *shape))
@@ -121,7 +111,7 @@ def iterate(
         for t in range(steps):
             point = path[t] + beta * memory if method == "nesterov" else path[t]
             step = -rate * (point @ matrix)
-            if method in ("ema", "adam"):
+            if method == "adam":
                 step = (1 - beta) * step
             memory = beta * memory + step
             path[t + 1] = path[t] + memory
@@ -136,32 +126,27 @@ def companion_matrix(
     .. math:: \begin{pmatrix} p & -q \\ 1 & 0 \end{pmatrix}, \qquad
               \text{characteristic polynomial } z^2 - p z + q
 
-    with (p, q) = (1 - eta lambda, 0) for gradient descent, (1 + beta - eta lambda, beta) for the
-    heavy ball, ((1 + beta)(1 - eta lambda), beta (1 - eta lambda)) for Nesterov's method, and
-    (1 + beta1 - (1 - beta1) eta lambda, beta1) for an EMA of the gradient (Proposition Q3).
+    with (p, q) = (1 - x, 0) for gradient descent, (1 + beta - x, beta) for the heavy ball,
+    ((1 + beta)(1 - x), beta (1 - x)) for Nesterov's method and (1 + beta1 - (1 - beta1) x, beta1)
+    for Adam, where x = eta lambda (Proposition Q3).
 
     Args:
-        method: one of the names in METHODS.
-        eigenvalue: lambda, a number or an array (for ``adam``, of the preconditioned Hessian).
-        learning_rate: eta > 0; broadcasts.
+        eigenvalue: lambda; broadcasts (for ``adam``, of the preconditioned Hessian).
+        method, learning_rate, coefficients: as in :func:`stability_threshold`.
 
     Returns:
-        shape (..., 2, 2).
+        (..., 2, 2).
 
     Example:
         >>> companion_matrix("heavy_ball", 2.0, 0.5, momentum=0.5).tolist()
         [[0.5, -0.5], [1.0, 0.0]]
     """
     beta = _coefficient(method, coefficients)
-    eigenvalue, eta = np.broadcast_arrays(
-        finite_array("eigenvalue", eigenvalue), checked_rates(learning_rate)
-    )
-    x = eta * eigenvalue
+    x = checked_rates(learning_rate) * finite_array("eigenvalue", eigenvalue)
     trace, determinant = {
         "gd": (1 - x, 0 * x),
         "heavy_ball": (1 + beta - x, beta + 0 * x),
         "nesterov": ((1 + beta) * (1 - x), beta * (1 - x)),
-        "ema": (1 + beta - (1 - beta) * x, beta + 0 * x),
         "adam": (1 + beta - (1 - beta) * x, beta + 0 * x),
     }[method]
     matrix = np.zeros((*x.shape, 2, 2))
@@ -187,8 +172,7 @@ def stability_threshold(method: str, learning_rate: object, **coefficients: floa
     ``gd``           2 / eta
     ``heavy_ball``   2 (1 + momentum) / eta
     ``nesterov``     (2 + 2 momentum) / (eta (1 + 2 momentum))
-    ``ema``          2 (1 + beta1) / (eta (1 - beta1))
-    ``adam``         the same, for the eigenvalues of P^{-1/2} H P^{-1/2}
+    ``adam``         2 (1 + beta1) / (eta (1 - beta1)), for eigenvalues of P^{-1/2} H P^{-1/2}
     ================ ============================================
 
     Args:
@@ -197,8 +181,7 @@ def stability_threshold(method: str, learning_rate: object, **coefficients: floa
         **coefficients: ``momentum`` or ``beta1`` in [0, 1), as METHODS says.
 
     Raises:
-        ValueError: for an unknown method, a missing, unknown or ill-placed coefficient, or
-            learning_rate <= 0.
+        ValueError: for an unknown method, a coefficient that is not its own, or one out of range.
 
     Example:
         The heavy ball is stable where gradient descent, with 20, is not; Nesterov is less so:
@@ -211,27 +194,24 @@ def stability_threshold(method: str, learning_rate: object, **coefficients: floa
         "gd": 2.0,
         "heavy_ball": 2 * (1 + beta),
         "nesterov": 2 * (1 + beta) / (1 + 2 * beta),
-        "ema": 2 * (1 + beta) / (1 - beta),
         "adam": 2 * (1 + beta) / (1 - beta),
     }[method]
     return factor / checked_rates(learning_rate)
 
 
 def best_learning_rate(hessian: object) -> tuple[float, float]:
-    """Return the step 2 / (lambda_1 + lambda_n) and the rate (K - 1) / (K + 1), K = lambda_1 /
-    lambda_n: the largest factor by which any component shrinks in a step (Theorem Q1).
+    """Return the best step 2 / (lambda_1 + lambda_n) of gradient descent and its rate (Q1).
 
-    Raises:
-        ValueError: unless the Hessian is positive definite.
+    The rate is the largest factor by which a component shrinks in a step, (K - 1) / (K + 1) with
+    K = lambda_1 / lambda_n. ValueError unless the Hessian is positive definite.
 
     Example:
         >>> best_learning_rate([9.0, 1.0])  # a condition number of 9
         (0.2, 0.8)
     """
-    values = np.linalg.eigvalsh(_matrix(hessian))
-    if values[0] <= 0:
-        raise ValueError(f"hessian must be positive definite, got smallest eigenvalue {values[0]}")
-    low, high = float(values[0]), float(values[-1])
+    low, high = np.linalg.eigvalsh(_matrix(hessian))[[0, -1]].tolist()
+    if low <= 0:
+        raise ValueError(f"hessian must be positive definite, got smallest eigenvalue {low}")
     return 2 / (high + low), (high - low) / (high + low)
 
 
@@ -242,14 +222,9 @@ def sgd_second_moment(
 
     .. math:: \E[(1 - \eta h)^2] = (1 - \eta\lambda)^2 + \eta^2 s^2 / B
 
-    where h is the mean of B independent draws of a curvature of mean lambda and variance s^2
-    (examples drawn with replacement), and all examples have their minimum at x = 0.
-
-    Args:
-        eigenvalue: lambda; broadcasts against the rest.
-        variance: s^2 >= 0.
-        learning_rate: eta > 0.
-        batch_size: B >= 1.
+    where h is the mean of B = ``batch_size`` independent draws of a curvature of mean lambda,
+    ``eigenvalue``, and ``variance`` s^2 >= 0 (examples drawn with replacement), and all examples
+    have their minimum at x = 0. Arguments broadcast.
 
     Example:
         At half of 2 / lambda single examples of different curvatures diverge, batches do not:
@@ -265,27 +240,6 @@ def sgd_second_moment(
     return contraction + eta**2 * variance / positive_int("batch_size", batch_size)
 
 
-def sgd_threshold(eigenvalue: object, variance: object, batch_size: int = 1) -> np.ndarray:
-    """Return the largest learning rate with stable second moment: 2 lambda / (lambda^2 + s^2/B).
-
-    Arguments as in :func:`sgd_second_moment`; lambda must be positive.
-
-    Example:
-        >>> [float(sgd_threshold(1.0, 3.0, size)) for size in (1, 3)]  # the full batch has 2
-        [0.5, 1.0]
-    """
-    eigenvalue, variance = (
-        finite_array("eigenvalue", eigenvalue),
-        finite_array("variance", variance),
-    )
-    if np.any(eigenvalue <= 0) or np.any(variance < 0):
-        raise ValueError(
-            "eigenvalue must be greater than 0 and variance at least 0, got "
-            f"{eigenvalue!r} and {variance!r}"
-        )
-    return 2 * eigenvalue / (eigenvalue**2 + variance / positive_int("batch_size", batch_size))
-
-
 def sgd_covariance_step(
     features: object, learning_rate: float, batch_size: int, *, replacement: bool = True
 ) -> np.ndarray:
@@ -297,14 +251,13 @@ def sgd_covariance_step(
     .. math:: \Sigma' = (I - \eta A) \Sigma (I - \eta A) + \frac{\eta^2 c}{B}
               \Big( \tfrac1n \sum_i x_i x_i^\top \Sigma\, x_i x_i^\top - A \Sigma A \Big),
 
-    c = 1 with replacement, c = (n - B) / (n - 1) without (the variance of a mean of a sample
-    without replacement from a finite population). The second moment is stable exactly if the
-    spectral radius of this matrix is below 1.
+    c = 1 with replacement, c = (n - B) / (n - 1) without. The second moment is stable exactly if
+    the spectral radius of this matrix is below 1.
 
     Args:
         features: x_i in the rows, shape (n, p).
         learning_rate: eta > 0.
-        batch_size: B, 1 <= B (and B <= n without replacement).
+        batch_size: B >= 1, at most n without replacement.
         replacement: whether the examples of a batch are drawn with replacement.
 
     Returns:

@@ -12,14 +12,7 @@ import numpy as np
 
 from flatminima._validation import finite_array
 
-__all__ = [
-    "align",
-    "angle",
-    "overlap",
-    "principal_angles",
-    "rotation_field",
-    "subspace_overlap",
-]
+__all__ = ["align", "angle", "overlap", "principal_angles", "rotation_field", "subspace_overlap"]
 
 # Eigenvectors from an iterative solver in float32 are orthonormal to about the square root of its
 # rounding; anything worse is not a set of eigenvectors but, say, columns given for rows.
@@ -27,7 +20,7 @@ _ORTHONORMALITY = float(np.sqrt(np.finfo(np.float32).eps))
 
 
 def _unit(name: str, vectors: object) -> np.ndarray:
-    """Return the vectors along the last axis, scaled to length one (safe from overflow)."""
+    """The vectors along the last axis, scaled to length one (safe from overflow)."""
     array = finite_array(name, vectors)
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{name} must hold vectors along its last axis, got shape {array.shape}")
@@ -54,10 +47,7 @@ def angle(u: object, v: object) -> np.ndarray:
 
     Args:
         u: vectors along the last axis, shape (..., n); their lengths do not matter.
-        v: likewise; the batch axes broadcast.
-
-    Returns:
-        The angles, with the broadcast batch shape.
+        v: likewise; the batch axes broadcast to the shape of the angles.
 
     Raises:
         ValueError: for a zero or non-finite vector, or vectors of different dimensions.
@@ -68,9 +58,8 @@ def angle(u: object, v: object) -> np.ndarray:
     """
     u, v = _unit("u", u), _unit("v", v)
     _same_dimension(u, v)
-    apart = np.linalg.norm(u - v, axis=-1)
-    together = np.linalg.norm(u + v, axis=-1)
-    return 2 * np.arctan2(np.minimum(apart, together), np.maximum(apart, together))
+    lengths = np.linalg.norm(u - v, axis=-1), np.linalg.norm(u + v, axis=-1)
+    return 2 * np.arctan2(np.minimum(*lengths), np.maximum(*lengths))
 
 
 def overlap(u: object, v: object) -> np.ndarray:
@@ -88,7 +77,7 @@ def overlap(u: object, v: object) -> np.ndarray:
 
 
 def _orthonormal_rows(name: str, rows: object) -> np.ndarray:
-    """Return an orthonormal basis, row by row, of the span of the given rows."""
+    """An orthonormal basis, row by row, of the span of the given rows."""
     array = _unit(name, rows)
     if array.ndim < 2 or array.shape[-2] > array.shape[-1]:
         raise ValueError(
@@ -104,7 +93,7 @@ def _orthonormal_rows(name: str, rows: object) -> np.ndarray:
 
 
 def principal_angles(U: object, V: object) -> np.ndarray:
-    """Principal angles between the row spaces of ``U`` and ``V``, ascending, in [0, pi/2].
+    """The min(k, m) principal angles between two row spaces, ascending, in radians in [0, pi/2].
 
     Each angle is taken from its cosine or from its sine, whichever determines it well (Bjorck and
     Golub 1973), so that tiny and nearly right angles are both accurate.
@@ -112,9 +101,6 @@ def principal_angles(U: object, V: object) -> np.ndarray:
     Args:
         U: k linearly independent vectors in the rows, shape (..., k, n).
         V: m linearly independent vectors in the rows, shape (..., m, n).
-
-    Returns:
-        min(k, m) angles in radians, shape (..., min(k, m)).
 
     Raises:
         ValueError: for dependent rows, a wrong shape, or different dimensions n.
@@ -139,11 +125,8 @@ def subspace_overlap(U: object, V: object) -> np.ndarray:
     """Cosines of the principal angles between two row spaces, descending, in [0, 1].
 
     For one vector each (k = m = 1) this is :func:`overlap`. The mean of the squares is the share
-    of one subspace that lies in the other, tr(P_U P_V) / min(k, m). Arguments and errors as for
-    :func:`principal_angles`.
-
-    Returns:
-        min(k, m) cosines, shape (..., min(k, m)).
+    of one subspace that lies in the other, tr(P_U P_V) / min(k, m). Arguments, shapes and errors
+    as for :func:`principal_angles`.
 
     Example:
         >>> subspace_overlap([[1, 0, 0], [0, 1, 0]], [[1, 0, 0], [0, 0, 1]]).round(4).tolist()
@@ -155,15 +138,8 @@ def subspace_overlap(U: object, V: object) -> np.ndarray:
 def align(V: object, reference: object) -> np.ndarray:
     """Return the vectors of ``V`` with the signs that give each a product >= 0 with its reference.
 
-    Args:
-        V: vectors along the last axis, shape (..., n) (a row-wise set of eigenvectors, say).
-        reference: vectors to compare with, of a shape that broadcasts against V's.
-
-    Returns:
-        A new array of V's values, each vector kept or negated; kept where the product is zero.
-
-    Raises:
-        ValueError: for non-finite entries or different dimensions.
+    Vectors lie along the last axis, and ``reference`` broadcasts against V. A vector is kept where
+    its product is zero. ValueError for non-finite entries or different dimensions.
 
     Example:
         >>> align([[-1.0, 0.5]], [[1.0, 0.0]]).tolist()
@@ -180,11 +156,6 @@ def align(V: object, reference: object) -> np.ndarray:
 def _check_eigenpairs(eigenvalues: np.ndarray, eigenvectors: np.ndarray, rounding: float) -> None:
     """Raise ValueError unless these are leading eigenpairs with a simple leading eigenvalue."""
     k, n = eigenvectors.shape[-2:]
-    if eigenvalues.shape[-1] != k or k > n:
-        raise ValueError(
-            "eigenvalues must have shape (..., k) and eigenvectors (..., k, n), one eigenvector a "
-            f"row and k <= n; got {eigenvalues.shape} and {eigenvectors.shape}"
-        )
     gram = eigenvectors @ np.swapaxes(eigenvectors, -1, -2)
     if np.max(np.abs(gram - np.eye(k))) > _ORTHONORMALITY:
         raise ValueError("eigenvectors must be orthonormal, one in each row")
@@ -229,8 +200,8 @@ def rotation_field(
         rho, shape (..., n), orthogonal to v_1; per unit of displacement.
 
     Raises:
-        ValueError: if the leading eigenvalue is repeated to within rounding, or not positive
-            while k < n; if the eigenvectors are not orthonormal rows; or for a wrong shape.
+        ValueError: for a leading eigenvalue repeated to within rounding, or not positive while
+            k < n, for eigenvectors that are not orthonormal rows, or for a wrong shape.
 
     Example:
         >>> rotation_field([3.0, 1.0], [[1, 0], [0, 1]], [5.0, 4.0]).tolist()
@@ -241,10 +212,12 @@ def rotation_field(
     values = finite_array("eigenvalues", eigenvalues)
     vectors = finite_array("eigenvectors", eigenvectors)
     gradient = finite_array("sharpness_gradient", sharpness_gradient)
-    if values.ndim < 1 or vectors.ndim < 2 or gradient.ndim < 1 or values.shape[-1] == 0:
+    k, n = vectors.shape[-2:] if vectors.ndim > 1 else (0, 0)
+    if not (values.ndim and gradient.ndim and 0 < k <= n and values.shape[-1] == k):
         raise ValueError(
-            "eigenvalues (..., k), eigenvectors (..., k, n) and sharpness_gradient (..., n) are "
-            f"needed, got shapes {values.shape}, {vectors.shape} and {gradient.shape}"
+            "eigenvalues (..., k), eigenvectors (..., k, n), one a row and k <= n, and a "
+            "sharpness_gradient (..., n) are needed, got shapes "
+            f"{values.shape}, {vectors.shape} and {gradient.shape}"
         )
     _check_eigenpairs(values, vectors, rounding)
     _same_dimension(vectors, gradient)
@@ -253,6 +226,6 @@ def rotation_field(
     leading = values[..., :1]
     rates = components[..., 1:] / (leading - values[..., 1:])
     rotation = np.einsum("...k,...kn->...n", rates, vectors[..., 1:, :])
-    if vectors.shape[-2] < vectors.shape[-1]:
+    if k < n:
         rotation = rotation + rest / leading
     return rotation

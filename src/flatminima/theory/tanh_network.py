@@ -15,9 +15,7 @@ import numpy as np
 
 from flatminima._validation import finite_array, positive_float, positive_int
 
-__all__ = [
-    "TanhNetwork",
-]
+__all__ = ["TanhNetwork"]
 
 
 class TanhNetwork:
@@ -59,7 +57,7 @@ class TanhNetwork:
         return self.width * (self._inputs.shape[1] + 1)
 
     def _units(self, theta: object) -> tuple[np.ndarray, np.ndarray]:
-        """Return outer weights (width,) and preactivations (m, width)."""
+        """Outer weights (width,) and preactivations (m, width)."""
         theta = finite_array("theta", theta)
         if theta.shape != (self.size,):
             raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
@@ -84,17 +82,10 @@ class TanhNetwork:
         return self.derivatives(theta, 2)[1]
 
     def derivatives(self, theta: object, order: int = 4) -> tuple[np.ndarray, ...]:
-        """The derivative tensors of the loss at theta, from the gradient to the given order.
+        """The derivative tensors of the loss at theta, from the gradient to order 1, 2, 3 or 4.
 
-        Args:
-            theta: parameters, shape (n,).
-            order: 1 to 4.
-
-        Returns:
-            Symmetric arrays of shapes (n,), (n, n), (n, n, n) and (n, n, n, n), as many as asked.
-
-        Raises:
-            ValueError: for a theta of the wrong shape or an order outside 1 to 4.
+        Symmetric arrays of shapes (n,), (n, n), (n, n, n) and (n, n, n, n), as many as asked.
+        ValueError for a theta of the wrong shape or another order.
         """
         if positive_int("order", order) > 4:
             raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")
@@ -117,31 +108,23 @@ class TanhNetwork:
         outer, z = self._units(theta)
         m, inner = self._inputs.shape
         slopes = _tanh_derivatives(z, order)
-        power = np.ones((m,))
-        for _ in range(order - 1):
-            power = power[..., None] * self._expand(power)
-        tensor = np.zeros((m,) + (self.size,) * order)
+        # The inputs, shaped to multiply a tensor with one more axis each time.
+        factors = [self._inputs.reshape(m, *[1] * k, inner) for k in range(order)]
+        power = np.ones(m)
+        for factor in factors[:-1]:
+            power = power[..., None] * factor
+        tensor = np.zeros((m, *[self.size] * order))
+        weights = [slice(None), *[slice(1, None)] * order]
         for j in range(self.width):
-            block = np.zeros((m,) + (inner + 1,) * order)
-            shape = (m,) + (1,) * (order - 1)
+            block = np.zeros((m, *[inner + 1] * order))
+            before, after = (s[:, j].reshape(m, *[1] * (order - 1)) for s in slopes[order - 1 :])
             # One index at a_j, the others at the weights; f is linear in a_j.
-            mixed = slopes[order - 1][:, j].reshape(shape) * power
-            for axis in range(order):
-                where = [slice(None), *([slice(1, None)] * order)]
-                where[axis + 1] = 0
-                block[tuple(where)] = mixed
-            inside = outer[j] * slopes[order][:, j].reshape(shape) * power
-            block[(slice(None), *([slice(1, None)] * order))] = inside[..., None] * self._expand(
-                power
-            )
+            for axis in range(1, order + 1):
+                block[(*weights[:axis], 0, *weights[axis + 1 :])] = before * power
+            block[tuple(weights)] = (outer[j] * after * power)[..., None] * factors[-1]
             own = slice(j * (inner + 1), (j + 1) * (inner + 1))
-            tensor[(slice(None), *([own] * order))] = block
+            tensor[(slice(None), *[own] * order)] = block
         return tensor
-
-    def _expand(self, power: np.ndarray) -> np.ndarray:
-        """The inputs, shaped to multiply a tensor with one more axis than ``power``."""
-        m, inner = self._inputs.shape
-        return self._inputs.reshape((m, *([1] * (power.ndim - 1)), inner))
 
     def descend(self, start: object, learning_rate: float, steps: int) -> np.ndarray:
         """The iterates of gradient descent, shape (steps + 1, n); NaN from divergence on."""
