@@ -27,7 +27,7 @@ PRESENT = {
         "epi-deviation": 0.019,
         "epi-deviation-10": 0.07,
         "epi-trend": Interval(-0.76, -0.89, -0.59),
-        "epi-smallest": Interval(-93.0, -112.0, -78.0),
+        "epi-lambda_min": Interval(-93.0, -112.0, -78.0),
         "epi-linear": 7.8e-7,
         "epi-overlap-stable": 0.92,
     },
@@ -38,7 +38,7 @@ ABSENT = {
     "polarity": ("episodes_and_rotation", {"epi-cosine": 0.1}),
     "polarity-size": ("episodes_and_rotation", {"epi-deviation-10": 0.4}),
     "rates": ("episodes_and_rotation", {"epi-trend": Interval(-0.26, -0.69, 0.19)}),
-    "negative": ("episodes_and_rotation", {"epi-smallest": Interval(-3.0, -12.0, 8.0)}),
+    "negative": ("episodes_and_rotation", {"epi-lambda_min": Interval(-3.0, -12.0, 8.0)}),
     "no-depth": ("episodes_and_rotation", {"epi-linear": 0.07}),
     "damping": ("adam", {"adam-higher-least": 0.9}),
 }

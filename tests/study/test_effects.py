@@ -396,7 +396,7 @@ def test_the_stored_runs_at_the_edge_meet_the_predictions_but_in_the_convolution
 
 def test_an_edge_that_the_rate_does_not_move_fails(edge):
     """Each run gets the sharpness and the rises of the control of its seed, network and loss."""
-    names = ("level", "end_sharpness", "rises_before", "rises_after", "sharpening")
+    names = ("level", "rises_before", "rises_after")
 
     def as_the_control(row, peers):
         same = ("study", "model", "loss", "depth")
@@ -404,7 +404,28 @@ def test_an_edge_that_the_rate_does_not_move_fails(edge):
         return values(min(alike, key=lambda p: p["rate"]), names)
 
     held = edge_experiment.predictions(mutated(edge, as_the_control))
-    assert {name for name, met in held.items() if met} == {"depth"}
+    assert not any(held[name] for name in held if name.startswith(("level", "monotony")))
+
+
+def test_an_edge_that_cross_entropy_does_not_leave_fails(edge):
+    """Each run with cross-entropy ends as far from the edge as that with the squared loss."""
+
+    def alike(row, peers):
+        if row["loss"] == "mse" or row["end_sharpness"] is None:
+            return {}
+        own, other = (
+            sorted(
+                (p for p in peers if (p["study"], p["model"], p["loss"]) == (*kind, loss)),
+                key=lambda p: p["rate"],
+            )
+            for kind in [(row["study"], row["model"])]
+            for loss in (row["loss"], "mse")
+        )
+        peer = other[own.index(row)]
+        return {"end_sharpness": peer["end_sharpness"] * peer["rate"] / row["rate"]}
+
+    held = edge_experiment.predictions(mutated(edge, alike))
+    assert not any(held[name] for name in held if name.startswith("fading"))
 
 
 def test_sharpening_shuffled_over_depths_fails(edge):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from flatminima import datasets, models, sweep, training
+from flatminima.curvature import EmpiricalRisk, mse
 from study.experiments import sgd
 
 TOY = {
@@ -59,7 +60,8 @@ def test_the_runs_of_a_seed_share_their_first_stage_and_all_end_at_the_matched_l
 def test_the_second_stage_ends_where_its_own_updates_lead(runs):
     """Against plain gradient descent, written out: the same start, ``steps`` updates."""
     config = CELLS["neither"]
-    model, x, y = started(config)
+    risk = started(config)
+    model, (x, y) = risk.model, risk.data
     outputs = datasets.one_hot(y)
     losses = []
     for _ in range(config.steps + 1):
@@ -77,19 +79,13 @@ def test_the_second_stage_ends_where_its_own_updates_lead(runs):
 
 
 def started(config):
-    """The network after the first stage, and its data."""
+    """The risk of the network after the first stage."""
     data = datasets.load(config.dataset, n_train=config.n_train, seed=config.seed)
     model = models.mlp([784, config.width, config.width, 10], "tanh", seed=config.seed)
-    training.train_to_loss(
-        model,
-        data.x_train,
-        data.y_train,
-        target_loss=config.start_loss,
-        learning_rate=config.small_rate,
-        max_steps=config.max_steps,
-        progress=False,
-    )
-    return model, data.x_train, data.y_train
+    risk = EmpiricalRisk(model, config.loss, (data.x_train, data.y_train))
+    rate = {"learning_rate": config.small_rate, "progress": False}
+    training.train_to_loss(risk, config.start_loss, config.max_steps, **rate)
+    return risk
 
 
 def test_half_the_rate_ends_at_the_same_sharpness_and_noise_does_not_stay_on_the_path(runs):
@@ -179,8 +175,8 @@ def test_the_gradient_under_label_noise_is_that_of_shifted_labels():
     noisy = sgd.NoisyOutputs(model, 0.3, torch.Generator().manual_seed(3))
     xi = 0.3 * torch.randn(7, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     parameters = list(model.parameters())
-    found = torch.autograd.grad(training.mse(noisy(x), y), parameters)
-    expected = torch.autograd.grad(training.mse(model(x), y - xi), parameters)
+    found = torch.autograd.grad(mse(noisy(x), y), parameters)
+    expected = torch.autograd.grad(mse(model(x), y - xi), parameters)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 
@@ -188,8 +184,7 @@ def test_the_gradient_under_label_noise_is_that_of_shifted_labels():
 def test_probes_see_the_network_without_the_noise(runs):
     """The sharpness before the first update is that of the start; the noise would change it."""
     config = CELLS["labels"]
-    model, x, y = started(config)
-    history = sgd.treat(model, x, y, config)
+    history = sgd.treat(started(config), config)
     # Two solutions of the same eigenproblem, one to 1e-4 and one to the probe's 1e-2 at most.
     assert history.probes["sharpness"][0] == pytest.approx(
         runs["neither"]["start_sharpness"], rel=1e-2
