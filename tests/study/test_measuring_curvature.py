@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from flatminima import curvature, models, training
+from flatminima import curvature, models
 from study import ROOT
 
 EPS = np.finfo(float).eps
@@ -53,7 +53,7 @@ def test_residual_proves_what_the_chapter_says(seed, n, noise, cluster):
 @given(
     widths=st.lists(st.integers(1, 9), min_size=2, max_size=5),
     examples=st.integers(1, 7),
-    loss=st.sampled_from(list(training.LOSSES)),
+    loss=st.sampled_from(list(curvature.LOSSES)),
 )
 @settings(max_examples=25, deadline=None)
 def test_cost_of_a_product(widths, examples, loss):
@@ -61,10 +61,10 @@ def test_cost_of_a_product(widths, examples, loss):
     model = models.mlp(widths, "tanh", seed=1)
     inputs = torch.ones(examples, widths[0])
     targets = torch.zeros(examples, dtype=torch.int64)
-    parameters = training.trainable(model)
+    parameters = list(model.parameters())
 
     def value():
-        return training.LOSSES[loss](model(inputs), targets)
+        return curvature.LOSSES[loss](model(inputs), targets)
 
     operator = curvature.HessianOperator(value, parameters)
     vector = torch.ones(operator.shape[0])
