@@ -155,7 +155,7 @@ def test_sequences_and_ignored_places():
     x, y = torch.randint(5, (2, 6, 3)).unbind()
     risk = EmpiricalRisk(model, "cross_entropy", (x, y))
     expected = functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
-    assert risk.value() == pytest.approx(float(expected), rel=10 * EPS)
+    assert risk.value() == pytest.approx(expected.item(), rel=10 * EPS)
     assert risk.hessian().matvec(torch.ones(risk.size).double()).isfinite().all()
 
     # Masked places: each batch has its own number of them, and the weights follow.

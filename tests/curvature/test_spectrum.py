@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flatminima import curvature
 from flatminima.curvature import MatrixOperator
-from flatminima.curvature.eigensolver import random_rows
+from flatminima.curvature.subspace import random_rows
 
 EPS = np.finfo(float).eps
 seeds = st.integers(0, 2**31 - 1)

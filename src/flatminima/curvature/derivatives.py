@@ -18,7 +18,7 @@ from flatminima._validation import positive_int
 from flatminima.curvature.eigensolver import (
     ConvergenceError,
     EigenResult,
-    _checked_tolerance,
+    checked_tolerance,
     top_eigenpairs,
 )
 from flatminima.curvature.operator import Closure, HessianOperator, SymmetricOperator
@@ -189,7 +189,7 @@ def rotation_field(
     """
     operator = _hessian(operator)
     n = operator.shape[0]
-    tol = None if tol is None else _checked_tolerance(tol, operator.dtype)
+    tol = None if tol is None else checked_tolerance(tol, operator.dtype)
     max_products = positive_int("max_products", max_products)
     before = operator.products
     if pairs is None:

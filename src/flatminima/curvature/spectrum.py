@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from flatminima._validation import finite_array, positive_float, positive_int
-from flatminima.curvature.eigensolver import _Lanczos, random_rows, top_eigenpairs
+from flatminima.curvature.eigensolver import top_eigenpairs
 from flatminima.curvature.operator import SymmetricOperator
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
+from flatminima.curvature.subspace import Subspace, random_rows
 from flatminima.statistics import Estimate
 
 
@@ -206,13 +207,15 @@ def _gauss_rule(
     operator: SymmetricOperator, steps: int, generator: torch.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights, (steps,) each, of the spectral distribution of a random sign vector."""
-    run = _Lanczos(operator, 1, steps, generator)
-    run.begin(random_rows(operator, 1, generator, kind="signs"))
-    # Where the Krylov space is exhausted early the recurrence goes on from a random vector; what
-    # it finds there is not coupled to the start and gets weight zero.
-    while run.products < steps:
-        run.advance()
-    return run.values, run.vectors[0] ** 2
+    space = Subspace(operator, steps)
+    space.expand(random_rows(operator, 1, generator, kind="signs"))
+    # Where the Krylov space is exhausted early, the rule is exact already.
+    while space.room() and space.expand(space.images[space.used - 1][None]):
+        pass
+    nodes, weights = np.zeros(steps), np.zeros(steps)
+    nodes[: space.used] = space.unit * space.values
+    weights[: space.used] = space.weights[0] ** 2
+    return nodes, weights
 
 
 def _smoothed(grid: np.ndarray, nodes: np.ndarray, weights: np.ndarray, width: float) -> np.ndarray:

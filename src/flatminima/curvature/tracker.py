@@ -19,18 +19,10 @@ import torch
 from torch import Tensor
 
 from flatminima._validation import one_of, positive_int
-from flatminima.curvature.eigensolver import (
-    ConvergenceError,
-    EigenResult,
-    _checked_tolerance,
-    random_rows,
-    top_eigenpairs,
-)
-from flatminima.curvature.operator import (
-    HessianOperator,
-    SymmetricOperator,
-)
+from flatminima.curvature.eigensolver import ConvergenceError, EigenResult, checked_tolerance
+from flatminima.curvature.operator import HessianOperator, SymmetricOperator
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
+from flatminima.curvature.subspace import Subspace, orthonormalized, random_rows
 
 SHIFT = 0.3
 """Shift of the free power step, relative to the smallest value carried along. Between 0, which
@@ -135,7 +127,7 @@ class EigenTracker:
         generator: torch.Generator | None = None,
     ) -> None:
         self.k = positive_int("k", k)
-        self.tol = _checked_tolerance(tol, torch.float64)
+        self.tol = checked_tolerance(tol, torch.float64)
         self.which = one_of("which", which, ("largest", "smallest"))
         self.guard = positive_int("guard", guard, minimum=0)
         self.history = positive_int("history", history, minimum=0)
@@ -178,12 +170,14 @@ class EigenTracker:
         n = operator.shape[0]
         if self.k > n:
             raise ValueError(f"k must be at most n = {n}, got {self.k}")
-        _checked_tolerance(self.tol, operator.dtype)
+        checked_tolerance(self.tol, operator.dtype)
         point = _point(operator, point)
         if self._newest is not None:
             _check_same(operator, self._newest, point)
-        sign = 1.0 if self.which == "largest" else -1.0
-        space = _Subspace(operator, sign, self.k, self.max_products)
+        limit = self.max_products
+        if self._newest is None:
+            limit = max(2 * limit, 2 * n if n < 500 else 500)
+        space = Subspace(operator, limit, 1.0 if self.which == "largest" else -1.0)
         kind = self._cold(space) if self._newest is None else self._warm(space, point)
         result = self._result(space, kind)
         self.products.append(result.products)
@@ -194,7 +188,7 @@ class EigenTracker:
                 "or tol",
                 result,
             )
-        vectors = result.eigenvectors if sign > 0 else result.eigenvectors.flip(0)
+        vectors = result.eigenvectors if space.sign > 0 else result.eigenvectors.flip(0)
         self._remember(space, point, vectors)
         return result
 
@@ -224,7 +218,7 @@ class EigenTracker:
         self._past = deque((_moved(s, device) for s in self._past), maxlen=self.history)
         return self
 
-    def _error(self, space: "_Subspace") -> float:
+    def _error(self, space: Subspace) -> float:
         """About the angle error of the basis that is kept, after its power step.
 
         What a residual holds lies mostly in the bulk of the spectrum, far from the k eigenvalues:
@@ -232,32 +226,23 @@ class EigenTracker:
         """
         width = min(self._width(space.operator.shape[0]), space.used)
         distance = space.values[self.k - 1] - SHIFT * max(space.values[width - 1], 0.0)
-        total = float(np.linalg.norm(space.residuals))
+        total = float(np.linalg.norm(space.residuals(space.ends(self.k))[1]))
         return total / distance if distance > 0 else min(total, 1.0)
 
     def _width(self, n: int) -> int:
         return min(self.k + self.guard, n)
 
-    def _cold(self, space: "_Subspace") -> str:
-        n = space.operator.shape[0]
-        pairs = top_eigenpairs(
-            space.operator,
-            k=self._width(n),
-            which=self.which,
-            tol=self.tol,
-            generator=self.generator,
-            max_products=max(self.max_products, 2 * n if n < 500 else 500),
-        )
-        space.products = pairs.products
-        space.limit += pairs.products
-        space.expand(pairs.eigenvectors)
-        self._correct(space)
+    def _cold(self, space: Subspace) -> str:
+        space.expand(random_rows(space.operator, 1, self.generator))
+        space.converge(self._width(space.operator.shape[0]), 0, self.tol, self.generator)
         self._search(space)
         return "cold"
 
-    def _warm(self, space: "_Subspace", point: Tensor | None) -> str:
+    def _warm(self, space: Subspace, point: Tensor | None) -> str:
         space.expand(self._predicted(point))
-        added = self._correct(space)
+        predicted = space.products
+        space.converge(self.k, 0, self.tol, self.generator)
+        added = space.products - predicted
         kind = "corrected" if added else "predicted"
         # Many corrections mean that the spectrum has moved: look at the rest of it as well.
         self._since_scan += 1
@@ -266,17 +251,7 @@ class EigenTracker:
             kind += "+scan"
         return kind
 
-    def _correct(self, space: "_Subspace") -> int:
-        """Add residuals, the worst first, until the k pairs have converged; how many it took."""
-        added = 0
-        while space.room():
-            if (space.residuals <= self.tol * space.scale).all():
-                break
-            space.expand(space.remainders[[int(np.argmax(space.residuals))]])
-            added += 1
-        return added
-
-    def _search(self, space: "_Subspace") -> None:
+    def _search(self, space: Subspace) -> None:
         """Lanczos steps from a random vector orthogonal to the subspace, while they find more.
 
         One vector sees one copy of a repeated eigenvalue, so a find is reason to look again.
@@ -287,10 +262,9 @@ class EigenTracker:
             before = space.values[: self.k]
             row = random_rows(space.operator, 1, self.generator)
             for _ in range(self.scan):
-                if space.room():
-                    space.expand(row)
+                if space.room() and space.expand(row):
                     row = space.images[space.used - 1][None]
-            self._correct(space)
+            space.converge(self.k, 0, self.tol, self.generator)
             found = (space.values[: self.k] > before + self.tol * space.scale).any()
 
     def _predicted(self, point: Tensor | None) -> Tensor:
@@ -316,10 +290,10 @@ class EigenTracker:
             rows.add_(secant.change, alpha=weight)
         return rows
 
-    def _remember(self, space: "_Subspace", point: Tensor | None, vectors: Tensor) -> None:
+    def _remember(self, space: Subspace, point: Tensor | None, vectors: Tensor) -> None:
         """Keep the step, its basis turned as near as can be to that of the step before."""
         width = self._width(space.operator.shape[0])
-        rows, error, before = space.improved(width), self._error(space), self._newest
+        rows, error, before = _improved(space, width), self._error(space), self._newest
         if before is None or point is None or before.point is None or len(rows) != len(before.rows):
             self._past.clear()
         else:
@@ -333,11 +307,9 @@ class EigenTracker:
             self._past.append(_Secant(move, length, change, max(error, before.error)))
         self._newest = _Snapshot(point, rows, vectors, error)
 
-    def _result(self, space: "_Subspace", kind: str) -> TrackedPairs:
+    def _result(self, space: Subspace, kind: str) -> TrackedPairs:
         k = self.k
-        vectors = space.ritz_rows(k)
-        # Rounding of the basis shows in float32; one symmetric correction restores orthonormality.
-        vectors = 1.5 * vectors - 0.5 * (vectors @ vectors.T) @ vectors
+        vectors = orthonormalized(space.vectors(space.ends(k)))
         overlaps, angles = torch.eye(k).double(), torch.zeros(k).double()
         if self._newest is not None:
             before = self._newest.vectors
@@ -349,20 +321,20 @@ class EigenTracker:
             outside = vectors - (vectors @ before.T) @ before
             squares = torch.linalg.eigvalsh((outside @ outside.T).double().cpu())
             angles = torch.asin(squares.clamp(0, 1).sqrt())
-        values, residuals = torch.as_tensor(space.values[:k].copy()), space.residuals
+        values, residuals = space.values[:k], space.residuals(space.ends(k))[1]
         converged = torch.as_tensor(residuals <= self.tol * space.scale)
-        gap = max(values[-1].item() - space.values[k], 0.0) if space.used > k else np.inf
+        gap = max(values[-1] - space.values[k], 0.0) if space.used > k else np.inf
         total = float(np.linalg.norm(residuals))
         order = torch.arange(k) if space.sign > 0 else torch.arange(k - 1, -1, -1)
         return TrackedPairs(
-            eigenvalues=space.sign * values[order],
+            eigenvalues=torch.as_tensor(space.sign * space.unit * values)[order],
             eigenvectors=vectors[order.to(vectors.device)],
-            residuals=torch.as_tensor(residuals.copy())[order],
+            residuals=torch.as_tensor(space.unit * residuals)[order],
             converged=converged[order],
             products=space.products,
             overlaps=overlaps[order][:, order],
             angles=angles,
-            gap=float(gap),
+            gap=float(space.unit * gap),
             angle_error=float(np.arctan2(total, gap)) if total else 0.0,
             kind=kind,
         )
@@ -388,84 +360,19 @@ class _Snapshot:
     error: float
 
 
-class _Subspace:
-    """An orthonormal basis, its images under sign * H, and the k largest Ritz pairs in it."""
+def _improved(space: Subspace, width: int) -> Tensor:
+    """(width, n) Ritz vectors after a power step, which the images allow without a product.
 
-    def __init__(self, operator: SymmetricOperator, sign: float, k: int, limit: int) -> None:
-        self.operator, self.sign, self.k, self.limit = operator, sign, k, limit
-        shape = (2 * k + 4, operator.shape[0])
-        self.rows = torch.empty(shape, dtype=operator.dtype, device=operator.device)
-        self.images = torch.empty_like(self.rows)
-        self.matrix = np.zeros((0, 0))
-        self.used = self.products = 0
-
-    @property
-    def scale(self) -> float:
-        return float(np.abs(self.values).max())
-
-    def room(self) -> bool:
-        return self.products < self.limit and self.used < self.operator.shape[0]
-
-    def expand(self, rows: Tensor) -> None:
-        """Add the directions of the rows that are not in the basis yet; one product for each."""
-        old, n = self.used, self.operator.shape[0]
-        while len(self.rows) < old + len(rows):
-            self.rows = torch.cat([self.rows, torch.empty_like(self.rows)])
-            self.images = torch.cat([self.images, torch.empty_like(self.images)])
-        eps = torch.finfo(rows.dtype).eps
-        for row in rows:
-            length = float(row.norm())
-            # Thrice, so that nothing more is lost; what rounding alone leaves has no direction.
-            for _ in range(3):
-                basis = self.rows[: self.used]
-                row = row - basis.T @ (basis @ row)
-            rest = float(row.norm())
-            if rest > 10 * eps * length and self.used < n:
-                self.rows[self.used] = row / rest
-                self.used += 1
-        new = self.rows[old : self.used]
-        if len(new):
-            self.images[old : self.used] = self.sign * self.operator.matmat(new)
-            self.products += len(new)
-        if not torch.isfinite(self.images[old : self.used]).all():
-            raise ValueError("a product of the operator is not finite: no eigenvalues")
-        inner = (self.rows[: self.used] @ self.images[old : self.used].T).cpu().double().numpy()
-        matrix = np.zeros((self.used, self.used))
-        matrix[:old, :old] = self.matrix
-        matrix[:, old:] = inner
-        matrix[old:, :old] = inner[:old].T
-        matrix[old:, old:] = (inner[old:] + inner[old:].T) / 2
-        self.matrix = matrix
-        values, weights = np.linalg.eigh(matrix)
-        self.values, self.weights = values[::-1], weights[:, ::-1]
-        self.remainders = self._power(self.k, self.values[: self.k])
-        self.residuals = self.remainders.norm(dim=1).double().cpu().numpy()
-
-    def ritz_rows(self, count: int) -> Tensor:
-        """(count, n) the Ritz vectors of the largest Ritz values, in descending order."""
-        weights = torch.as_tensor(self.weights[:, :count].T.copy()).to(self.rows)
-        return weights @ self.rows[: self.used]
-
-    def _power(self, count: int, shifts: np.ndarray) -> Tensor:
-        """(sign H - shift) times the first ``count`` Ritz vectors, without a product."""
-        weights = torch.as_tensor(self.weights[:, :count].T.copy()).to(self.rows)
-        shifts = torch.as_tensor(shifts.copy()).to(self.rows)[:, None]
-        images = weights @ self.images[: self.used]
-        return images - shifts * (weights @ self.rows[: self.used])
-
-    def improved(self, width: int) -> Tensor:
-        """(width, n) Ritz vectors after a power step, which the images allow without a product.
-
-        An error along an eigenvector of eigenvalue x is multiplied, in the vector of value y, by
-        (x - shift) / (y - shift). Predictions add up errors of the past, so that without this they
-        would grow from step to step.
-        """
-        width = min(width, self.used)
-        last = self.values[width - 1]
-        if last <= 0:
-            return self.ritz_rows(width)
-        rows = self._power(width, np.full(width, SHIFT * last))
-        return torch.linalg.qr(rows.T)[0].T.contiguous()
+    An error along an eigenvector of eigenvalue x is multiplied, in the vector of value y, by
+    (x - shift) / (y - shift). Predictions add up errors of the past, so that without this they
+    would grow from step to step.
+    """
+    chosen = space.ends(width)
+    last = space.values[len(chosen) - 1]
+    if last <= 0:
+        return space.vectors(chosen)
+    rows = space.shifted(chosen, np.full(len(chosen), SHIFT * last))
+    return torch.linalg.qr(rows.T)[0].T.contiguous()
 
 
 def _fields(record: "_Snapshot | _Secant") -> dict[str, Any]:

@@ -1,0 +1,194 @@
+"""Rayleigh and Ritz in a growing subspace: all that the eigensolver and the tracker share.
+
+A basis is kept orthonormal together with its images under the operator, so that residuals are those
+of products and not of a recurrence, and a vector of the span is multiplied without a product. To
+grow by the residual of a Ritz pair is the Lanczos method: of a Krylov space all residuals have one
+direction, that of the next Lanczos vector. Of other subspaces it is Davidson's method without a
+preconditioner. See Saad (2011) and Golub and Van Loan (2013, ch. 10).
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flatminima.curvature.operator import SymmetricOperator
+
+ROUNDING = 10
+"""What rounding alone leaves of a direction or a residual, in units of eps: a product is a long
+sum."""
+
+
+class Subspace:
+    """An orthonormal basis, its images under sign * H / unit, and its Ritz pairs.
+
+    The unit, a power of two, is the size of the first product: in it neither squares nor norms
+    over- or underflow, whatever the scale of H.
+
+    Args:
+        operator: H, n x n.
+        limit: products to spend at most.
+        sign: 1, or -1 to have the smallest eigenvalues of H first.
+
+    Attributes:
+        values: (used,) Ritz values of sign * H / unit, in descending order.
+        used, products: dimension of the subspace, and products spent.
+        unit: see above; 1 until a product is not zero.
+    """
+
+    def __init__(self, operator: SymmetricOperator, limit: int, sign: float = 1.0) -> None:
+        self.operator, self.limit, self.sign = operator, limit, sign
+        self.rows = torch.empty(8, operator.shape[0], dtype=operator.dtype, device=operator.device)
+        self.images = torch.empty_like(self.rows)
+        self.matrix, self.values = np.zeros((0, 0)), np.zeros(0)
+        self.used = self.products = 0
+        self.unit = 1.0
+
+    @property
+    def scale(self) -> float:
+        """The largest Ritz value in absolute value."""
+        return float(np.abs(self.values).max())
+
+    def room(self, count: int = 1) -> bool:
+        """Whether ``count`` more directions may and can be added."""
+        return self.products + count <= self.limit and self.used < self.operator.shape[0]
+
+    def expand(self, rows: Tensor) -> int:
+        """Add the directions of the rows that are not in the basis yet, one product for each.
+
+        Returns:
+            How many there were.
+        """
+        old, n = self.used, self.operator.shape[0]
+        if len(self.rows) < old + len(rows):
+            spare = self.rows.new_empty(max(len(rows), old // 2), n)
+            self.rows = torch.cat([self.rows, spare])
+            self.images = torch.cat([self.images, torch.empty_like(spare)])
+        eps = torch.finfo(rows.dtype).eps
+        for row in rows:
+            largest = row.abs().max()
+            if not largest > 0 or self.used == n:
+                continue
+            row = row / largest
+            length = float(row.norm())
+            # Thrice, so that nothing more is lost; what rounding alone leaves has no direction.
+            for _ in range(3):
+                row = row - self.rows[: self.used].T @ (self.rows[: self.used] @ row)
+            rest = float(row.norm())
+            if rest > ROUNDING * eps * length:
+                self.rows[self.used] = row / rest
+                self.used += 1
+        if self.used > old:
+            self._multiply(old)
+        return self.used - old
+
+    def _multiply(self, old: int) -> None:
+        new = self.rows[old : self.used]
+        images = self.operator.matmat(new)
+        self.products += len(new)
+        if not torch.isfinite(images).all():
+            raise ValueError("a product of the operator is not finite: no eigenvalues")
+        largest = float(images.abs().max())
+        if self.unit == 1 and not self.matrix.any() and largest > 0:
+            self.unit = 2.0 ** math.floor(math.log2(largest))
+        self.images[old : self.used] = images * (self.sign / self.unit)
+        inner = (self.rows[: self.used] @ self.images[old : self.used].T).cpu().double().numpy()
+        matrix = np.zeros((self.used, self.used))
+        matrix[:old, :old] = self.matrix
+        matrix[:, old:] = inner
+        matrix[old:, :old] = inner[:old].T
+        matrix[old:, old:] = (inner[old:] + inner[old:].T) / 2
+        self.matrix = matrix
+        self._solve()
+
+    def _solve(self) -> None:
+        values, weights = np.linalg.eigh(self.matrix)
+        self.values, self.weights = values[::-1], weights[:, ::-1]
+
+    def _weights(self, chosen: np.ndarray) -> Tensor:
+        return torch.as_tensor(self.weights[:, chosen].T.copy()).to(self.rows)
+
+    def vectors(self, chosen: np.ndarray) -> Tensor:
+        """(len(chosen), n) Ritz vectors."""
+        return self._weights(chosen) @ self.rows[: self.used]
+
+    def shifted(self, chosen: np.ndarray, shifts: np.ndarray) -> Tensor:
+        """(len(chosen), n) the Ritz vectors times sign * H / unit - shift, without a product."""
+        weights = self._weights(chosen)
+        shifts = torch.as_tensor(np.array(shifts)).to(self.rows)[:, None]
+        return weights @ self.images[: self.used] - shifts * (weights @ self.rows[: self.used])
+
+    def residuals(self, chosen: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """What the chosen Ritz pairs leave, (len(chosen), n), and its norms, float64."""
+        rows = self.shifted(chosen, self.values[chosen])
+        return rows, rows.norm(dim=1).double().cpu().numpy()
+
+    def ends(self, top: int, bottom: int = 0) -> np.ndarray:
+        """Indices of the ``top`` first and the ``bottom`` last Ritz values, as far as there are."""
+        top = min(top, self.used)
+        return np.r_[:top, max(self.used - bottom, top) : self.used].astype(int)
+
+    def converge(
+        self,
+        top: int,
+        bottom: int,
+        tol: float,
+        generator: torch.Generator,
+        *,
+        block: int = 1,
+        capacity: int | None = None,
+    ) -> None:
+        """Add residuals, ``block`` at a time, until those of the wanted pairs are small.
+
+        Where the residuals hold no new direction, random ones are added. It ends as well when the
+        products are used up, or the basis spans everything.
+
+        Args:
+            top, bottom: numbers of pairs that are wanted from either end.
+            tol: for the norms of the residuals, relative to ``scale``.
+            generator: of the random directions.
+            block: directions to add at once.
+            capacity: vectors to keep at most, before the best Ritz vectors are kept alone.
+        """
+        while self.room(block):
+            wanted = self.ends(top, bottom)
+            near = self.ends(max(top, block if top else 0), max(bottom, block if bottom else 0))
+            rows, norms = self.residuals(near)
+            enough = len(wanted) == min(top + bottom, self.operator.shape[0])
+            if enough and (norms[np.isin(near, wanted)] <= tol * self.scale).all():
+                return
+            if capacity is not None and self.used + block > capacity < self.operator.shape[0]:
+                self._restart(wanted, capacity - 2 * block)
+            worst = np.argsort(-norms, kind="stable")[:block]
+            added = self.expand(rows[worst.tolist()]) if norms.max() > 0 else 0
+            if added < block:
+                self.expand(random_rows(self.operator, block - added, generator))
+
+    def _restart(self, wanted: np.ndarray, most: int) -> None:
+        """Keep the wanted Ritz vectors and, up to half of the rest of the room, those beside."""
+        distance = np.abs(np.arange(self.used)[:, None] - wanted).min(axis=1)
+        order = np.argsort(distance, kind="stable")
+        keep = np.sort(order[: max(1, min((len(wanted) + most) // 2 + 1, most))])
+        weights = self._weights(keep)
+        self.rows[: len(keep)] = weights @ self.rows[: self.used]
+        self.images[: len(keep)] = weights @ self.images[: self.used]
+        self.matrix, self.used = np.diag(self.values[keep]), len(keep)
+        self._solve()
+
+
+def random_rows(
+    operator: SymmetricOperator, count: int, generator: torch.Generator, kind: str = "normal"
+) -> Tensor:
+    """Random rows (count, n), standard normal or signs, drawn on the generator's device."""
+    shape = (count, operator.shape[0])
+    if kind == "signs":
+        draw = torch.randint(0, 2, shape, generator=generator, device=generator.device) * 2.0 - 1
+    else:
+        draw = torch.randn(shape, generator=generator, device=generator.device)
+    return draw.to(operator.device, operator.dtype)
+
+
+def orthonormalized(rows: Tensor) -> Tensor:
+    """Nearly orthonormal rows, set right by one symmetric correction."""
+    return 1.5 * rows - 0.5 * (rows @ rows.T) @ rows
