@@ -17,6 +17,9 @@ from study import ROOT
 HTML = Path(os.environ.get("BOOK_HTML", ROOT / "_build" / "html"))
 """The built book; BOOK_HTML names another build of it."""
 
+HANGING = 600
+"""Seconds after which something will never happen, on a machine however busy."""
+
 FLAGS = ("--hide-scrollbars", "--window-size=1280,1000")
 
 
@@ -27,7 +30,7 @@ def chromium(*flags: str, logs: tuple[str, ...] = ("browser",)) -> Iterator[Chro
         own = f"--user-data-dir={profile}"
         driver = browser.found().start(*FLAGS, *flags, own, logs=logs)
         try:
-            driver.set_script_timeout(60)
+            driver.set_script_timeout(HANGING)
             yield driver
         finally:
             driver.quit()

@@ -123,6 +123,11 @@ def fails_once(config):
     return {"found": True}
 
 
+def twice(number):
+    """An experiment whose config is a dict."""
+    return {"value": 2 * number}
+
+
 if __name__ == "__main__":
     import sweep_examples  # by this name, and not as __main__, workers import it without running it
 

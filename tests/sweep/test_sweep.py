@@ -486,3 +486,28 @@ def test_a_function_typed_into_a_notebook_is_run_and_not_repeated(tmp_path):
     # A change in another function, which the first one names.
     assert in_a_notebook(tmp_path, 3) == [["done", n**3] for n in range(3)]
     assert len(list((tmp_path / "runs").glob("*.json"))) == 2 * len(written) == 6
+
+
+# --- configs without a class
+
+
+def power(base, exponent=2):
+    return {"value": base**exponent}
+
+
+def test_a_config_may_be_a_dict_whose_values_are_keywords(tmp_path, thread):
+    grid = [{"base": 3}, {"base": 3, "exponent": 3}, {"base": 3, "sign": 1}]
+    runs = go(power, grid, tmp_path, thread)
+    assert [run.values.get("value") for run in runs] == [9, 27, None]
+    assert [run.config for run in runs] == grid
+    assert "unexpected keyword argument 'sign'" in runs[2].error
+    assert go(power, grid, tmp_path, thread) == runs
+    with pytest.raises(ValueError, match="twice"):
+        go(power, [{"base": 1}, {"base": 1}], tmp_path, thread)
+    with pytest.raises(ValueError, match="a dict of names"):
+        go(power, [{1: 1}], tmp_path, thread)
+
+
+def test_a_dict_runs_in_other_processes_too(tmp_path):
+    runs = go(sweep_examples.twice, [{"number": n} for n in range(3)], tmp_path, workers=2)
+    assert [run.values["value"] for run in runs] == [0, 2, 4]

@@ -1,12 +1,12 @@
 """A grid of runs over any executor; what has finished is stored and not repeated.
 
-What is run is a function, defined at the top of a module, of one small frozen dataclass, its
-config. It returns named values, or raises `Diverged`. `run` gives it a grid of configs. Each
-finished run is one file, written atomically and checked when it is read. Its name is a hash of the
-function's name, the config, and the source of the modules that the result depends on. A sweep that
-is killed at any moment therefore goes on where it was when it is started again, and sweeps started
-twice at once share the work: a run in progress is locked by the operating system, which drops the
-lock when its owner ends, however it ends.
+What is run is a function, defined at the top of a module, of a config: a few named values, given
+as keywords, or a small frozen dataclass. It returns named values, or raises `Diverged`. `run` gives
+it a grid of configs. Each finished run is one file, written atomically and checked when it is read.
+Its name is a hash of the function's name, the config, and the source of the modules that the result
+depends on. A sweep that is killed at any moment therefore goes on where it was when it is started
+again, and sweeps started twice at once share the work: a run in progress is locked by the operating
+system, which drops the lock when its owner ends, however it ends.
 
 Example:
     Ten steps of gradient descent on :math:`x^2/2` from 1, at three learning rates. The function
@@ -17,22 +17,17 @@ Example:
     >>> from pathlib import Path
     >>> folder = tempfile.TemporaryDirectory()
     >>> _ = Path(folder.name, "descent_example.py").write_text('''
-    ... from dataclasses import dataclass
     ... from flatminima.sweep import Diverged
     ...
-    ... @dataclass(frozen=True)
-    ... class Config:
-    ...     learning_rate: float
-    ...
-    ... def descend(config):
-    ...     x = (1 - config.learning_rate) ** 10
+    ... def descend(learning_rate):
+    ...     x = (1 - learning_rate) ** 10
     ...     if x > 1:
     ...         raise Diverged("it moved away from the minimum", {"x": x})
     ...     return {"x": x}
     ... ''')
     >>> sys.path.insert(0, folder.name)
-    >>> from descent_example import Config, descend
-    >>> configs = [Config(0.5), Config(1.5), Config(2.5)]
+    >>> from descent_example import descend
+    >>> configs = [{"learning_rate": rate} for rate in (0.5, 1.5, 2.5)]
     >>> with ThreadPoolExecutor(1) as executor:
     ...     runs = run(descend, configs, folder.name, executor=executor, progress=False)
     ...     again = run(descend, configs, folder.name, executor=executor, progress=False)

@@ -85,7 +85,8 @@ def perform(function: Function, config: object) -> Run:
     clock = time.perf_counter()
     status, values, error = "done", {}, None
     try:
-        values = _plain_values(function(config))
+        named = isinstance(config, Mapping)
+        values = _plain_values(function(**config) if named else function(config))
     except Diverged as diverged:
         status, error = "diverged", str(diverged)
         try:
@@ -104,7 +105,7 @@ def perform(function: Function, config: object) -> Run:
         error=error,
         seconds=time.perf_counter() - clock,
         started=started,
-        device=device_name(getattr(config, "device", "cpu")),
+        device=device_name(fields_of(config).get("device", "cpu")),
         versions=_versions(),
     )
 
@@ -126,14 +127,22 @@ def fields_of(config: object) -> dict[str, Any]:
         >>> fields_of(Config((8, 4)))
         {'widths': [8, 4]}
     """
-    frozen = dataclasses.is_dataclass(config) and not isinstance(config, type)
-    if not frozen or not config.__dataclass_params__.frozen:
-        raise ValueError(f"each config must be an instance of a frozen dataclass, got {config!r}")
-    fields = {}
-    for field in dataclasses.fields(config):
-        fields[field.name] = _plain(f"the field {field.name}", getattr(config, field.name))
-        if not _is_finite(fields[field.name]):
-            raise ValueError(f"the field {field.name} must be finite, got {config!r}")
+    if isinstance(config, Mapping):
+        given = dict(config)
+    elif getattr(config, "__dataclass_params__", None) and not isinstance(config, type):
+        given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    else:
+        given = {}
+    frozen = isinstance(config, Mapping) or (given and config.__dataclass_params__.frozen)
+    if not frozen or not all(isinstance(name, str) for name in given):
+        raise ValueError(
+            "each config must be a dict of names and values, or an instance of a frozen dataclass; "
+            f"got {config!r}"
+        )
+    fields = {name: _plain(f"the field {name}", value) for name, value in given.items()}
+    for name, value in fields.items():
+        if not _is_finite(value):
+            raise ValueError(f"the field {name} must be finite, got {config!r}")
     return fields
 
 

@@ -58,7 +58,8 @@ def run(
         function: a function at the top of a module, so that another process can import it. One
             that is typed into a notebook is run in this process, on one thread; its text, and that
             of the notebook's functions and classes that it names, decide what is run anew.
-        configs: instances of frozen dataclasses, no two alike, whose fields are numbers, strings,
+        configs: dicts of names and values, which the function takes as keywords, or instances of
+            frozen dataclasses, which it takes whole; no two alike. Values are numbers, strings,
             booleans, None, or tuples of these.
         folder: where the runs are stored; made if it is missing. Several experiments may share it.
         depends_on: names of the modules whose source decides the result, besides the function's
