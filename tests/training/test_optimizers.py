@@ -2,18 +2,23 @@
 
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
 
-from flatminima import models, training
-from flatminima.curvature.preconditioned import preconditioner
+from flatminima import curvature, models, training
+from flatminima.curvature import EmpiricalRisk, preconditioner
 from flatminima.training import probes
 from flatminima.training.optimizers import CLIPS, ClippedAdam
 
 FACTORS = {"absolute": 0.02, "minimum": 1.1, "median": 1.05, "growth": 1.001}
 STEPS = 40
+
+
+def unclipped(parameters, *args, **more):
+    return ClippedAdam(parameters, *args, clip="none", **more)
 
 
 def options(clip, **more):
@@ -102,6 +107,63 @@ def test_with_no_clipping_active_it_is_adam_to_the_last_bit(clip, foreach, dtype
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("foreach", [False, True])
+def test_with_weight_decay_it_is_adamw_to_the_last_bit(foreach, dtype):
+    grads = gradients(dtype=dtype)
+    start = [torch.linspace(-1, 1, g[0].numel(), dtype=dtype).view_as(g[0]) for g in grads]
+    ends = []
+    for make in (unclipped, torch.optim.AdamW):
+        parameters = [p.clone().requires_grad_() for p in start]
+        optimizer = make(parameters, 0.01, weight_decay=0.3, foreach=foreach)
+        run(None, grads, parameters=parameters, optimizer=optimizer)
+        ends.append(parameters)
+    for a, b in zip(*ends, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_rate_of_zero_moves_the_moments_alone():
+    parameters, optimizer = run(lambda p: unclipped(p, 0.0, weight_decay=0.1), stop=5)
+    assert not any(p.any() for p in parameters)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    adam, other = run(lambda p: torch.optim.AdamW(p, 0.0, weight_decay=0.1), stop=5)
+    for group in other.param_groups:
+        group["lr"] = 0.01
+    run(None, start=5, parameters=parameters, optimizer=optimizer)
+    run(None, start=5, parameters=adam, optimizer=other)
+    for a, b in zip(parameters, adam, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("clip", ["minimum", "median", "growth"])
+def test_without_a_factor_the_relative_ways_allow_no_growth(clip):
+    one, _ = run(lambda p: ClippedAdam(p, 0.01, clip=clip))
+    two, _ = run(lambda p: ClippedAdam(p, 0.01, clip=clip, factor=1.0))
+    for p, q in zip(one, two, strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("at", [0, 12])
+@pytest.mark.parametrize("clip", ["rise", "episode"])
+def test_a_loss_that_is_not_a_number_does_not_end_the_watching(clip, at):
+    """It counts as a rise, and the losses after it are compared with those before it."""
+    given = losses()
+    given[at] = math.nan
+    _, optimizer = run(lambda p: ClippedAdam(p, clip=clip), given=given, stop=at + 1)
+    assert float(optimizer.clipped_share) == (1.0 if at else 0.0)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    again = given.copy()
+    again[at + 1] = 100.0
+    run(None, given=again, start=at + 1, stop=at + 3, parameters=parameters, optimizer=optimizer)
+    held = optimizer.param_groups[0]
+    assert held["previous_loss"] == again[at + 2]
+    assert held["lowest_loss"] == np.nanmin(again[: at + 3])
+    run(None, given=100 + again, start=at + 3, stop=at + 4, parameters=parameters,
+        optimizer=optimizer)  # fmt: skip
+    assert float(optimizer.clipped_share) == 1.0
+
+
 @pytest.mark.parametrize("clip", ["rise", "episode"])
 def test_while_the_loss_falls_the_rules_about_the_loss_are_adam(clip):
     falling = np.linspace(1, 0, STEPS)
@@ -124,12 +186,10 @@ def test_it_trains_a_network_as_adam_does():
     inputs = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
     targets = torch.arange(20) % 3
     weights = []
-    for make in (torch.optim.Adam, ClippedAdam):
+    for make in (torch.optim.Adam, unclipped):
         model = models.mlp([5, 6, 3])
-        training.train(
-            model, inputs, targets, optimizer=make(model.parameters(), 0.01), steps=30,
-            progress=False,
-        )  # fmt: skip
+        risk = EmpiricalRisk(model, "mse", (inputs, targets))
+        training.train(risk, 30, optimizer=make(model.parameters(), 0.01), progress=False)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(*weights)
 
@@ -229,10 +289,10 @@ def test_a_checkpointed_run_resumes_to_the_last_bit(clip, tmp_path):
     def train(probe=lambda state: 0.0, **more):
         model = models.mlp([5, 6, 3])
         optimizer = ClippedAdam(model.parameters(), 0.02, **options(clip, warmup=3))
+        risk = EmpiricalRisk(model, "mse", (inputs, targets))
         history = training.train(
-            model, inputs, targets, optimizer=optimizer, steps=40, progress=False,
-            probes={"p": probe}, **more,
-        )  # fmt: skip
+            risk, 40, optimizer=optimizer, progress=False, probes={"p": probe}, **more
+        )
         return history.loss
 
     expected = train()
@@ -249,7 +309,7 @@ def test_groups_have_options_of_their_own():
         {"params": parameters[:1]},
         {"params": parameters[1:], "lr": 0.02, **options("median")},
     ]
-    run(None, grads, parameters=parameters, optimizer=ClippedAdam(groups, 0.01))
+    run(None, grads, parameters=parameters, optimizer=ClippedAdam(groups, 0.01, clip="none"))
     adam, _ = run(lambda p: torch.optim.Adam(p, 0.01))
     median, _ = run(lambda p: ClippedAdam(p, 0.02, **options("median")))
     assert torch.equal(parameters[0], adam[0])
@@ -278,11 +338,26 @@ def test_a_copy_goes_its_own_way():
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_goes_on_to_the_last_bit(clip, copied):
+    def make(p):
+        return ClippedAdam(p, 0.01, weight_decay=0.1, **options(clip, warmup=2, window=6))
+
+    whole, _ = run(make)
+    parameters, optimizer = copied(run(make, stop=17))
+    share = optimizer.clipped_share
+    assert float(share) == float(run(make, stop=17)[1].clipped_share)
+    resumed, _ = run(None, start=17, parameters=parameters, optimizer=optimizer)
+    for p, q in zip(whole, resumed, strict=True):
+        assert torch.equal(p, q)
+
+
 # The preconditioner
 
 
 def test_without_clipping_the_preconditioner_is_that_of_adam():
-    _, ours = run(ClippedAdam, stop=9)
+    _, ours = run(unclipped, stop=9)
     _, adam = run(torch.optim.Adam, stop=9)
     # Adam's is taken from the same moments by the same formula, in another order: 3 roundings.
     assert torch.allclose(ours.preconditioner(), preconditioner(adam), rtol=1e-15, atol=0)
@@ -302,7 +377,7 @@ def test_the_step_is_the_rate_times_the_average_over_the_preconditioner(clip):
 
 def test_the_preconditioner_asks_for_a_step_and_for_its_own_tensors():
     parameters = [torch.zeros(2, requires_grad=True)]
-    optimizer = ClippedAdam(parameters)
+    optimizer = unclipped(parameters)
     with pytest.raises(ValueError, match="no step"):
         optimizer.preconditioner()
     with pytest.raises(ValueError, match="belong"):
@@ -315,16 +390,17 @@ def test_the_probe_of_the_preconditioned_sharpness_agrees_with_the_dense_matrix(
     targets = torch.arange(20) % 3
     model = models.mlp([4, 5, 3], dtype=torch.float64)
     optimizer = ClippedAdam(model.parameters(), 0.02, **options(clip, warmup=3))
+    risk = EmpiricalRisk(model, "mse", (inputs, targets))
     history = training.train(
-        model, inputs, targets, optimizer=optimizer, steps=12, progress=False,
-        probes={"ours": probes.preconditioned_sharpness(tol=1e-9)}, probe_every=6,
+        risk, 12, optimizer=optimizer, progress=False,
+        probes={"ours": probes.PreconditionedSharpness(tol=1e-9)}, probe_every=6,
     )  # fmt: skip
     shapes = {name: p.shape for name, p in model.named_parameters()}
 
     def value(vector):
         pieces = vector.split([s.numel() for s in shapes.values()])
         weights = {k: v.reshape(s) for (k, s), v in zip(shapes.items(), pieces, strict=True)}
-        return training.mse(torch.func.functional_call(model, weights, (inputs,)), targets)
+        return curvature.mse(torch.func.functional_call(model, weights, (inputs,)), targets)
 
     point = torch.cat([p.detach().flatten() for p in model.parameters()])
     scale = optimizer.preconditioner().rsqrt()
@@ -342,20 +418,23 @@ def test_the_probe_of_the_preconditioned_sharpness_agrees_with_the_dense_matrix(
 def test_the_probe_knows_adam_and_plain_descent():
     inputs = torch.randn(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     data, values = (inputs, torch.arange(20) % 3), []
-    for make in (torch.optim.Adam, ClippedAdam):
+    for make in (torch.optim.Adam, unclipped):
         model = models.mlp([4, 5, 3], dtype=torch.float64)
         history = training.train(
-            model, *data, optimizer=make(model.parameters(), 0.02), steps=5, progress=False,
-            probes={"p": probes.preconditioned_sharpness(tol=1e-9)},
+            EmpiricalRisk(model, "mse", data), 5, optimizer=make(model.parameters(), 0.02),
+            probes={"p": probes.PreconditionedSharpness(tol=1e-9)}, progress=False,
         )  # fmt: skip
         values.append(history.probes["p"][1:])
     assert np.allclose(*values, rtol=4e-9)  # both to within tol
     model = models.mlp([4, 5, 3], dtype=torch.float64)
-    both = {"p": probes.preconditioned_sharpness(tol=1e-9), "s": training.sharpness(tol=1e-9)}
-    history = training.gradient_descent(
-        model, *data, learning_rate=0.1, steps=2, probes=both, progress=False
-    )
-    assert np.array_equal(history.probes["p"], history.probes["s"])
+    both = {"p": probes.PreconditionedSharpness(tol=1e-9), "s": probes.Sharpness(tol=1e-9)}
+    risk = EmpiricalRisk(model, "mse", data)
+    plain = training.gradient_descent(risk, 0.1, 2, probes=both, progress=False)
+    both = {"p": probes.PreconditionedSharpness(tol=1e-9), "s": probes.Sharpness(tol=1e-9)}
+    sgd = torch.optim.SGD(model.parameters(), 0.1)
+    by_sgd = training.train(risk, 2, optimizer=sgd, probes=both, progress=False)
+    for history in (plain, by_sgd):
+        assert np.array_equal(history.probes["p"], history.probes["s"])
 
 
 # Refusals
@@ -364,7 +443,10 @@ def test_the_probe_knows_adam_and_plain_descent():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"lr": 0.0}, "lr"),
+        ({"lr": -0.1}, "lr"),
+        ({"lr": True}, "lr"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"weight_decay": math.inf}, "weight_decay"),
         ({"lr": math.nan}, "lr"),
         ({"eps": 0.0}, "eps"),
         ({"betas": (0.9, 1.0)}, "betas"),
@@ -384,9 +466,30 @@ def test_the_probe_knows_adam_and_plain_descent():
 def test_bad_options_are_named(bad, message):
     parameters = [torch.zeros(2, requires_grad=True)]
     with pytest.raises(ValueError, match=message):
-        ClippedAdam(parameters, **bad)
+        ClippedAdam(parameters, **{"clip": "none", **bad})
     with pytest.raises(ValueError, match=message):
-        ClippedAdam([{"params": parameters, **bad}])
+        ClippedAdam([{"params": parameters, **bad}], clip="none")
+
+
+def test_the_way_to_clip_has_no_default():
+    with pytest.raises(TypeError, match="clip"):
+        ClippedAdam([torch.zeros(2, requires_grad=True)])
+
+
+def test_a_missing_closure_moves_nothing():
+    """Also where a group that needs no loss comes first."""
+    parameters = [torch.ones(2, requires_grad=True) for _ in range(2)]
+    for p in parameters:
+        p.grad = torch.ones(2)
+    groups = [{"params": parameters[:1]}, {"params": parameters[1:], "clip": "rise"}]
+    optimizer = ClippedAdam(groups, 0.1, clip="none")
+    with pytest.raises(ValueError, match="closure"):
+        optimizer.step()
+    parameters[1].grad = torch.ones(2).to_sparse()
+    with pytest.raises(ValueError, match="dense"):
+        optimizer.step(lambda: 1.0)
+    assert all(torch.equal(p, torch.ones(2)) for p in parameters)
+    assert not optimizer.state
 
 
 @pytest.mark.parametrize("clip", ["rise", "episode"])
@@ -402,7 +505,7 @@ def test_sparse_gradients_are_refused():
     p = torch.zeros(2, requires_grad=True)
     p.grad = torch.ones(2).to_sparse()
     with pytest.raises(ValueError, match="dense"):
-        ClippedAdam([p]).step()
+        unclipped([p]).step()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from flatminima import models, training
-from flatminima.training.loop import make_batches
+from flatminima import curvature, models, training
+from flatminima.curvature import EmpiricalRisk
+from flatminima.training import probes
+from flatminima.training.batches import make_batches
 
 LOSSES = ("mse", "cross_entropy")
 
@@ -27,8 +29,9 @@ def flat(model):
 
 
 def descend(model, data, **options):
+    risk = EmpiricalRisk(model, options.pop("loss", "mse"), data)
     options = {"learning_rate": 0.1, "steps": 10, "progress": False} | options
-    return training.gradient_descent(model, *data, **options)
+    return training.gradient_descent(risk, **options)
 
 
 def dense_hessian(model, data, loss):
@@ -40,7 +43,7 @@ def dense_hessian(model, data, loss):
         pieces = vector.split([s.numel() for s in shapes.values()])
         weights = {k: v.reshape(s) for (k, s), v in zip(shapes.items(), pieces, strict=True)}
         outputs = torch.func.functional_call(model, weights, (inputs,))
-        return training.LOSSES[loss](outputs, targets)
+        return curvature.LOSSES[loss](outputs, targets)
 
     return torch.func.hessian(value)(flat(model)).numpy()
 
@@ -50,13 +53,13 @@ def dense_hessian(model, data, loss):
 
 def test_mse_is_half_the_mean_squared_norm():
     outputs = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
-    assert training.mse(outputs, torch.zeros(2, 2)).item() == (5 + 1) / 4
+    assert curvature.mse(outputs, torch.zeros(2, 2)).item() == (5 + 1) / 4
     # One-hot vectors (1,0) and (0,1): residuals (0,2) and (0,0).
-    assert training.mse(outputs, torch.tensor([0, 1])).item() == 4 / 4
+    assert curvature.mse(outputs, torch.tensor([0, 1])).item() == 4 / 4
 
 
 def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_number_of_classes():
-    value = training.cross_entropy(torch.zeros(4, 7, dtype=torch.float64), torch.arange(4))
+    value = curvature.cross_entropy(torch.zeros(4, 7, dtype=torch.float64), torch.arange(4))
     assert value.item() == pytest.approx(math.log(7), rel=4e-16)
 
 
@@ -68,7 +71,7 @@ def test_each_step_is_minus_eta_times_the_gradient(loss):
     data, model, reference = problem(), network(), network()
     history = descend(model, data, loss=loss, learning_rate=0.3, steps=4)
     for step in range(5):
-        value = training.LOSSES[loss](reference(data[0]), data[1])
+        value = curvature.LOSSES[loss](reference(data[0]), data[1])
         gradients = torch.autograd.grad(value, list(reference.parameters()))
         norm = math.sqrt(sum(float((g * g).sum()) for g in gradients))
         # The same float64 operations up to their order: a few units in the last place.
@@ -128,7 +131,7 @@ def test_frozen_parameters_stay():
     model = network()
     model[1].weight.requires_grad_(False)
     frozen, free = model[1].weight.clone(), model[3].weight.clone()
-    descend(model, problem(), probes={"sharpness": training.sharpness()})
+    descend(model, problem(), probes={"sharpness": probes.Sharpness()})
     assert torch.equal(model[1].weight, frozen)
     assert not torch.equal(model[3].weight, free)
 
@@ -140,9 +143,9 @@ def test_runs_are_deterministic(batch_size):
     for _ in range(2):
         model = network(torch.float32)
         generator = torch.Generator().manual_seed(5)
-        probes = {"sharpness": training.sharpness(2)}
+        watched = {"sharpness": probes.Sharpness(2)}
         history = descend(
-            model, data, batch_size=batch_size, generator=generator, probes=probes, probe_every=5
+            model, data, batch_size=batch_size, generator=generator, probes=watched, probe_every=5
         )
         results.append((flat(model), history))
     (weights, first), (weights_again, again) = results
@@ -154,9 +157,18 @@ def test_runs_are_deterministic(batch_size):
 # Minibatches
 
 
+def minibatches(inputs, targets, size):
+    """The pairs that a run would draw."""
+    risk = EmpiricalRisk(models.linear(1, 10), "mse", (inputs, targets))
+    batches = make_batches(risk, size, torch.Generator().manual_seed(0))
+    while True:
+        batches.advance()
+        yield batches.pair
+
+
 def test_minibatches_go_once_through_the_data_in_each_epoch():
     inputs = torch.arange(10.0)[:, None]
-    batches = make_batches(inputs, torch.arange(10), 5, torch.Generator().manual_seed(0))
+    batches = minibatches(inputs, torch.arange(10), 5)
     epochs = [torch.cat([next(batches)[1] for _ in range(2)]) for _ in range(3)]
     for order in epochs:
         assert torch.equal(order.sort().values, torch.arange(10))
@@ -167,7 +179,7 @@ def test_minibatches_go_once_through_the_data_in_each_epoch():
 
 def test_a_remainder_that_fills_no_batch_is_left_out():
     data = (torch.arange(10.0)[:, None], torch.arange(10))
-    batches = make_batches(*data, 4, torch.Generator().manual_seed(0))
+    batches = minibatches(*data, 4)
     assert [len(next(batches)[1]) for _ in range(5)] == [4] * 5
 
 
@@ -185,10 +197,10 @@ def test_the_probes_of_a_minibatch_run_see_the_whole_data():
         data,
         batch_size=6,
         generator=torch.Generator().manual_seed(0),
-        probes={"full": lambda state: state.loss().item()},
+        probes={"full": lambda state: state.risk.value()},
     )
     assert history.probes["full"][-1] == pytest.approx(
-        training.mse(model(data[0]), data[1]).item(), rel=1e-15
+        curvature.mse(model(data[0]), data[1]).item(), rel=1e-15
     )
     assert history.probes["full"][0] != history.loss[0]
 
@@ -218,9 +230,9 @@ def test_eigenvalue_probes_agree_with_the_dense_hessian(loss):
         data,
         loss=loss,
         probes={
-            "top": training.sharpness(3, tol=1e-9),
-            "sharpness": training.sharpness(tol=1e-9),
-            "smallest": training.smallest_eigenvalue(tol=1e-9),
+            "top": probes.Sharpness(3, tol=1e-9),
+            "sharpness": probes.Sharpness(tol=1e-9),
+            "smallest": probes.LambdaMin(tol=1e-9),
         },
         probe_every=5,
     )
@@ -236,7 +248,7 @@ def test_eigenvalue_probes_agree_with_the_dense_hessian(loss):
 def test_probes_do_not_disturb_the_run():
     data, plain, probed = problem(), network(), network()
     descend(plain, data)
-    descend(probed, data, probes={"sharpness": training.sharpness()})
+    descend(probed, data, probes={"sharpness": probes.Sharpness()})
     assert torch.equal(flat(plain), flat(probed))
 
 
@@ -246,7 +258,7 @@ def test_accuracy_counts_the_largest_output():
         model[1].weight.copy_(torch.eye(3))
     inputs = torch.eye(3)[[0, 1, 2, 0]]
     labels = torch.tensor([0, 1, 2, 1])
-    probe = training.accuracy(inputs, labels)
+    probe = probes.Accuracy(inputs, labels)
     history = descend(
         model, (inputs, labels), learning_rate=1e-6, steps=1, probes={"accuracy": probe}
     )
@@ -260,12 +272,40 @@ def test_edge_arrival_is_the_first_crossing_from_below():
         empty = np.empty(0)
         return training.History(0.5, empty, empty, empty, steps, {"sharpness": values})
 
-    assert training.edge_arrival(run([1.0, 3.9, 4.0, 3.0, 5.0])) == 20
-    assert training.edge_arrival(run([6.0, 3.0, 3.9])) is None
-    assert training.edge_arrival(run([6.0, 3.0, 4.1])) == 20
-    assert training.edge_arrival(run([[1.0, 0.5], [4.2, 1.0]])) == 10
+    assert run([1.0, 3.9, 4.0, 3.0, 5.0]).edge_arrival() == 20
+    assert run([6.0, 3.0, 3.9]).edge_arrival() is None
+    assert run([6.0, 3.0, 4.1]).edge_arrival() == 20
+    assert run([[1.0, 0.5], [4.2, 1.0]]).edge_arrival() == 10
     with pytest.raises(ValueError, match="sharpness must be one of sharpness; got 'hessian'"):
-        training.edge_arrival(run([1.0]), "hessian")
+        run([1.0]).edge_arrival("hessian")
+
+
+def test_a_trace_is_aligned_with_the_loss():
+    run = descend(
+        network(), problem(), steps=7, probe_every=3,
+        probes={"step": lambda s: s.step, "pair": lambda s: np.array([s.step, -s.step])},
+    )  # fmt: skip
+    expected = np.array([0, np.nan, np.nan, 3, np.nan, np.nan, 6, 7])
+    assert np.array_equal(run.trace("step"), expected, equal_nan=True)
+    assert np.array_equal(run.trace("pair"), np.stack([expected, -expected], 1), equal_nan=True)
+    with pytest.raises(ValueError, match="name must be one of step, pair; got 'sharpness'"):
+        run.trace("sharpness")
+
+
+def test_the_history_finds_episodes_with_the_rates_of_the_run():
+    loss = np.array([1.0, 0.5, 0.8, 0.9, 0.4, 0.6, 0.7, 0.3])
+    steps, rates = np.arange(8), np.array([1.0] * 4 + [0.5] * 4)
+    values = {"sharpness": np.full(8, 3.0), "two": np.full((8, 2), [3.0, 9.0])}
+    run = training.History(1.0, steps, loss, loss, steps, values, learning_rates=rates)
+    assert run.episodes() == run.episodes("two") == [(1, 3, 4)]
+    assert run.episodes(threshold=2.5) == [(1, 3, 4), (4, 6, 7)]
+    assert training.History(1.0, steps, loss, loss, steps, values).episodes() == [
+        (1, 3, 4),
+        (4, 6, 7),
+    ]
+    none = np.empty(0)
+    at_once = training.History(1.0, none, none, none, none.astype(int), {"sharpness": none})
+    assert at_once.episodes() == []
 
 
 # Divergence
@@ -295,7 +335,7 @@ def test_a_loss_that_is_not_a_number_at_the_start_diverges_at_step_zero():
     model = network()
     with torch.no_grad():
         model[1].weight[0, 0] = math.nan
-    history = descend(model, problem(), probes={"loss": lambda state: state.loss().item()})
+    history = descend(model, problem(), probes={"loss": lambda state: state.risk.value()})
     assert history.diverged
     assert history.diverged_at == 0
     assert len(history.loss) == len(history.probe_steps) == len(history.probes["loss"]) == 0
@@ -319,7 +359,7 @@ def test_a_finite_loss_beyond_the_ceiling_counts_as_diverged():
     factor = 0.999 * free.loss[4] / free.loss[0]
     outputs = torch.zeros(24, 3, dtype=torch.float64)
     # The first loss must be the larger of the two scales for this factor to be the right one.
-    assert free.loss[0] >= training.mse(outputs, problem()[1]).item()
+    assert free.loss[0] >= curvature.mse(outputs, problem()[1]).item()
     assert run(factor).diverged_at == 4
 
 
@@ -394,12 +434,12 @@ def test_a_model_without_trainable_parameters_is_refused():
 @pytest.mark.parametrize("k", [0, -1, 1.5])
 def test_a_bad_number_of_eigenvalues_is_refused(k):
     with pytest.raises(ValueError, match="k must be"):
-        training.sharpness(k)
+        probes.Sharpness(k)
 
 
 def test_accuracy_refuses_data_that_do_not_match():
     with pytest.raises(ValueError, match="same length"):
-        training.accuracy(INPUTS, LABELS[:-1])
+        probes.Accuracy(INPUTS, LABELS[:-1])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -409,9 +449,9 @@ def test_the_gpu_makes_the_same_run_as_the_cpu(loss):
     for device in ("cpu", "cuda"):
         inputs, labels = problem()
         model = models.mlp([5, 6, 3], dtype=torch.float64, device=device)
-        probes = {"sharpness": training.sharpness(tol=1e-9)}
+        watched = {"sharpness": probes.Sharpness(tol=1e-9)}
         data = (inputs.to(device), labels.to(device))
-        histories.append(descend(model, data, loss=loss, probes=probes))
+        histories.append(descend(model, data, loss=loss, probes=watched))
     # A stable run of ten steps in float64: only the order of summation differs.
     assert np.allclose(histories[0].loss, histories[1].loss, rtol=1e-12)
     sharpness = [h.probes["sharpness"] for h in histories]

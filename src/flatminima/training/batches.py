@@ -162,6 +162,14 @@ def _check_targets(targets: Tensor, outputs: Tensor, risk: EmpiricalRisk) -> Non
     )
 
 
+def scalar(value: object) -> Tensor:
+    """What a loss returned; ValueError unless it is a scalar tensor, finite or not."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"loss must return a scalar tensor, got {given}")
+    return value
+
+
 def loss_of_zero(risk: EmpiricalRisk) -> float:
     """Size of the loss of outputs that are all zero, the scale of the problem.
 
@@ -173,7 +181,7 @@ def loss_of_zero(risk: EmpiricalRisk) -> float:
             zeros = _zero_outputs(risk.model, inputs)
             if zeros is None:
                 return 0.0
-            total += weight * float(risk.loss_function(zeros, targets))
+            total += weight * float(scalar(risk.loss_function(zeros, targets)))
     return abs(total) if abs(total) < float("inf") else 0.0
 
 

@@ -18,7 +18,7 @@ from flatminima._validation import positive_float, positive_int
 from flatminima.curvature.losses import name_of
 from flatminima.curvature.risk import EmpiricalRisk
 from flatminima.training import checkpoint as files
-from flatminima.training.batches import check_data, loss_of_zero, make_batches
+from flatminima.training.batches import check_data, loss_of_zero, make_batches, scalar
 from flatminima.training.history import Cooling, History
 from flatminima.training.probes import Probe, State
 from flatminima.training.updates import ByOptimizer, Descent, Evaluation
@@ -341,10 +341,7 @@ class Loop:
         """The loss of the present batch and its gradient, term by term."""
         total: Tensor | None = None
         for weight, loss in self.batches.terms():
-            value = loss()
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"loss must return a scalar tensor, got {given}")
+            value = scalar(loss())
             parts = torch.autograd.grad(
                 value, self.risk.parameters, allow_unused=True, materialize_grads=True
             )

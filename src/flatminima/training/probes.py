@@ -174,7 +174,8 @@ class Sharpness(_Eigenvalues):
         self.k = positive_int("k", k)
 
     def __call__(self, state: State) -> float | np.ndarray:
-        values = np.asarray(self.pairs(state.hessian, self.k).eigenvalues, dtype=float)
+        # A copy: an array that shares its memory would keep the tensor.
+        values = self.pairs(state.hessian, self.k).eigenvalues.numpy().astype(float)
         return float(values[0]) if self.k == 1 else values
 
 

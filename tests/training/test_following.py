@@ -1,11 +1,12 @@
-"""tracking: eigenpairs along a run against the dense Hessian, and across a resumption."""
+"""A probe of one's own around an EigenTracker: against the dense Hessian, and when it resumes."""
 
 import numpy as np
 import pytest
 import torch
 
-from flatminima import models, training
-from flatminima.training import tracking
+from flatminima import models
+from flatminima.curvature import EigenTracker, EmpiricalRisk, mse
+from flatminima.training import gradient_descent
 
 INPUTS = torch.randn(24, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 TARGETS = torch.arange(24) % 3
@@ -22,35 +23,45 @@ def dense(model):
     def value(vector):
         pieces = vector.split([s.numel() for s in shapes.values()])
         weights = {k: v.reshape(s) for (k, s), v in zip(shapes.items(), pieces, strict=True)}
-        return training.mse(torch.func.functional_call(model, weights, (INPUTS,)), TARGETS)
+        return mse(torch.func.functional_call(model, weights, (INPUTS,)), TARGETS)
 
     point = torch.cat([p.detach().flatten() for p in model.parameters()])
     values, vectors = torch.linalg.eigh(torch.func.hessian(value)(point))
     return values.flip(0).numpy(), vectors.T.flip(0).numpy()
 
 
-def probes(pairs):
-    return {
-        "values": pairs,
-        "angles": pairs.angles,
-        "overlaps": pairs.overlaps,
-        "vectors": pairs.eigenvectors,
-    }
+class Following:
+    """Eigenvalues, angles, and in further columns the eigenvectors, from one tracker."""
+
+    def __init__(self, k, tol=5e-4, **options):
+        self.tracker = EigenTracker(k, tol, **options)
+
+    def __call__(self, state):
+        pairs = self.tracker.update(state.hessian)
+        first = [pairs.eigenvalues, pairs.angles]
+        return np.column_stack([*first, pairs.eigenvectors.double()])
+
+    def state_dict(self):
+        return self.tracker.state_dict()
+
+    def load_state_dict(self, state):
+        self.tracker.load_state_dict(state)
 
 
-def run(pairs, extra=None, model=None, **options):
-    return training.gradient_descent(
-        model or network(), INPUTS, TARGETS, learning_rate=0.3, steps=20, progress=False,
-        probes=probes(pairs) | (extra or {}), probe_every=2, **options,
-    )  # fmt: skip
+def run(pairs, extra=None, **options):
+    risk = EmpiricalRisk(network(), "mse", (INPUTS, TARGETS))
+    watched = {"pairs": pairs} | (extra or {})
+    return gradient_descent(risk, 0.3, 20, progress=False, probes=watched, probe_every=2, **options)
 
 
 @pytest.mark.parametrize("which", ["largest", "smallest"])
 def test_the_pairs_are_those_of_the_dense_hessian(which):
     exact = []
-    pairs = tracking.Eigenpairs(2, tol=1e-9, which=which)
-    history = run(pairs, {"exact": lambda s: exact.append(dense(s.model)) or 0.0})
-    found = history.probes
+    pairs = Following(2, tol=1e-9, which=which)
+    history = run(pairs, {"exact": lambda s: exact.append(dense(s.risk.model)) or 0.0})
+    every = history.probes["pairs"]
+    found = {"values": every[..., 0], "angles": every[..., 1], "vectors": every[..., 2:]}
+    assert len(pairs.tracker.products) == len(exact) == 11
     chosen = slice(None, 2) if which == "largest" else slice(-2, None)
     before = None
     for t, (values, vectors) in enumerate(exact):
@@ -70,17 +81,6 @@ def test_the_pairs_are_those_of_the_dense_hessian(which):
     assert not found["angles"][0].any()
 
 
-def test_four_probes_cost_one_solution():
-    one, four = (tracking.Eigenpairs(2) for _ in range(2))
-    training.gradient_descent(
-        network(), INPUTS, TARGETS, learning_rate=0.3, steps=20, progress=False,
-        probes={"values": one}, probe_every=2,
-    )  # fmt: skip
-    run(four)
-    assert len(four.tracker.products) == 11
-    assert four.tracker.products == one.tracker.products
-
-
 @pytest.mark.parametrize("broken_at", [2, 10, 18])
 def test_a_resumed_run_measures_the_same_bits(tmp_path, broken_at):
     def stop(step):
@@ -92,12 +92,12 @@ def test_a_resumed_run_measures_the_same_bits(tmp_path, broken_at):
         return {"stop": probe}
 
     options = {"scan_every": 3}
-    first = tracking.Eigenpairs(2, **options)
+    first = Following(2, **options)
     expected = run(first, stop(-1)).probes
     again = {"checkpoint": tmp_path / "run.pt", "checkpoint_every": 1}
     with pytest.raises(KeyboardInterrupt):
-        run(tracking.Eigenpairs(2, **options), stop(broken_at), **again)
-    second = tracking.Eigenpairs(2, **options)
+        run(Following(2, **options), stop(broken_at), **again)
+    second = Following(2, **options)
     found = run(second, stop(-1), **again).probes
     for name, values in expected.items():
         assert np.array_equal(values, found[name]), name
