@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,8 +19,8 @@ import numpy as np
 
 from flatminima._validation import checked_rates, finite_array, nonnegative_array, positive_int
 
-# Trajectories a thread carries at a time: smaller blocks were measured to be slower, because the
-# threads then wait for one another between NumPy calls, and larger ones leave cores without work.
+# Trajectories a thread carries at a time. With fewer, threads were measured to wait for one another
+# between NumPy calls; with more, cores are left without work.
 BLOCK = 65536
 
 # Steps between two searches for trajectories that have come to rest or have diverged.
@@ -84,9 +84,7 @@ def needs_depth_two(network: object, name: str) -> None:
         raise ValueError(f"{name} is defined at depth 2 only, got depth {network.depth}")
 
 
-def recurrence(
-    step: Callable[..., object], start: tuple[np.ndarray, ...], steps: int
-) -> np.ndarray:
+def recurrence(step: Callable[..., object], start: Sequence[object], steps: int) -> np.ndarray:
     """The states of step after step from the start, arrays of one shape: (k, steps + 1, ...)."""
     states = np.empty((len(start), positive_int("steps", steps) + 1, *start[0].shape))
     states[:, 0] = start

@@ -68,9 +68,7 @@ def _with_signs(
     return np.where(possible[..., None], signs * size, np.nan)
 
 
-def decreasing_newton(
-    function: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], start: np.ndarray
-) -> np.ndarray:
+def decreasing_newton(function: Callable[..., tuple], start: np.ndarray) -> np.ndarray:
     """Solve f(x) = 0 elementwise for convex increasing f, by Newton's method from f(x) >= 0.
 
     Every iterate stays right of the root and moves left, so that the method cannot fail; it ends

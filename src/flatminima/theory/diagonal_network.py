@@ -29,15 +29,9 @@ __all__ = ["DiagonalNetwork", "DiagonalTrajectory"]
 
 @dataclass(frozen=True, eq=False)
 class DiagonalNetwork:
-    """L(u_1, ..., u_d) = ||X (u_1 * ... * u_d) - y||^2 / (2 n).
+    """L(u_1, ..., u_d) = ||X (u_1 * ... * u_d) - y||^2 / (2 n), of depth d >= 1.
 
-    Args:
-        inputs: the data matrix X, shape (n, features).
-        targets: the targets y, shape (n,).
-        depth: number d >= 1 of factors.
-
-    Raises:
-        ValueError: for arrays of other shapes, entries that are not finite, or a depth below 1.
+    ``inputs`` X has shape (n, features) and ``targets`` y (n,); ValueError for any other.
 
     Example:
         >>> network = DiagonalNetwork([[1.0, 1.0], [0.0, 1.0]], [1.0, 0.0])
@@ -52,12 +46,10 @@ class DiagonalNetwork:
     def __post_init__(self) -> None:
         inputs = finite_array("inputs", self.inputs).copy()
         targets = finite_array("targets", self.targets).copy()
-        if inputs.ndim != 2 or inputs.size == 0:
-            raise ValueError(f"inputs must have shape (n, features), got {inputs.shape}")
-        if targets.shape != inputs.shape[:1]:
+        if inputs.ndim != 2 or inputs.size == 0 or targets.shape != inputs.shape[:1]:
             raise ValueError(
-                f"targets must have one entry for each of the {inputs.shape[0]} rows of inputs, "
-                f"got shape {targets.shape}"
+                "inputs must have shape (n, features) and targets (n,), "
+                f"got {inputs.shape} and {targets.shape}"
             )
         inputs.flags.writeable = targets.flags.writeable = False
         object.__setattr__(self, "inputs", inputs)
@@ -123,8 +115,7 @@ class DiagonalNetwork:
     def tangent_squares(self, theta: object) -> np.ndarray:
         """Return s_k, the sum over i of the squared products leaving out u_ik, (..., features).
 
-        s_k is the squared length of the gradient of w_k; at depth 2 it is
-        u_1k^2 + u_2k^2 = sqrt(kappa_k^2 + 4 w_k^2).
+        At depth 2 it is u_1k^2 + u_2k^2 = sqrt(kappa_k^2 + 4 w_k^2).
         """
         return np.sum(_rest(self._parameters(theta)) ** 2, axis=-2)
 
@@ -150,10 +141,7 @@ class DiagonalNetwork:
         _descent.needs_depth_two(self, "at")
         points = ScalarNetwork(2, 0.0).at(finite_array("weights", weights), kappa)
         if points.shape[-2:] != (self.features, 2):
-            raise ValueError(
-                f"weights and kappa must have shape (..., {self.features}), "
-                f"got {np.shape(weights)} and {np.shape(kappa)}"
-            )
+            raise ValueError(f"weights must have shape (..., {self.features}), got {weights!r}")
         return np.moveaxis(points, -1, -2)
 
     def imbalance(self, theta: object) -> np.ndarray:
@@ -185,8 +173,8 @@ class DiagonalNetwork:
             batch_size: rows drawn for each step, without replacement and independently for each
                 trajectory, 1 to n; None or n uses all rows.
             generator: source of the noise and of the rows, needed with either.
-            learning_rate, steps, record_every: with all else as in
-                :meth:`~flatminima.theory.scalar_network.ScalarNetwork.descend`.
+
+        All else is as in :meth:`~flatminima.theory.scalar_network.ScalarNetwork.descend`.
 
         Example:
             Of all weights that fit, a small start finds nearly those of least l1 norm, (1, 0, 0):

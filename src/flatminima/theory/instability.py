@@ -89,16 +89,13 @@ def coupled_dynamics(
     Damian, Nichani and Lee (2023).
 
     Args:
-        x: starting displacement along v_1; a number or an array, all of which broadcast.
+        x: starting displacement along v_1; this and the others broadcast.
         excess: starting sharpness minus 2/eta.
-        learning_rate: eta > 0.
+        learning_rate: eta > 0, a number.
         progressive_sharpening: alpha, the rise of sharpness per unit of eta * steps.
-        self_stabilization: beta = ||P grad lambda_1||^2 >= 0.
+        self_stabilization: beta = ||P grad lambda_1||^2 >= 0, or ValueError.
         steps: number of steps.
         fourth: q, the fourth derivative of the loss along v_1.
-
-    Raises:
-        ValueError: for values out of range or not finite.
 
     Example:
         Without progressive sharpening one instability changes the sign of the excess:
@@ -129,22 +126,13 @@ def coupled_dynamics(
 def reflected_sharpness(
     before: object, learning_rate: object, target: float | None = None
 ) -> np.ndarray:
-    r"""Sharpness after an instability that began at sharpness ``before``: 4/eta - before.
+    """Sharpness after an instability that began at sharpness ``before``: 4/eta - before.
 
     The leading-order law of Theorem D8: the excess over 2/eta changes its sign, at any depth. The
-    error is of the order of the excess squared. At depth 2 that order is known too; with the
-    relative excess e = eta * before / 2 - 1, the one afterwards is
-
-    .. math:: -e - \frac43\, \frac{1 - 4\eta^2y^2}{1 - \eta^2y^2}\, e^2 + O(e^3) .
-
-    The value says nothing where the law cannot hold: below the sharpness of the flattest
-    minimum, hence in particular for ``before`` >= 4/eta.
-
-    Args:
-        before: sharpness of the minimum whose instability starts, in any shape.
-        learning_rate: eta > 0; broadcasts.
-        target: the target y of a network of depth 2, to include the second order; then
-            eta |y| < 1 (or ValueError), as there is no minimum at the threshold otherwise.
+    error is of the order of the excess squared. At depth 2 that order is known too, and included
+    where ``target`` gives y; ValueError unless eta |y| < 1, as there is no minimum at the threshold
+    otherwise. ``before`` and ``learning_rate`` broadcast. The value says nothing below the
+    sharpness of the flattest minimum, hence in particular for ``before`` >= 4/eta.
 
     Example:
         The threshold is 20: what begins 2 above it ends 2 below it, or further to second order.

@@ -43,15 +43,9 @@ def split_flattening(
     imbalances kappa_t each step is weighted by its own, and the shares add up to
     kappa_0 - kappa_T exactly (Proposition D10).
 
-    Args:
-        residuals: r_t at each point from which a step was taken, time axis first, (steps, ...).
-            For several features at depth 2, the weight gradient without noise takes its place.
-        noise: xi_t added in each of these steps; broadcasts.
-        learning_rate: eta > 0; broadcasts against the batch axes.
-        imbalance: kappa_t at the same points; broadcasts.
-
-    Raises:
-        ValueError: for a missing time axis, non-finite values or learning_rate <= 0.
+    ``residuals`` (steps, ...) are r_t at each point from which a step was taken (for several
+    features at depth 2, the weight gradient without noise), ``noise`` xi_t and ``imbalance``
+    kappa_t; all broadcast. ValueError for a missing time axis or values out of range.
 
     Example:
         >>> shares = split_flattening([1.0, -1.0], [0.5, 0.5], 0.1)
@@ -67,13 +61,11 @@ def split_flattening(
 
 
 def flattening_rate(sharpness: object, label_noise: object, learning_rate: object) -> np.ndarray:
-    r"""Expected fall of log |kappa| per step near a minimum, to leading order in the noise.
+    """Expected fall of log |kappa| per step near a minimum, to leading order in the noise.
 
-    .. math:: \frac{2 \eta^2 \sigma^2}{2 - \eta s}
-
-    of which eta^2 sigma^2 is the noise's own share; the proposition on the rate of label noise
-    proves it. ``sharpness`` is s >= 0 of the minimum, ``label_noise`` the standard deviation
-    sigma >= 0; all broadcast. ValueError for arguments out of range, among them eta s >= 2.
+    It is 2 eta^2 sigma^2 / (2 - eta s), of which eta^2 sigma^2 is the noise's own share.
+    ``sharpness`` s >= 0 of the minimum, ``label_noise``, the standard deviation sigma >= 0, and
+    ``learning_rate`` broadcast. ValueError for arguments out of range, among them eta s >= 2.
 
     Example:
         In units of the noise's own share; half way to the threshold the echo is as large:
@@ -91,21 +83,11 @@ def flattening_rate(sharpness: object, label_noise: object, learning_rate: objec
 def steps_to_imbalance(
     kappa: object, start: float, target: float, label_noise: float, learning_rate: float
 ) -> np.ndarray:
-    r"""Steps that label noise needs to bring the imbalance from ``start`` to ``kappa`` on average.
+    """Steps that label noise needs to bring the imbalance from ``start`` to ``kappa`` on average.
 
-    Integrates the rate of :func:`flattening_rate` as the minimum moves, s = sqrt(k^2 + 4 y^2):
-
-    .. math:: t = \frac{1}{2\eta^2\sigma^2} \int_\kappa^{\kappa_0} \frac{2 - \eta s(k)}{k}\, dk
-
-    Args:
-        kappa: imbalances in (0, start], any shape.
-        start: kappa_0 > 0 with eta sqrt(kappa_0^2 + 4 y^2) < 2.
-        target: y.
-        label_noise: sigma > 0.
-        learning_rate: eta > 0.
-
-    Raises:
-        ValueError: for arguments out of range.
+    Integrates the rate of :func:`flattening_rate` as the minimum moves, s = sqrt(kappa^2 + 4 y^2).
+    ``kappa`` holds imbalances in (0, start], in any shape, where eta s < 2 at the start, and
+    ``label_noise`` sigma > 0; ValueError otherwise.
 
     Example:
         >>> float(steps_to_imbalance(1.0, 2.0, 0.5, 0.1, 0.5).round())  # to halve an imbalance of 2

@@ -30,18 +30,13 @@ __all__ = [
     "uv_model",
 ]
 
-# An orbit whose |x| exceeds this is reported as diverged.
-_ESCAPE = 1e6
-# The longest period that is looked for.
-_LONGEST = 32
+_ESCAPE = 1e6  # an orbit whose |x| exceeds this is reported as diverged
+_LONGEST = 32  # the longest period that is looked for
 
 
 @dataclass(frozen=True)
 class Polynomial:
-    """A loss of one variable, L(x) = sum_k coefficients[k] x^k.
-
-    Args:
-        coefficients: c_0, c_1, ..., finite numbers, lowest power first.
+    """A loss of one variable, L(x) = sum_k coefficients[k] x^k, all finite, lowest power first.
 
     Example:
         >>> double_well = Polynomial((0.25, 0.0, -0.5, 0.0, 0.25))
@@ -75,7 +70,7 @@ def quartic(curvature: float, c: float, skew: float = 0.0) -> Polynomial:
 
 @dataclass(frozen=True)
 class Wide:
-    r"""L(x) = sqrt(1 + x^2) - 1: curvature (1 + x^2)^{-3/2}, highest at the minimum, and bounded
+    """L(x) = sqrt(1 + x^2) - 1: curvature (1 + x^2)^{-3/2}, highest at the minimum, and bounded
     below, so that an orbit past the threshold has nowhere to escape to.
 
     Example:
@@ -117,16 +112,9 @@ def orbit(
 ) -> Orbit:
     """Iterate x' = x - eta L'(x) over a whole grid of starts and learning rates.
 
-    Args:
-        loss: its ``derivative`` is called.
-        start: x_0; broadcasts against learning_rate.
-        learning_rate: eta > 0.
-        steps: number of steps.
-        keep: how many of the last iterates to return, the end included; None keeps all
-            steps + 1, the start first. Memory grows with keep alone.
-
-    Raises:
-        ValueError: for non-finite input, learning_rate <= 0, steps < 1 or keep > steps + 1.
+    ``start`` broadcasts against ``learning_rate``, eta > 0. The last ``keep`` iterates are
+    returned, the end included, and None keeps all steps + 1, the start first; memory grows with
+    keep alone. ValueError for values out of range.
 
     Example:
         Past the threshold, here 2, the orbit settles on a cycle of two points:
@@ -154,12 +142,8 @@ def orbit(
 def multiplier(loss: Polynomial | Wide, cycle: object, learning_rate: object) -> np.ndarray:
     """Return the product of 1 - eta L''(x) over a cycle: the derivative of the k-fold map there.
 
-    The cycle attracts if it is below 1 in absolute value and repels if it is above.
-
-    Args:
-        loss: a loss with second derivatives.
-        cycle: its k points, shape (k, ...).
-        learning_rate: eta > 0; broadcasts against (...).
+    The cycle attracts if it is below 1 in absolute value and repels if it is above. ``cycle`` has
+    its k points along the first axis, (k, ...); ``learning_rate`` broadcasts against (...).
 
     Example:
         >>> cycle = period_two_orbit(1.0, -1.0, 2.9) * np.array([1, -1])
@@ -173,9 +157,7 @@ def multiplier(loss: Polynomial | Wide, cycle: object, learning_rate: object) ->
 
 
 def period_two_orbit(curvature: object, c: object, learning_rate: object) -> np.ndarray:
-    r"""Return x_* > 0 of the orbit {x_*, -x_*} on L = curvature x^2/2 + c x^4/4 (Q5).
-
-    .. math:: x_*^2 = \frac{2 - \eta\lambda}{\eta c}
+    """Return x_* > 0 of the orbit {x_*, -x_*} on L = curvature x^2/2 + c x^4/4 (Q5).
 
     NaN where there is none: past the threshold for c >= 0, below it for c <= 0. Its multiplier is
     (2 eta lambda - 5)^2, so it attracts exactly for 2 < eta lambda < 3. Arguments broadcast;
@@ -203,11 +185,8 @@ def bifurcation_diagram(
 ) -> Orbit:
     """Return where orbits live in the long run, x of shape (keep, s, m), for m learning rates.
 
-    Args:
-        loss, learning_rates: as in :func:`orbit`, shape (m,).
-        starts: shape (s,); several, because several attractors may coexist.
-        settle: steps to take before recording.
-        keep: iterates to record after that.
+    There are s ``starts``, as several attractors may coexist; ``settle`` steps are taken before
+    the last ``keep`` iterates are recorded.
 
     Example:
         >>> bifurcation_diagram(quartic(1.0, -1.0), [1.5, 2.5, 3.3], keep=64).x.shape
@@ -243,11 +222,8 @@ def superstable_rates(levels: int) -> np.ndarray:
 
     A cycle is superstable, its multiplier 0, if it contains a critical point of the map,
     x_c^2 = (eta - 1)/(3 eta). The gaps shrink by Feigenbaum's ratio 4.669... in the limit
-    (Feigenbaum 1978).
-
-    Args:
-        levels: how many >= 2, from 2 points on; each root is found to rounding, so that beyond
-            about 9 levels their differences are lost in it.
+    (Feigenbaum 1978). There are ``levels`` >= 2 of them, from 2 points on; each is found to
+    rounding, in which their differences are lost beyond about 9.
 
     Example:
         >>> gaps = np.diff(superstable_rates(7))
@@ -259,8 +235,7 @@ def superstable_rates(levels: int) -> np.ndarray:
     levels = positive_int("levels", levels, 2)
 
     def miss(eta: float, steps: int) -> float:
-        critical = np.sqrt((eta - 1) / (3 * eta))
-        x = critical
+        x = critical = np.sqrt((eta - 1) / (3 * eta))
         for _ in range(steps):
             x = (1 - eta) * x + eta * x**3
         return x - critical
@@ -294,20 +269,13 @@ class UVTrajectory(NamedTuple):
 def uv_model(
     output: object, curvature: object, learning_rate: object, steps: int, width: int = 1
 ) -> UVTrajectory:
-    r"""Iterate the uv model of Lewkowycz et al. (2020), exactly, in its two closed variables.
+    """Iterate the uv model of Lewkowycz et al. (2020), exactly, in its two closed variables.
 
     The network f = u . v / sqrt(m) with width m is trained on one example with target 0 and loss
-    f^2 / 2. Gradient descent closes in f and lambda = (|u|^2 + |v|^2) / m:
+    f^2 / 2. Gradient descent closes in f and lambda = (|u|^2 + |v|^2) / m.
 
-    .. math:: f' = f\,\Big(1 - \eta\lambda + \frac{\eta^2 f^2}{m}\Big), \qquad
-              \lambda' = \lambda + \frac{\eta f^2}{m}\,(\eta\lambda - 4) .
-
-    Args:
-        output: f_0; broadcasts against the rest.
-        curvature: lambda_0 >= 2 |f_0| / sqrt(m), as |u|^2 + |v|^2 >= 2 |u . v| demands.
-        learning_rate: eta > 0.
-        steps: number of steps.
-        width: m.
+    ``output`` f_0, ``curvature`` lambda_0 >= 2 |f_0| / sqrt(m), as |u|^2 + |v|^2 >= 2 |u . v|
+    demands, and ``learning_rate`` broadcast; ValueError for values out of range.
 
     Example:
         A catapult: from eta lambda = 3 it lands far below the threshold, 2; from 4.5 it is lost.

@@ -49,11 +49,8 @@ def descend(hessian: object, start: object, learning_rate: object, steps: int) -
         learning_rate: eta > 0; an array broadcasts against the batch axes (...) of start.
         steps: number of steps.
 
-    Returns:
-        (steps + 1, ..., n), the start first; infinite or NaN past the range of floats.
-
-    Raises:
-        ValueError: for a matrix that is not symmetric, wrong shapes, or values out of range.
+    The result is (steps + 1, ..., n), the start first; infinite or NaN past the range of floats.
+    ValueError for a matrix that is not symmetric, wrong shapes, or values out of range.
 
     Example:
         Where eta lambda is 1, one step ends it; at 2 it jumps back and forth; above, it grows:
@@ -83,10 +80,7 @@ def iterate(
       is already preconditioned, P^{-1/2} A P^{-1/2}, without the bias correction, whose effect
       dies out like beta1^t.
 
-    Args:
-        method: one of the names in METHODS.
-        hessian, start, learning_rate, steps: as in :func:`descend`.
-        **coefficients: ``momentum`` or ``beta1`` in [0, 1), as METHODS says.
+    Methods and coefficients are those of METHODS; all else is as in :func:`descend`.
 
     Example:
         At eta lambda = 3 plain gradient descent would grow to 2^99; the heavy ball comes to rest:
@@ -100,10 +94,9 @@ def iterate(
         raise ValueError(
             f"start must have shape (..., {matrix.shape[0]}) for this Hessian, got {theta.shape}"
         )
-    eta = checked_rates(learning_rate)
+    rate = checked_rates(learning_rate)[..., None]
     beta, steps = _coefficient(method, coefficients), positive_int("steps", steps)
-    shape = np.broadcast_shapes(theta.shape, (*eta.shape, 1))
-    rate = eta[..., None]
+    shape = np.broadcast_shapes(theta.shape, rate.shape)
     path = np.empty((steps + 1, *shape))
     path[0] = theta
     memory = np.zeros(shape)
@@ -121,21 +114,10 @@ def iterate(
 def companion_matrix(
     method: str, eigenvalue: object, learning_rate: object, **coefficients: float
 ) -> np.ndarray:
-    r"""Return the matrix that takes (x_t, x_{t-1}) to (x_{t+1}, x_t) along one eigenvector.
+    """Return the matrix that takes (x_t, x_{t-1}) to (x_{t+1}, x_t) along one eigenvector.
 
-    .. math:: \begin{pmatrix} p & -q \\ 1 & 0 \end{pmatrix}, \qquad
-              \text{characteristic polynomial } z^2 - p z + q
-
-    with (p, q) = (1 - x, 0) for gradient descent, (1 + beta - x, beta) for the heavy ball,
-    ((1 + beta)(1 - x), beta (1 - x)) for Nesterov's method and (1 + beta1 - (1 - beta1) x, beta1)
-    for Adam, where x = eta lambda (Proposition Q3).
-
-    Args:
-        eigenvalue: lambda; broadcasts (for ``adam``, of the preconditioned Hessian).
-        method, learning_rate, coefficients: as in :func:`stability_threshold`.
-
-    Returns:
-        (..., 2, 2).
+    It is [[p, -q], [1, 0]], where p and q are those of Proposition Q3 at x = eta lambda, which
+    broadcasts. Shape (..., 2, 2); errors as in :func:`stability_threshold`.
 
     Example:
         >>> companion_matrix("heavy_ball", 2.0, 0.5, momentum=0.5).tolist()
@@ -175,13 +157,8 @@ def stability_threshold(method: str, learning_rate: object, **coefficients: floa
     ``adam``         2 (1 + beta1) / (eta (1 - beta1)), for eigenvalues of P^{-1/2} H P^{-1/2}
     ================ ============================================
 
-    Args:
-        method: one of the names in METHODS.
-        learning_rate: eta > 0, a number or an array.
-        **coefficients: ``momentum`` or ``beta1`` in [0, 1), as METHODS says.
-
-    Raises:
-        ValueError: for an unknown method, a coefficient that is not its own, or one out of range.
+    eta > 0 may be an array. ValueError for an unknown method, a coefficient other than METHODS
+    says, or one outside [0, 1).
 
     Example:
         The heavy ball is stable where gradient descent, with 20, is not; Nesterov is less so:
@@ -218,13 +195,11 @@ def best_learning_rate(hessian: object) -> tuple[float, float]:
 def sgd_second_moment(
     eigenvalue: object, variance: object, learning_rate: object, batch_size: int = 1
 ) -> np.ndarray:
-    r"""Return the factor by which E[x^2] grows in a step of SGD in one dimension (Q4).
+    """Return the factor by which E[x^2] grows in a step of SGD in one dimension (Q4).
 
-    .. math:: \E[(1 - \eta h)^2] = (1 - \eta\lambda)^2 + \eta^2 s^2 / B
-
-    where h is the mean of B = ``batch_size`` independent draws of a curvature of mean lambda,
-    ``eigenvalue``, and ``variance`` s^2 >= 0 (examples drawn with replacement), and all examples
-    have their minimum at x = 0. Arguments broadcast.
+    It is E[(1 - eta h)^2], where h is the mean of ``batch_size`` independent draws of a curvature
+    with mean ``eigenvalue`` and ``variance`` >= 0 (examples drawn with replacement), and all
+    examples have their minimum at x = 0. Arguments broadcast.
 
     Example:
         At half of 2 / lambda single examples of different curvatures diverge, batches do not:
@@ -243,25 +218,13 @@ def sgd_second_moment(
 def sgd_covariance_step(
     features: object, learning_rate: float, batch_size: int, *, replacement: bool = True
 ) -> np.ndarray:
-    r"""Return the matrix that takes vec E[theta theta^T] one step of SGD further (Q4).
+    """Return the matrix that takes vec E[theta theta^T] one step of SGD further (Q4).
 
-    The loss is (1 / 2n) sum_i (x_i . theta)^2, least squares that every example can fit, with
-    the minimum moved to the origin. With A = (1/n) sum_i x_i x_i^T and B examples a step,
-
-    .. math:: \Sigma' = (I - \eta A) \Sigma (I - \eta A) + \frac{\eta^2 c}{B}
-              \Big( \tfrac1n \sum_i x_i x_i^\top \Sigma\, x_i x_i^\top - A \Sigma A \Big),
-
-    c = 1 with replacement, c = (n - B) / (n - 1) without. The second moment is stable exactly if
-    the spectral radius of this matrix is below 1.
-
-    Args:
-        features: x_i in the rows, shape (n, p).
-        learning_rate: eta > 0.
-        batch_size: B >= 1, at most n without replacement.
-        replacement: whether the examples of a batch are drawn with replacement.
-
-    Returns:
-        shape (p^2, p^2), for vec that lays out rows one after another.
+    The loss is (1 / 2n) sum_i (x_i . theta)^2, least squares that every example can fit, with the
+    minimum moved to the origin; ``features`` (n, p) has x_i in its rows. The matrix is the average
+    over all batches, of at most n examples without ``replacement``; it is (p^2, p^2), for vec that
+    lays out rows one after another. The second moment is stable exactly if its spectral radius is
+    below 1.
 
     Example:
         With one feature it is :func:`sgd_second_moment`, here of the curvatures 1 and 9:
@@ -270,11 +233,11 @@ def sgd_covariance_step(
         0.41
     """
     features = finite_array("features", features)
+    eta = positive_float("learning_rate", learning_rate)
+    batch_size = positive_int("batch_size", batch_size)
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"features must have shape (n, p), got {features.shape}")
     n, p = features.shape
-    eta = positive_float("learning_rate", learning_rate)
-    batch_size = positive_int("batch_size", batch_size)
     if not replacement and batch_size > n:
         raise ValueError(f"batch_size must be at most the {n} examples, got {batch_size}")
     correction = 1.0 if replacement else (n - batch_size) / max(n - 1, 1)

@@ -32,7 +32,7 @@ def _unit(name: str, vectors: object) -> np.ndarray:
 
 
 def _same_dimension(u: np.ndarray, v: np.ndarray) -> None:
-    if u.shape[-1] != v.shape[-1]:
+    if u.shape[-1:] != v.shape[-1:] or u.ndim == 0:
         raise ValueError(
             "both arguments must hold vectors of the same dimension along the last axis, "
             f"got shapes {u.shape} and {v.shape}"
@@ -43,14 +43,8 @@ def angle(u: object, v: object) -> np.ndarray:
     """Angle between the lines along ``u`` and ``v``, in radians, in [0, pi/2].
 
     Uses Kahan's formula 2 arctan(|u - v| / |u + v|) for unit vectors, which keeps full relative
-    accuracy at tiny angles, where arccos of an overlap loses half of the digits.
-
-    Args:
-        u: vectors along the last axis, shape (..., n); their lengths do not matter.
-        v: likewise; the batch axes broadcast to the shape of the angles.
-
-    Raises:
-        ValueError: for a zero or non-finite vector, or vectors of different dimensions.
+    accuracy at tiny angles, where arccos of an overlap loses half of the digits. ValueError for a
+    zero or non-finite vector, or vectors of different dimensions.
 
     Example:
         >>> float(angle([1.0, 0.0], [-1.0, 1e-9]))
@@ -96,14 +90,8 @@ def principal_angles(U: object, V: object) -> np.ndarray:
     """The min(k, m) principal angles between two row spaces, ascending, in radians in [0, pi/2].
 
     Each angle is taken from its cosine or from its sine, whichever determines it well (Bjorck and
-    Golub 1973), so that tiny and nearly right angles are both accurate.
-
-    Args:
-        U: k linearly independent vectors in the rows, shape (..., k, n).
-        V: m linearly independent vectors in the rows, shape (..., m, n).
-
-    Raises:
-        ValueError: for dependent rows, a wrong shape, or different dimensions n.
+    Golub 1973), so that tiny and nearly right angles are both accurate. U (..., k, n) and V
+    (..., m, n) have linearly independent rows, or ValueError is raised.
 
     Example:
         Two planes in space share a line; here they are at right angles otherwise:
@@ -138,16 +126,13 @@ def subspace_overlap(U: object, V: object) -> np.ndarray:
 def align(V: object, reference: object) -> np.ndarray:
     """Return the vectors of ``V`` with the signs that give each a product >= 0 with its reference.
 
-    Vectors lie along the last axis, and ``reference`` broadcasts against V. A vector is kept where
-    its product is zero. ValueError for non-finite entries or different dimensions.
+    It is kept where the product is zero. ValueError for non-finite entries or other dimensions.
 
     Example:
         >>> align([[-1.0, 0.5]], [[1.0, 0.0]]).tolist()
         [[1.0, -0.5]]
     """
     V, reference = finite_array("V", V), finite_array("reference", reference)
-    if V.ndim == 0 or reference.ndim == 0:
-        raise ValueError("V and reference must hold vectors along their last axis, got a number")
     _same_dimension(V, reference)
     product = np.sum(V * reference, axis=-1, keepdims=True)
     return np.where(product < 0, -V, V)
@@ -196,12 +181,9 @@ def rotation_field(
         eigenvectors: orthonormal, one a row in the same order, shape (..., k, n).
         sharpness_gradient: gradient of lambda_1 (Proposition G1), shape (..., n).
 
-    Returns:
-        rho, shape (..., n), orthogonal to v_1; per unit of displacement.
-
-    Raises:
-        ValueError: for a leading eigenvalue repeated to within rounding, or not positive while
-            k < n, for eigenvectors that are not orthonormal rows, or for a wrong shape.
+    rho has shape (..., n) and is orthogonal to v_1. ValueError for a leading eigenvalue repeated to
+    within rounding, or not positive while k < n, for eigenvectors that are not orthonormal rows, or
+    for a wrong shape.
 
     Example:
         >>> rotation_field([3.0, 1.0], [[1, 0], [0, 1]], [5.0, 4.0]).tolist()

@@ -24,13 +24,8 @@ class TanhNetwork:
     The parameters of hidden unit j stand together in theta, as (a_j, b_j, w_j1, ..., w_jd), so
     theta has width * (d + 2) entries.
 
-    Args:
-        width: number of hidden units.
-        inputs: shape (m, d), or (m,) for d = 1.
-        targets: shape (m,).
-
-    Raises:
-        ValueError: for a width < 1, non-finite data, or shapes that do not match.
+    ``width`` is the number of hidden units, ``inputs`` (m, d), or (m,) for d = 1, and ``targets``
+    (m,). ValueError for a width < 1, non-finite data, or shapes that do not match.
 
     Example:
         >>> network = TanhNetwork(2, [0.0, 1.0, 2.0], [0.0, 1.0, 0.0])
