@@ -99,13 +99,7 @@ def residual_colors(residual: object) -> np.ndarray:
 
 
 def plot_trajectory(
-    ax: Axes,
-    trajectory: ScalarTrajectory,
-    shown: slice = slice(None),
-    *,
-    extent: tuple[float, float, float, float] | None = None,
-    length: float | None = None,
-    path: bool = True,
+    ax: Axes, trajectory: ScalarTrajectory, shown: slice = slice(None)
 ) -> LineCollection:
     """Draw one trajectory of a network of depth 2 in the (a, b) plane, with v_1 at each step.
 
@@ -119,35 +113,22 @@ def plot_trajectory(
         trajectory: a single one, theta of shape (times, 2); points after divergence, and segments
             where v_1 is undefined, are left out.
         shown: which of the recorded times to draw.
-        extent: the part (a_min, a_max, b_min, b_max) of the plane to show; by default what holds
-            all segments, with a margin.
-        length: length of the segments in units of the parameters; by default a tenth of the
-            larger side of the points' range.
-        path: whether to join successive points by a thin line.
 
     Returns:
         The collection of segments, one for each point with a defined v_1, in the order of time.
 
     Raises:
-        ValueError: for another depth, a batch of trajectories, no finite point to show, or a
-            length or an extent that is not positive.
+        ValueError: for another depth, a batch of trajectories, or no finite point to show.
     """
     from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D
 
     theta, residual = _single(trajectory, shown)
     low, high = theta.min(axis=0), theta.max(axis=0)
-    if length is None:
-        # A run that stays where it is has no range of its own; its size takes the place.
-        length = 0.1 * (np.max(high - low) or np.max(np.abs(theta)) or 1.0)
-    length = positive_float("length", float(length))
-    if extent is None:
-        margin = 0.6 * length + 0.04 * np.max(high - low)
-        extent = (low[0] - margin, high[0] + margin, low[1] - margin, high[1] + margin)
-    left, right, bottom, top = extent
-    if not (left < right and bottom < top):
-        raise ValueError(f"extent must be (a_min, a_max, b_min, b_max), got {extent!r}")
-
+    # A run that stays where it is has no range of its own; its size takes the place.
+    length = 0.1 * (np.max(high - low) or np.max(np.abs(theta)) or 1.0)
+    margin = 0.6 * length + 0.04 * np.max(high - low)
+    (left, bottom), (right, top) = low - margin, high + margin
     network = trajectory.network
     a, b = np.meshgrid(np.linspace(left, right, 201), np.linspace(bottom, top, 201))
     field = network.residual(np.stack([a, b], axis=-1))
@@ -157,8 +138,7 @@ def plot_trajectory(
     )
     if field.min() < 0 < field.max():
         ax.contour(a, b, field, levels=[0.0], colors=COLORS["green"], linewidths=1.6)
-    if path:
-        ax.plot(*theta.T, color=COLORS["grey"], linewidth=0.7, zorder=2)
+    ax.plot(*theta.T, color=COLORS["grey"], linewidth=0.7, zorder=2)
     direction = network.leading_eigenvector(theta)
     defined = ~np.isnan(direction).any(axis=-1)
     centers, halves = theta[defined], direction[defined] * length / 2
@@ -194,14 +174,8 @@ def plot_sharpness_and_angle(
     has no direction, so an angle and the same angle plus 180 degrees are one line. A dotted line
     marks 45 degrees, the balanced diagonal (or -45 for a negative target).
 
-    Args:
-        axes: one axes for the sharpness, one for the angle.
-        trajectory: a single one at depth 2, theta of shape (times, 2).
-        learning_rate: the learning rate eta of the run.
-        shown: which of the recorded times to draw.
-
-    Raises:
-        ValueError: as for :func:`plot_trajectory`, and for a learning rate <= 0.
+    The first of the axes is for the sharpness, the second for the angle; ``trajectory``, ``shown``
+    and errors are as in :func:`plot_trajectory`, with a ValueError for a learning rate <= 0.
     """
     threshold = 2 / positive_float("learning_rate", learning_rate)
     theta, residual = _single(trajectory, shown)
