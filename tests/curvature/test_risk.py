@@ -244,7 +244,7 @@ def risk_of(model, data=None, **options):
 
 def test_dropout_in_training_mode_is_named_and_evaluation_mode_is_fine():
     model = net(nn.Linear(4, 50), nn.Tanh(), nn.Dropout(0.5), nn.Linear(50, 3))
-    with pytest.raises(NondeterministicRiskError, match=r": 2 \(Dropout\) give other outputs"):
+    with pytest.raises(NondeterministicRiskError, match=r"come from 2 \(Dropout\)\."):
         curvature.sharpness(risk_of(model))
     assert curvature.sharpness(risk_of(model.eval())) > 0
 
@@ -269,9 +269,7 @@ def test_a_layer_that_draws_by_itself_is_named_whatever_it_is_called():
 def test_batch_normalization_in_training_mode_is_named_and_left_as_it_was():
     model = net(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3))
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(
-        NondeterministicRiskError, match=r"1 move their buffers \(1\.running_mean\)"
-    ):
+    with pytest.raises(NondeterministicRiskError, match=r"buffers move in 1 \(1\.running_mean\)"):
         curvature.sharpness(risk_of(model))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert curvature.sharpness(risk_of(model.eval())) > 0

@@ -239,9 +239,8 @@ class EmpiricalRisk:
         if moved:
             layers = sorted({name.rpartition(".")[0] or "the model itself" for name in moved})
             raise NondeterministicRiskError(
-                f"the model changes while it is evaluated: {_quoted(layers)} "
-                f"move their buffers ({moved[0]}), as batch normalization in training mode does. "
-                "Call model.eval() first"
+                "the model changes while it is evaluated, as batch normalization in training mode "
+                f"does: buffers move in {_quoted(layers)} ({moved[0]}). Call model.eval() first"
             )
         if first.data != second.data:
             raise NondeterministicRiskError(
@@ -251,8 +250,8 @@ class EmpiricalRisk:
         layers = second.changed_since(first)
         if layers:
             raise NondeterministicRiskError(
-                f"the model is not deterministic: {_quoted(layers)} give other outputs for the "
-                "same inputs, as dropout in training mode does. Call model.eval() first"
+                "the model is not deterministic: other outputs for the same inputs, as dropout in "
+                f"training mode gives, come from {_quoted(layers)}. Call model.eval() first"
             )
         if not _near(first.value, second.value):
             raise NondeterministicRiskError(
