@@ -7,6 +7,7 @@ import pytest
 
 from flatminima import plotting
 from flatminima.theory.scalar_network import ScalarNetwork
+from flatminima.training import History
 
 mpl.use("Agg")
 EPS = np.finfo(float).eps
@@ -147,3 +148,44 @@ def test_bad_input_is_refused_by_name(ax, change, names):
 def test_a_learning_rate_must_be_positive(two_axes):
     with pytest.raises(ValueError, match="learning_rate"):
         plotting.plot_sharpness_and_angle(two_axes, instability()[1], 0.0)
+
+
+def run_of(rates=None, **values):
+    """Ten steps with one episode, from step 2 to step 6."""
+    loss = np.array([1.0, 0.8, 0.5, 0.6, 0.9, 0.7, 0.4, 0.3, 0.2, 0.1])
+    steps = np.arange(10)
+    return History(0.5, steps, loss, loss, steps[::3], values, learning_rates=rates)
+
+
+def test_a_run_shows_loss_sharpness_threshold_and_episodes(two_axes):
+    history = run_of(sharpness=np.array([3.0, 5.0, 3.5, 3.0]))
+    top, bottom = plotting.plot_run(history, two_axes)
+    assert (top, bottom) == tuple(two_axes)
+    (loss,), (sharpness, threshold) = top.lines, bottom.lines
+    assert np.array_equal(loss.get_xydata(), np.column_stack([history.steps, history.loss]))
+    assert sharpness.get_xdata().tolist() == [0, 3, 6, 9]
+    assert sharpness.get_ydata().tolist() == [3.0, 5.0, 3.5, 3.0]
+    assert set(threshold.get_ydata()) == {4.0}
+    (episode,) = history.episodes()
+    for ax in (top, bottom):
+        (shade,) = ax.patches
+        assert shade.get_extents().transformed(ax.transData.inverted()).intervalx == pytest.approx(
+            [episode.start, episode.end]
+        )
+    assert [text.get_text() for text in bottom.get_legend().get_texts()] == [r"$2/\eta$"]
+
+
+def test_a_run_may_change_its_rate_have_several_eigenvalues_and_no_episode():
+    rates = np.array([0.5] * 5 + [0.25] * 5)
+    history = run_of(rates, sharpness=np.full((4, 2), [3.0, 1.0]))
+    top, bottom = plotting.plot_run(history)
+    assert len(bottom.lines) == 3
+    assert bottom.lines[-1].get_ydata().tolist() == [4.0] * 5 + [8.0] * 5
+    assert not top.patches
+    assert top.get_legend() is None
+    plt.close(top.figure)
+
+
+def test_a_run_without_a_sharpness_is_refused():
+    with pytest.raises(ValueError, match="name must be one of loss; got 'sharpness'"):
+        plotting.plot_run(run_of(loss=np.ones(4)))

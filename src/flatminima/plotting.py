@@ -16,6 +16,7 @@ from flatminima._validation import positive_float
 __all__ = [
     "COLORS",
     "CYCLE",
+    "plot_run",
     "plot_sharpness_and_angle",
     "plot_trajectory",
     "residual_colors",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.collections import LineCollection
 
     from flatminima.theory.scalar_network import ScalarTrajectory
+    from flatminima.training.history import History
 
 COLORS = {
     "blue": "#0072B2",
@@ -159,6 +161,51 @@ def plot_trajectory(
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "borderaxespad": 0.3}
     ax.legend(handles=handles, ncols=3, handlelength=1.0, columnspacing=0.9, **above)
     return segments
+
+
+def plot_run(history: History, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
+    """Draw the loss of a run, and below it the sharpness with 2/eta; episodes are shaded.
+
+    Args:
+        history: a run with a probe named ``sharpness``, of one eigenvalue or several.
+        axes: one axes for the loss, one for the sharpness; by default those of a new figure.
+
+    Returns:
+        The two axes.
+
+    Raises:
+        ValueError: if the run has no such probe.
+
+    Example:
+        >>> from flatminima.training import History
+        >>> loss = np.array([1.0, 0.5, 0.8, 0.9, 0.4])
+        >>> probed = np.array([0, 2, 4]), {"sharpness": np.array([1.0, 3.0, 1.0])}
+        >>> axes = plot_run(History(1.0, np.arange(5), loss, loss, *probed))
+        >>> [ax.get_ylabel() for ax in axes]
+        ['training loss', 'sharpness']
+    """
+    episodes = history.episodes()
+    if axes is None:
+        from matplotlib import pyplot
+
+        axes = pyplot.subplots(2, 1, figsize=(6.4, 4.6), sharex=True, layout="constrained")[1]
+    top, bottom = axes
+    top.semilogy(history.steps, history.loss, color=COLORS["blue"], linewidth=1)
+    bottom.plot(history.probe_steps, history.probes["sharpness"], color=COLORS["blue"])
+    bottom.plot(
+        history.steps, 2 / history.rates, color=COLORS["vermillion"], linestyle="--",
+        linewidth=1.2, drawstyle="steps-post", label=r"$2/\eta$",
+    )  # fmt: skip
+    for ax in axes:
+        for i, episode in enumerate(episodes):
+            label = None if i or ax is bottom else "episodes"
+            shade = {"color": COLORS["orange"], "alpha": 0.3, "linewidth": 0}
+            ax.axvspan(episode.start, episode.end, label=label, **shade)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend()
+    top.set_ylabel("training loss")
+    bottom.set(xlabel="step", ylabel="sharpness")
+    return top, bottom
 
 
 def plot_sharpness_and_angle(
