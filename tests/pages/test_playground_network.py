@@ -26,7 +26,8 @@ from test_playground import (  # noqa: F401
     work_through_by_keyboard,
 )
 
-from flatminima.theory import instability, rotation
+from flatminima.theory import rotation
+from flatminima.training.episodes import find_episodes
 
 pytestmark = [pytest.mark.book, pytest.mark.browser]
 
@@ -359,7 +360,7 @@ class TestNumerics:
             states = numerics(script, loss=loss, sharpness=sharpness, limit=10.5)
             # While the run goes on the page must say what the library says of the run so far.
             for t, state in enumerate(states):
-                expected = instability.find_episodes(
+                expected = find_episodes(
                     loss[: t + 1], sharpness[: t + 1], 0.1, threshold=10.5,
                     loss_accuracy=32 * 2.0**-53,
                 )  # fmt: skip
@@ -391,7 +392,7 @@ class TestWhatThePageSays:
         assert np.nanmin(run["startOverlap"][int(start) : int(peak) + 20]) < 0.5
         assert run["lagOverlap"][arrival : int(start)].min() > 0.98
         # What the page counts is what the library counts.
-        expected = instability.find_episodes(
+        expected = find_episodes(
             run["loss"], run["lambda1"], 0.5, loss_accuracy=32 * 2.0**-53
         )
         assert [(e["start"], e["peak"], e["end"]) for e in run["episodes"]] == expected
