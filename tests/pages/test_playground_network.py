@@ -392,9 +392,7 @@ class TestWhatThePageSays:
         assert np.nanmin(run["startOverlap"][int(start) : int(peak) + 20]) < 0.5
         assert run["lagOverlap"][arrival : int(start)].min() > 0.98
         # What the page counts is what the library counts.
-        expected = find_episodes(
-            run["loss"], run["lambda1"], 0.5, loss_accuracy=32 * 2.0**-53
-        )
+        expected = find_episodes(run["loss"], run["lambda1"], 0.5, loss_accuracy=32 * 2.0**-53)
         assert [(e["start"], e["peak"], e["end"]) for e in run["episodes"]] == expected
 
     def test_change_in_mid_run(self, train):
