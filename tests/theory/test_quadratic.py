@@ -10,7 +10,12 @@ from scipy.linalg import eigvals
 from flatminima.theory import quadratic
 
 EPS = np.finfo(float).eps
-COEFFICIENT = {"heavy_ball": "momentum", "nesterov": "momentum", "adam": "beta1"}
+COEFFICIENT = {
+    "heavy_ball": "momentum",
+    "nesterov": "momentum",
+    "rmsprop": "momentum",
+    "adam": "beta1",
+}
 seeds = st.integers(0, 2**32 - 1)
 methods = st.sampled_from(list(quadratic.METHODS))
 
@@ -229,11 +234,35 @@ def test_Q3_values():
     assert quadratic.stability_threshold("gd", 0.1) == 20
     assert np.isclose(quadratic.stability_threshold("heavy_ball", 0.1, momentum=0.9), 38)
     assert np.isclose(quadratic.stability_threshold("adam", 1.0, beta1=0.9), 38)
+    assert quadratic.stability_threshold("rmsprop", 0.1) == 20
+    assert np.isclose(quadratic.stability_threshold("rmsprop", 0.1, momentum=0.9), 38)
     for method in quadratic.METHODS:  # without memory every method is gradient descent
         assert np.isclose(quadratic.stability_threshold(method, 0.5, **options(method, 0.0)), 4)
 
 
 # --- Q4 -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize(("ratio", "stable"), [(0.95, True), (1.05, False)])
+def test_Q3_rmsprop_of_pytorch_turns_unstable_at_its_threshold(momentum, ratio, stable):
+    """Its P held fixed: alpha = 1 keeps the average of squares where it is put, at 4, P at 2."""
+    torch = pytest.importorskip("torch")
+    rate = 0.1
+    threshold = float(quadratic.stability_threshold("rmsprop", rate, momentum=momentum))
+    curvature = 2 * ratio * threshold  # P^{-1/2} H P^{-1/2} = H / 2
+    theta = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    method = torch.optim.RMSprop([theta], rate, alpha=1.0, eps=0.0, momentum=momentum)
+    method.state[theta] = {
+        "step": torch.zeros(()), "square_avg": torch.full_like(theta, 4.0),
+        "momentum_buffer": torch.zeros_like(theta),
+    }  # fmt: skip
+    for _ in range(200):
+        theta.grad = curvature * theta.detach()
+        method.step()
+    assert (abs(theta.item()) < 1) == stable
+    path = quadratic.iterate("rmsprop", [curvature / 2], [1.0], rate, 200, momentum=momentum)
+    assert np.isclose(path[-1, 0], theta.item(), rtol=1e-9)
 
 
 def test_Q4_threshold_symbolically():

@@ -25,8 +25,15 @@ __all__ = [
     "stability_threshold",
 ]
 
-METHODS = {"gd": (), "heavy_ball": ("momentum",), "nesterov": ("momentum",), "adam": ("beta1",)}
-"""Name of a method -> the names of its coefficients, each in [0, 1)."""
+METHODS = {
+    "gd": (),
+    "heavy_ball": ("momentum",),
+    "nesterov": ("momentum",),
+    "rmsprop": ("momentum",),
+    "adam": ("beta1",),
+}
+"""Name of a method -> the names of its coefficients, each in [0, 1). That of ``rmsprop`` may be
+left out, and is 0 then."""
 
 
 def loss(hessian: object, theta: object) -> np.ndarray:
@@ -79,6 +86,7 @@ def iterate(
     - ``adam``: m_t = beta1 m_{t-1} + (1 - beta1) g_t, theta' = theta - eta m_t, on a Hessian that
       is already preconditioned, P^{-1/2} A P^{-1/2}, without the bias correction, whose effect
       dies out like beta1^t.
+    - ``rmsprop`` is the heavy ball on such a preconditioned Hessian.
 
     Methods and coefficients are those of METHODS; all else is as in :func:`descend`.
 
@@ -129,6 +137,7 @@ def companion_matrix(
         "gd": (1 - x, 0 * x),
         "heavy_ball": (1 + beta - x, beta + 0 * x),
         "nesterov": ((1 + beta) * (1 - x), beta * (1 - x)),
+        "rmsprop": (1 + beta - x, beta + 0 * x),
         "adam": (1 + beta - (1 - beta) * x, beta + 0 * x),
     }[method]
     matrix = np.zeros((*x.shape, 2, 2))
@@ -154,6 +163,7 @@ def stability_threshold(method: str, learning_rate: object, **coefficients: floa
     ``gd``           2 / eta
     ``heavy_ball``   2 (1 + momentum) / eta
     ``nesterov``     (2 + 2 momentum) / (eta (1 + 2 momentum))
+    ``rmsprop``      2 (1 + momentum) / eta, for eigenvalues of P^{-1/2} H P^{-1/2}
     ``adam``         2 (1 + beta1) / (eta (1 - beta1)), for eigenvalues of P^{-1/2} H P^{-1/2}
     ================ ============================================
 
@@ -171,6 +181,7 @@ def stability_threshold(method: str, learning_rate: object, **coefficients: floa
         "gd": 2.0,
         "heavy_ball": 2 * (1 + beta),
         "nesterov": 2 * (1 + beta) / (1 + 2 * beta),
+        "rmsprop": 2 * (1 + beta),
         "adam": 2 * (1 + beta) / (1 - beta),
     }[method]
     return factor / checked_rates(learning_rate)
@@ -264,7 +275,7 @@ def _matrix(hessian: object) -> np.ndarray:
 def _coefficient(method: str, coefficients: dict[str, float]) -> float:
     """Return the one coefficient of a method in [0, 1), 0 for gd; ValueError for any other."""
     allowed = METHODS[one_of("method", method, METHODS)]
-    if set(coefficients) != set(allowed):
+    if set(coefficients) != set(allowed) and not (method == "rmsprop" and not coefficients):
         raise ValueError(
             f"{method} takes {' and '.join(allowed) or 'no coefficient'}, got "
             f"{', '.join(sorted(coefficients)) or 'none'}"
