@@ -28,8 +28,6 @@ from study import ROOT, experiments, presets, provenance
 
 __all__ = [
     "FOLDER",
-    "OWN_COLUMNS",
-    "RUNS",
     "CorruptResultError",
     "Experiment",
     "MissingResultError",
@@ -70,8 +68,8 @@ class Experiment:
             tolerance (0 for equality), or ``"spread"`` for a value that depends on the rounding of
             another processor, as all do that come after an instability: a rerun is then held to
             the spread over the stored seeds, see `recheck.difference`.
-        part: config -> some of the values of ``function``, at less cost, for the test that reruns
-            a random row; None stands for ``function`` itself.
+        part: config -> some of the values of ``function``, at less cost, for `recheck.rerun`;
+            None stands for ``function`` itself.
         effects: stored result (of one data set and one kind of network) -> the effects that the
             chapter reports and `study.claims` judges, so that the two cannot differ. A run that
             diverged or did not come to the common loss is left out, of a pair with its partner.

@@ -9,7 +9,7 @@ import pytest
 
 from flatminima.statistics import Interval
 from study import ROOT, claims, results
-from study.claims import Effect, Evidence, MissingEvidenceError
+from study.claims import Effect, Evidence, MissingEvidenceError, evidence, verdicts
 from study.figures import GluedNumber
 from study.pages import notebooks
 from study.pages.statements import entries
@@ -80,7 +80,7 @@ def changed(result: results.Result, column: str, values: np.ndarray) -> results.
 
 def loading(name: str, result: results.Result):
     """A loader that gives this result in place of the stored one and of its repeats."""
-    names = claims.REPEATS.get(name, (name,))
+    names = evidence.REPEATS.get(name, (name,))
 
     def load(asked: str, preset: str) -> results.Result:
         replaced = asked in names and preset == "default"
@@ -113,18 +113,18 @@ def effect(met: bool) -> Effect:
 
 
 def test_verdict_follows_the_effects():
-    assert claims.verdict([effect(True), effect(True)]) == claims.REPRODUCED
-    assert claims.verdict([effect(True), effect(False)]) == claims.PARTLY
-    assert claims.verdict([effect(False)]) == claims.NOT
+    assert claims.verdict([effect(True), effect(True)]) == verdicts.REPRODUCED
+    assert claims.verdict([effect(True), effect(False)]) == verdicts.PARTLY
+    assert claims.verdict([effect(False)]) == verdicts.NOT
     with pytest.raises(MissingEvidenceError, match="at least one"):
         claims.verdict([])
 
 
 def test_a_claim_is_judged_by_its_tested_parts():
-    assert claims.combined([claims.REPRODUCED, claims.UNTESTED]) == claims.REPRODUCED
-    assert claims.combined([claims.REPRODUCED, claims.NOT]) == claims.PARTLY
-    assert claims.combined([claims.NOT, claims.NOT]) == claims.NOT
-    assert claims.combined([claims.UNTESTED]) == claims.UNTESTED
+    assert claims.combined([verdicts.REPRODUCED, verdicts.UNTESTED]) == verdicts.REPRODUCED
+    assert claims.combined([verdicts.REPRODUCED, verdicts.NOT]) == verdicts.PARTLY
+    assert claims.combined([verdicts.NOT, verdicts.NOT]) == verdicts.NOT
+    assert claims.combined([verdicts.UNTESTED]) == verdicts.UNTESTED
 
 
 # --- numbers of the chapters
@@ -132,10 +132,10 @@ def test_a_claim_is_judged_by_its_tested_parts():
 
 @pytest.mark.parametrize("key", ABSENT)
 def test_verdict_changes_when_the_effect_is_absent_from_the_chapter(key):
-    assert judged(key).verdict == claims.REPRODUCED
+    assert judged(key).verdict == verdicts.REPRODUCED
     document, numbers = ABSENT[key]
     without = {**PRESENT, document: {**PRESENT[document], **numbers}}
-    assert judged(key, without).verdict in (claims.PARTLY, claims.NOT)
+    assert judged(key, without).verdict in (verdicts.PARTLY, verdicts.NOT)
 
 
 @pytest.mark.parametrize("key", ABSENT)
@@ -150,9 +150,9 @@ def test_a_missing_number_is_named_with_its_claim(key):
 @pytest.mark.parametrize("key", NEAR)
 def test_values_are_judged_and_not_what_is_shown_of_them(key):
     document, name, met, missed = NEAR[key]
-    for value, verdict in ((met, claims.REPRODUCED), (missed, None)):
+    for value, verdict in ((met, verdicts.REPRODUCED), (missed, None)):
         numbers = {**PRESENT, document: {**PRESENT[document], name: value}}
-        assert (judged(key, numbers).verdict == claims.REPRODUCED) == (verdict is not None)
+        assert (judged(key, numbers).verdict == verdicts.REPRODUCED) == (verdict is not None)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_value_of_another_kind_is_named_with_its_claim(key, document, name, va
 
 
 def test_a_statement_without_test_is_no_proof():
-    assert judged("proof").verdict == claims.REPRODUCED
+    assert judged("proof").verdict == verdicts.REPRODUCED
     with pytest.raises(MissingEvidenceError, match=r"proof.*G3"):
         judged("proof", proved={**PROVED, "G3": []})
 
@@ -184,7 +184,7 @@ def test_a_statement_without_test_is_no_proof():
 def test_flatter_and_more_accurate_networks_are_told_from_equal_ones():
     stored = only_default("flatness", "default")
     for key in ("flatter", "accurate"):
-        assert judged(key, load=loading("flatness", stored)).verdict == claims.REPRODUCED
+        assert judged(key, load=loading("flatness", stored)).verdict == verdicts.REPRODUCED
     for column in claims.MEASURES:
         stored = changed(
             stored, column, like_reference(stored, column, lambda r: r["factor"] > 1, ("seed",))
@@ -192,9 +192,9 @@ def test_flatter_and_more_accurate_networks_are_told_from_equal_ones():
     none = like_reference(stored, "test_accuracy", lambda r: r["factor"] != 0.5, ("seed",))
     load = loading("flatness", changed(stored, "test_accuracy", none))
     # An effect of zero has an interval that holds zero, whatever rounding makes of it.
-    assert judged("accurate", load=load).verdict == claims.NOT
+    assert judged("accurate", load=load).verdict == verdicts.NOT
     finding = judged("flatter", load=load)
-    assert finding.verdict in (claims.NOT, claims.PARTLY)
+    assert finding.verdict in (verdicts.NOT, verdicts.PARTLY)
     assert not finding.effects[0].met
 
 
@@ -202,14 +202,14 @@ def test_on_natural_images_the_gain_is_in_doubt_and_one_measure_does_not_move():
     """What the chapter says of the CIFAR-10 subset; all else is as on Fashion-MNIST."""
     for key, beside in (("flatter", "relative flatness"), ("accurate", "test accuracy")):
         finding = judged(key)
-        assert finding.verdict == claims.PARTLY
+        assert finding.verdict == verdicts.PARTLY
         (missed,) = [effect.what for effect in finding.effects if not effect.met]
         assert beside in missed
         assert "CIFAR-10 subset" in missed
 
 
 def test_reflection_would_be_reproduced_where_it_held():
-    assert judged("reflection").verdict == claims.NOT
+    assert judged("reflection").verdict == verdicts.NOT
     stored = only_default("flatness", "default")
     rate, factor = (stored[c].astype(float) for c in ("learning_rate", "factor"))
     reflected = np.where(
@@ -220,7 +220,7 @@ def test_reflection_would_be_reproduced_where_it_held():
             "reflection",
             load=loading("flatness", changed(stored, "after_first", reflected.astype(object))),
         ).verdict
-        == claims.REPRODUCED
+        == verdicts.REPRODUCED
     )
 
 
@@ -232,54 +232,54 @@ def test_the_edge_is_judged_in_each_architecture():
     # A level that the rate does not matter to, as it would be without an edge.
     flat = np.where(np.isfinite(stored["level"].astype(float)), 20.0, np.nan)
     load = loading("edge", changed(stored, "level", flat))
-    assert judged("edge", load=load).verdict == claims.NOT
+    assert judged("edge", load=load).verdict == verdicts.NOT
     rises = np.full(len(stored), 0.1)
     load = loading("edge", changed(stored, "rises_before", rises))
-    assert judged("monotone", load=load).verdict == claims.PARTLY
+    assert judged("monotone", load=load).verdict == verdicts.PARTLY
 
 
 def test_sgd_is_judged_by_the_difference_of_instability_and_noise():
     stored = only_default("sgd", "default")
-    assert judged("persists").verdict == claims.REPRODUCED
-    assert judged("outweighs").verdict == claims.REPRODUCED
-    assert judged("outweighs-in-time").verdict == claims.PARTLY
+    assert judged("persists").verdict == verdicts.REPRODUCED
+    assert judged("outweighs").verdict == verdicts.REPRODUCED
+    assert judged("outweighs-in-time").verdict == verdicts.PARTLY
     none = like_reference(
         stored, "sharpness", lambda r: r["rate"] > r["small_rate"], ("seed", "batch", "steps")
     )
     load = loading("sgd", changed(stored, "sharpness", none))
     for key in ("persists", "outweighs", "outweighs-in-time"):
-        assert judged(key, load=load).verdict == claims.NOT, key
+        assert judged(key, load=load).verdict == verdicts.NOT, key
 
 
 def test_adam_is_judged_by_its_variants():
     stored = only_default("adam", "default")
-    assert judged("adam-flatter").verdict == claims.PARTLY
-    assert judged("adam-accurate").verdict == claims.NOT
+    assert judged("adam-flatter").verdict == verdicts.PARTLY
+    assert judged("adam-accurate").verdict == verdicts.NOT
     variant = ~np.isin(stored["method"], ["gd", "adam"])
     better = stored["test_accuracy"].astype(float) + 0.2 * variant
     load = loading("adam", changed(stored, "test_accuracy", better))
-    assert judged("adam-accurate", load=load).verdict == claims.REPRODUCED
+    assert judged("adam-accurate", load=load).verdict == verdicts.REPRODUCED
     sharper = stored["sharpness"].astype(float) * np.where(variant, 10.0, 1.0)
     load = loading("adam", changed(stored, "sharpness", sharper))
-    assert judged("adam-flatter", load=load).verdict == claims.NOT
+    assert judged("adam-flatter", load=load).verdict == verdicts.NOT
 
 
 def test_ways_of_training_are_compared_in_each_architecture():
     stored = only_default("comparison", "default")
-    evidence = Evidence({}, PROVED, only_default)
-    verdicts = {
-        key: claims.judge(BY_KEY[key], evidence).verdict
+    known = Evidence({}, PROVED, only_default)
+    found = {
+        key: claims.judge(BY_KEY[key], known).verdict
         for key in ("beyond", "ranks", "ranks-adaptive")
     }
-    assert verdicts == {
-        "beyond": claims.PARTLY,
-        "ranks": claims.NOT,
-        "ranks-adaptive": claims.REPRODUCED,
+    assert found == {
+        "beyond": verdicts.PARTLY,
+        "ranks": verdicts.NOT,
+        "ranks-adaptive": verdicts.REPRODUCED,
     }
     large = stored["method"] == "gd-large"
     better = stored["test_accuracy"].astype(float) + 0.2 * large
     load = loading("comparison", changed(stored, "test_accuracy", better))
-    assert judged("beyond", load=load).verdict == claims.REPRODUCED
+    assert judged("beyond", load=load).verdict == verdicts.REPRODUCED
 
 
 def test_a_missing_result_is_named_with_the_command_that_makes_it():

@@ -16,6 +16,7 @@ from sweep_examples import Point
 
 import flatminima
 from flatminima import datasets, sweep
+from flatminima.sweep import grid as keys
 from study import ROOT, experiments, presets, provenance, recheck, results
 
 RATES, SEEDS = (0.5, 1.5, 2.5), range(4)
@@ -359,8 +360,8 @@ def test_every_module_in_experiments_registers_an_experiment():
 def test_every_preset_has_a_grid(name, preset):
     experiment = results.experiment(name)
     grid = experiment.grid(preset)
-    keys = sweep.keyed(experiment.function, grid, experiment.depends_on)
-    assert len(keys) == len(grid) > 0
+    found = keys.keyed(experiment.function, grid, experiment.depends_on)
+    assert len(found) == len(grid) > 0
     assert experiment.summary
 
 

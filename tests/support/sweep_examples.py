@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 from flatminima import sweep
+from flatminima.sweep import work
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def described(config):
 
 def threads(config):
     """What a worker is told about threads."""
-    return {name: os.environ.get(name) for name in sweep.THREAD_VARIABLES}
+    return {name: os.environ.get(name) for name in work.THREAD_VARIABLES}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import sweep_examples
 from sweep_examples import Config, Mixed, Thawed
 
 from flatminima import sweep
-from flatminima.sweep import grid, store
+from flatminima.sweep import grid, store, work
 
 HERE = Path(sweep_examples.__file__).parent
 CONFIGS = [Config(n) for n in range(6)]
@@ -90,14 +90,14 @@ def test_a_stored_run_is_not_repeated_and_a_new_config_is_made(tmp_path, thread)
 
 
 def test_processes_of_its_own_agree_with_a_thread_and_have_one_thread_each(tmp_path, thread):
-    before = {name: os.environ.get(name) for name in sweep.THREAD_VARIABLES}
+    before = {name: os.environ.get(name) for name in work.THREAD_VARIABLES}
     here = go(sweep_examples.square, CONFIGS, tmp_path / "here", thread)
     there = go(sweep_examples.square, CONFIGS, tmp_path / "there", workers=2)
     assert values(here) == values(there)
     (told,) = go(sweep_examples.threads, [Config(0)], tmp_path, workers=2)
-    assert set(told.values) == set(sweep.THREAD_VARIABLES)
+    assert set(told.values) == set(work.THREAD_VARIABLES)
     assert set(told.values.values()) == {"1"}
-    assert {name: os.environ.get(name) for name in sweep.THREAD_VARIABLES} == before
+    assert {name: os.environ.get(name) for name in work.THREAD_VARIABLES} == before
 
 
 def test_a_run_records_what_made_it(tmp_path, thread):
@@ -157,7 +157,7 @@ def test_key_depends_on_experiment_config_and_code(tmp_path, monkeypatch):
     (package / "part.py").write_text("y = 1\n")
 
     def key(experiment=sweep_examples.square, config=CONFIGS[1]):
-        (found,) = sweep.keyed(experiment, [config], ["sweep_dependency"])
+        (found,) = grid.keyed(experiment, [config], ["sweep_dependency"])
         return found
 
     first = key()
@@ -295,7 +295,7 @@ def test_corrupt_file_is_found_set_aside_and_made_again(tmp_path, thread, damage
     assert damaged != path.read_bytes()
     path.write_bytes(damaged)
     with pytest.raises(sweep.CorruptRunError, match="truncated or altered"):
-        sweep.read(path)
+        store.read(path)
     with pytest.warns(UserWarning, match="truncated or altered") as caught:
         again = go(sweep_examples.square, configs, folder, thread)
     assert "the run is repeated" in str(caught[0].message)
@@ -317,7 +317,7 @@ def test_full_disk_stops_the_sweep_and_leaves_nothing_half_written(tmp_path, thr
     with pytest.raises(sweep.SweepError, match=r"No space left on device.* 2 of 6 runs are stored"):
         go(sweep_examples.square, CONFIGS, tmp_path, thread, workers=1)
     assert len(files(tmp_path)) == 2
-    assert all(sweep.read(tmp_path / name).status == "done" for name in files(tmp_path))
+    assert all(store.read(tmp_path / name).status == "done" for name in files(tmp_path))
     monkeypatch.setattr(os, "fsync", real)
     assert len(go(sweep_examples.square, CONFIGS, tmp_path, thread)) == 6
 
@@ -345,7 +345,7 @@ def test_folder_that_cannot_be_made(tmp_path, thread):
 
 
 def test_what_a_kill_while_writing_left_behind_is_removed(tmp_path, thread):
-    (key,) = sweep.keyed(sweep_examples.square, CONFIGS[:1], [])
+    (key,) = grid.keyed(sweep_examples.square, CONFIGS[:1], [])
     (tmp_path / f"{key}.json.abc.tmp").write_bytes(b"{")
     go(sweep_examples.square, CONFIGS[:1], tmp_path, thread)
     assert files(tmp_path) == [f"{key}.json"]
@@ -389,7 +389,7 @@ def test_killed_at_any_moment_it_resumes_and_repeats_nothing_that_finished(
             text = log.read_text() if log.exists() else ""
             workers |= {int(pid) for pid in re.findall(r"^start \d+ (\d+)$", text, re.M)}
             for path in folder.glob("*.json"):
-                run = sweep.read(path)
+                run = store.read(path)
                 finished[run.config["number"]] = run.values
         assert finished == expected
         configs = [Config(n, str(log), 0.01) for n in range(number)]

@@ -39,15 +39,12 @@ Example:
     >>> folder.cleanup()
 """
 
-from flatminima.sweep.grid import code_version, keyed
-from flatminima.sweep.runs import STATUSES, Diverged, Run, device_name, fields_of, perform
-from flatminima.sweep.store import CorruptRunError, SweepError, read
-from flatminima.sweep.work import POLL, THREAD_VARIABLES, run
+from flatminima.sweep.grid import code_version
+from flatminima.sweep.runs import Diverged, Run, device_name, fields_of, perform
+from flatminima.sweep.store import CorruptRunError, SweepError
+from flatminima.sweep.work import run
 
 __all__ = [
-    "POLL",
-    "STATUSES",
-    "THREAD_VARIABLES",
     "CorruptRunError",
     "Diverged",
     "Run",
@@ -55,8 +52,6 @@ __all__ = [
     "code_version",
     "device_name",
     "fields_of",
-    "keyed",
     "perform",
-    "read",
     "run",
 ]

@@ -11,10 +11,7 @@ from pathlib import Path
 
 from flatminima.sweep.runs import Function, fields_of
 
-__all__ = [
-    "code_version",
-    "keyed",
-]
+__all__ = ["code_version"]
 
 
 def keyed(

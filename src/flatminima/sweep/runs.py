@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "STATUSES",
     "Diverged",
     "Run",
     "device_name",

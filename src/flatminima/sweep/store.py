@@ -16,7 +16,6 @@ from flatminima.sweep.runs import STATUSES, Run
 __all__ = [
     "CorruptRunError",
     "SweepError",
-    "read",
 ]
 
 

@@ -26,11 +26,7 @@ from flatminima.sweep.grid import file_of, keyed
 from flatminima.sweep.runs import Function, Run, lost, perform
 from flatminima.sweep.store import Store, SweepError
 
-__all__ = [
-    "POLL",
-    "THREAD_VARIABLES",
-    "run",
-]
+__all__ = ["run"]
 
 
 POLL = 0.1

@@ -9,14 +9,10 @@ results, or are the values of numbers that an executed chapter shows; what is sh
 measured, and `paper` lists the claims.
 """
 
-from study.claims.evidence import LARGE_PRESETS, REPEATS, Evidence
-from study.claims.measured import ARCHITECTURES, MEASURES, NETWORKS
+from study.claims.evidence import Evidence
+from study.claims.measured import ARCHITECTURES, MEASURES
 from study.claims.paper import CLAIMS, judge_all
 from study.claims.verdicts import (
-    NOT,
-    PARTLY,
-    REPRODUCED,
-    UNTESTED,
     VERDICTS,
     Claim,
     Effect,
@@ -30,14 +26,7 @@ from study.claims.verdicts import (
 __all__ = [
     "ARCHITECTURES",
     "CLAIMS",
-    "LARGE_PRESETS",
     "MEASURES",
-    "NETWORKS",
-    "NOT",
-    "PARTLY",
-    "REPEATS",
-    "REPRODUCED",
-    "UNTESTED",
     "VERDICTS",
     "Claim",
     "Effect",

@@ -16,11 +16,7 @@ from study.claims.verdicts import MissingEvidenceError
 from study.figures import GluedNumber
 from study.results import Result
 
-__all__ = [
-    "LARGE_PRESETS",
-    "REPEATS",
-    "Evidence",
-]
+__all__ = ["Evidence"]
 
 LARGE_PRESETS = ("default", "gpu")
 """The presets whose stored results count; that of ``ci`` is for tests."""

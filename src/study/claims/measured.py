@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import numpy as np
@@ -16,7 +16,6 @@ from study.claims.verdicts import Effect
 __all__ = [
     "ARCHITECTURES",
     "MEASURES",
-    "NETWORKS",
     "adam",
     "at_the_edge",
     "beyond",
@@ -38,6 +37,8 @@ __all__ = [
     "without_depth",
 ]
 
+Measure = Callable[[Evidence], Iterator[Effect]]
+"""How a claim is measured: evidence -> effects."""
 MEASURES = {
     "sharpness": "sharpness",
     "trace": "trace of the Hessian",
@@ -69,54 +70,47 @@ def _number(text: str) -> str:
     return text.replace("-", "−")
 
 
-def flatter(evidence: Evidence) -> list[Effect]:
+def flatter(evidence: Evidence) -> Iterator[Effect]:
     """Each measure of flatness, after unstable against after stable rates."""
-    found = []
     for setting, _, measured in evidence.measured("flatness"):
         for column, name in MEASURES.items():
             what = f"{name}, $c > 1$ against $c < 1${_named(setting)}"
-            found.append(Effect(what, _percent(measured[column]), measured[column].high < 0))
-    return found
+            yield Effect(what, _percent(measured[column]), measured[column].high < 0)
 
 
-def more_accurate(evidence: Evidence) -> list[Effect]:
+def more_accurate(evidence: Evidence) -> Iterator[Effect]:
     """The gain in test accuracy at the rate that was named beforehand."""
-    flatness, found = _experiment("flatness"), []
+    flatness = _experiment("flatness")
     for setting, _, measured in evidence.measured("flatness"):
         gain = measured[f"gain-{flatness.NAMED:g}"]
         what = f"test accuracy at $c = {flatness.NAMED:g}$ minus that at $c = {flatness.STABLE:g}$"
-        found.append(Effect(what + _named(setting), _points(gain), gain.low > 0))
-    return found
+        yield Effect(what + _named(setting), _points(gain), gain.low > 0)
 
 
-def ends(evidence: Evidence) -> list[Effect]:
+def ends(evidence: Evidence) -> Iterator[Effect]:
     """Where the gain ends: runs that diverge, and the fall of accuracy before that."""
-    flatness, found = _experiment("flatness"), []
+    flatness = _experiment("flatness")
     for setting, stored, measured in evidence.measured("flatness"):
         largest = float(np.max(stored["factor"]))
         survived = float(np.mean(stored.where(factor=largest)["status"] == "done"))
         what = f"runs that survive at $c = {largest:g}${_named(setting)}"
-        found.append(Effect(what, f"{100 * survived:.0f} %", survived < 1))
+        yield Effect(what, f"{100 * survived:.0f} %", survived < 1)
         last = max(float(name[5:]) for name in measured if name.startswith("gain-"))
         what = f"accuracy at $c = {last:g}$ minus that at $c = {flatness.NAMED:g}$"
         fall = measured["fall"]
-        found.append(Effect(what + _named(setting), _points(fall), fall.high < 0))
-    return found
+        yield Effect(what + _named(setting), _points(fall), fall.high < 0)
 
 
-def paid(evidence: Evidence) -> list[Effect]:
+def paid(evidence: Evidence) -> Iterator[Effect]:
     """Whether more instability budget goes with less sharpness, within a seed."""
-    found = []
     for setting, _, measured in evidence.measured("flatness"):
         paid = measured["budget"]
         what = f"rank correlation of budget and final sharpness{_named(setting)}"
-        found.append(Effect(what, f"{paid:.2f}", paid.high < 0))
-    return found
+        yield Effect(what, f"{paid:.2f}", paid.high < 0)
 
 
-def reflected(evidence: Evidence) -> list[Effect]:
+def reflected(evidence: Evidence) -> Iterator[Effect]:
     """Whether the reflection law or the threshold is nearer to where an instability leaves."""
-    found = []
     for setting, stored in evidence.settings("flatness"):
         after = stored["after_first"].astype(float) * stored["learning_rate"].astype(float) / 2
         factor = stored["factor"].astype(float)
@@ -126,72 +120,62 @@ def reflected(evidence: Evidence) -> list[Effect]:
             float(np.median(np.abs(after[near] - goal))) for goal in (2 - factor[near], 1.0)
         )
         what = r"median distance of $\eta\lambda_1/2$ from the law, and from the threshold"
-        found.append(Effect(what + _named(setting), f"{law:.2f} and {edge:.2f}", law < edge))
-    return found
+        yield Effect(what + _named(setting), f"{law:.2f} and {edge:.2f}", law < edge)
 
 
-def beyond(evidence: Evidence) -> list[Effect]:
+def beyond(evidence: Evidence) -> Iterator[Effect]:
     """The gain in accuracy from a rate beyond the edge, in each architecture."""
-    found = []
     for setting, stored, measured in evidence.measured("comparison"):
         for name in dict.fromkeys(stored["architecture"].tolist()):
             gain = measured[f"rate-{name}-test_accuracy"]
             what = "accuracy, rate beyond minus rate below the edge"
             what += _named(ARCHITECTURES.get(name, name), setting)
-            found.append(Effect(what, _points(gain), gain.low > 0))
-    return found
+            yield Effect(what, _points(gain), gain.low > 0)
 
 
-def ranks(measure: str) -> Callable[[Evidence], list[Effect]]:
+def ranks(measure: str) -> Measure:
     """The rank correlation of a measure with test accuracy, in each architecture."""
 
-    def ranks(evidence: Evidence) -> list[Effect]:
-        found = []
+    def ranks(evidence: Evidence) -> Iterator[Effect]:
         for setting, stored, measured in evidence.measured("comparison"):
             for name in dict.fromkeys(stored["architecture"].tolist()):
                 rho = measured[f"rho-{name}-{measure}"]
                 what = "rank correlation with test accuracy"
                 what += _named(ARCHITECTURES.get(name, name), setting)
-                found.append(Effect(what, f"{rho:.2f}", rho.high < 0))
-        return found
+                yield Effect(what, f"{rho:.2f}", rho.high < 0)
 
     return ranks
 
 
-def sgd(part: str, what: str) -> Callable[[Evidence], list[Effect]]:
+def sgd(part: str, what: str) -> Measure:
     """One part of the decomposition, for each large rate and batch size, the largest rate first."""
 
-    def parts(evidence: Evidence) -> list[Effect]:
-        found = []
+    def parts(evidence: Evidence) -> Iterator[Effect]:
         for setting, stored, measured in evidence.measured("sgd"):
             cells = _experiment("sgd").Cells(stored)
             for rate in reversed(cells.large):
                 for batch in cells.batches:
                     value = measured[f"{rate:g}-{batch}-{part}"]
                     said = what.format(rate=rate, batch=batch) + _named(setting)
-                    found.append(Effect(said, f"{value:.2f}", value.low > 0))
-        return found
+                    yield Effect(said, f"{value:.2f}", value.low > 0)
 
     return parts
 
 
-def outweighs_in_time(evidence: Evidence) -> list[Effect]:
+def outweighs_in_time(evidence: Evidence) -> Iterator[Effect]:
     """Instability minus noise over as much training time, for each large rate."""
-    found = []
     for setting, stored, measured in evidence.measured("sgd"):
         cells = _experiment("sgd").Cells(stored)
         for rate in reversed(cells.large):
             more = measured[f"{rate:g}-long-difference"]
             what = f"instability at {rate:g} minus noise over {cells.longer:,} updates"
-            found.append(Effect(what + _named(setting), f"{more:.2f}", more.low > 0))
-    return found
+            yield Effect(what + _named(setting), f"{more:.2f}", more.low > 0)
 
 
-def adam(kind: str) -> Callable[[Evidence], list[Effect]]:
+def adam(kind: str) -> Measure:
     """Adam's variants against Adam, without gradient descent, which restores nothing in Adam."""
 
-    def variants(evidence: Evidence) -> list[Effect]:
-        found = []
+    def variants(evidence: Evidence) -> Iterator[Effect]:
         for setting, _, measured in evidence.measured("adam"):
             for name, value in measured.items():
                 method = name.removeprefix(f"{kind}-")
@@ -202,8 +186,7 @@ def adam(kind: str) -> Callable[[Evidence], list[Effect]]:
                     what = f"sharpness of Adam over that of `{method}`"
                 else:
                     said, what = _points(value), f"test accuracy of `{method}` minus that of Adam"
-                found.append(Effect(what + _named(setting), said, value.low > 0))
-        return found
+                yield Effect(what + _named(setting), said, value.low > 0)
 
     return variants
 
@@ -213,27 +196,26 @@ def _experiment(name: str) -> ModuleType:
     return sys.modules[results.experiment(name).function.__module__]
 
 
-def monotone(evidence: Evidence) -> list[Effect]:
+def monotone(evidence: Evidence) -> Iterator[Effect]:
     """Steps that raise the loss while training is stable, and the proofs that none does."""
-    chapter, found = "edge_of_stability", []
+    chapter = "edge_of_stability"
     for rate in ("0.06", "0.1", "0.15"):
         count = evidence.number(chapter, f"eos-{rate}-before")
         what = f"steps that raise the loss before the edge, $\\eta = {rate}$, all seeds"
-        found.append(Effect(what, f"{count:g}", count == 0))
+        yield Effect(what, f"{count:g}", count == 0)
     edge = _experiment("edge")
     for stored in evidence.stored("edge"):
         for model in edge.MODELS:
             share = float(np.max(edge.control(stored, "rises_before", model, "mse")))
             what = f"steps of a stable run that raise the loss, all seeds ({NETWORKS[model]})"
-            found.append(Effect(what, f"{100 * share:.0f} %", share == 0))
+            yield Effect(what, f"{100 * share:.0f} %", share == 0)
     tests = [*evidence.tests("Q1"), *evidence.tests("Q2")]
-    found.append(Effect("proved for quadratics and smooth losses; tests", f"{len(tests)}", True))
-    return found
+    yield Effect("proved for quadratics and smooth losses; tests", f"{len(tests)}", True)
 
 
-def at_the_edge(evidence: Evidence) -> list[Effect]:
+def at_the_edge(evidence: Evidence) -> Iterator[Effect]:
     """The exponent of the sharpness in the rate, in each architecture."""
-    edge, found = _experiment("edge"), []
+    edge = _experiment("edge")
     for stored in evidence.stored("edge"):
         for model in edge.MODELS:
             rates, level = edge.cell(stored, "level", model, "mse")
@@ -245,20 +227,18 @@ def at_the_edge(evidence: Evidence) -> list[Effect]:
             rest = "" if whole.all() else f"; at {len(rates) - whole.sum()} of {len(rates)} rates "
             rest += "" if whole.all() else "some runs do not arrive"
             met = edge.keeps_to_the_edge(level, rates)
-            found.append(Effect(f"{what} ({NETWORKS[model]}){rest}", text, met))
-    return found
+            yield Effect(f"{what} ({NETWORKS[model]}){rest}", text, met)
 
 
-def polarity(evidence: Evidence) -> list[Effect]:
+def polarity(evidence: Evidence) -> Iterator[Effect]:
     """The cosine of the rotations at opposite displacements."""
     cosine = evidence.number("episodes_and_rotation", "epi-cosine")
     what = "mean cosine of the rotations of $v_1$ at $+x$ and $-x$, $x = 0.001$"
-    return [Effect(what, _number(f"{cosine:.4f}"), cosine < -0.9)]
+    yield Effect(what, _number(f"{cosine:.4f}"), cosine < -0.9)
 
 
-def polarity_size(evidence: Evidence) -> list[Effect]:
+def polarity_size(evidence: Evidence) -> Iterator[Effect]:
     """The error of the predicted rotation, at a small displacement and at a typical one."""
-    found = []
     places = {
         "epi-deviation": "$x = 0.001$",
         "epi-deviation-10": "$x = 0.01$, as far as at the edge",
@@ -266,51 +246,47 @@ def polarity_size(evidence: Evidence) -> list[Effect]:
     for name, place in places.items():
         error = evidence.number("episodes_and_rotation", name)
         what = f"median relative error of the predicted rotation, {place}"
-        found.append(Effect(what, f"{100 * error:.2g} %", error < 0.1))
-    return found
+        yield Effect(what, f"{100 * error:.2g} %", error < 0.1)
 
 
-def more_at_larger_rates(evidence: Evidence) -> list[Effect]:
+def more_at_larger_rates(evidence: Evidence) -> Iterator[Effect]:
     """The rank correlation of the rate with how far the leading space stays."""
     trend = evidence.interval("episodes_and_rotation", "epi-trend")
     what = "rank correlation of the rate and the overlap of the leading spaces"
-    return [Effect(what, f"{trend:.2f}", trend.high < 0)]
+    yield Effect(what, f"{trend:.2f}", trend.high < 0)
 
 
-def negative_curvature(evidence: Evidence) -> list[Effect]:
+def negative_curvature(evidence: Evidence) -> Iterator[Effect]:
     """The change of the smallest eigenvalue at the peak of an episode."""
     change = evidence.interval("episodes_and_rotation", "epi-lambda_min")
     what = r"change of $\lambda_{\min}$ at the peak of an episode, relative to its mean size"
     what += "; below 0 it is more negative"
-    return [Effect(what, f"{change:+.0f} %", change.high < 0)]
+    yield Effect(what, f"{change:+.0f} %", change.high < 0)
 
 
-def without_depth(evidence: Evidence) -> list[Effect]:
+def without_depth(evidence: Evidence) -> Iterator[Effect]:
     """How far the leading space of a linear model turns, and that of a network."""
     chapter = "episodes_and_rotation"
     turn, shown = (read(chapter, "epi-linear") for read in (evidence.number, evidence.shown))
     network = 1 - evidence.number(chapter, "epi-overlap-stable")
     what = "one minus the overlap: linear model, and network in stable training"
-    return [Effect(what, f"{shown} and {network:.2f}", turn < network / 100)]
+    yield Effect(what, f"{shown} and {network:.2f}", turn < network / 100)
 
 
-def proved(*labels: str) -> Callable[[Evidence], list[Effect]]:
+def proved(*labels: str) -> Measure:
     """The number of tests of each of the proved statements."""
 
-    def statements(evidence: Evidence) -> list[Effect]:
-        return [
-            Effect(
-                f"number of tests that check {label}, proved", f"{len(evidence.tests(label))}", True
-            )
-            for label in labels
-        ]
+    def statements(evidence: Evidence) -> Iterator[Effect]:
+        for label in labels:
+            what = f"number of tests that check {label}, proved"
+            yield Effect(what, f"{len(evidence.tests(label))}", True)
 
     return statements
 
 
-def damped(evidence: Evidence) -> list[Effect]:
+def damped(evidence: Evidence) -> Iterator[Effect]:
     """How much higher the loss peaks in an episode with Adam's second moment frozen."""
     least = evidence.number("adam", "adam-higher-least")
     number = evidence.number("adam", "adam-episodes")
     what = f"least factor by which the loss peaks higher, $v$ frozen ({number:g} episodes)"
-    return [Effect(what, f"{least:.1f}", least > 1)]
+    yield Effect(what, f"{least:.1f}", least > 1)

@@ -7,7 +7,7 @@ passes for anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from study.claims.evidence import Evidence
 
 __all__ = [
-    "NOT",
-    "PARTLY",
-    "REPRODUCED",
-    "UNTESTED",
     "VERDICTS",
     "Claim",
     "Effect",
@@ -80,7 +76,7 @@ class Claim:
     criterion: str
     shown: tuple[str, str]
     ours: bool
-    measure: Callable[[Evidence], list[Effect]] | None
+    measure: Callable[[Evidence], Iterable[Effect]] | None
     headline: int = 0
 
 

@@ -1,4 +1,8 @@
-"""The sweeps behind the heavier figures, one module each; ``make results`` runs them."""
+"""The sweeps behind the heavier figures, one module each; ``make results`` runs them.
+
+Each has a `Config`, a function `run` of it, a `grid` of them for each preset, and, of the stored
+table, its `effects` and `predictions`; its `EXPERIMENT` names them.
+"""
 
 __all__ = ["NAMES"]
 

@@ -21,10 +21,7 @@ from study.experiments import flatness
 from study.results import Experiment
 
 __all__ = [
-    "DATASET",
     "EXPERIMENT",
-    "FACTORS",
-    "SEEDS",
     "SHA256",
     "fingerprint",
     "grid",

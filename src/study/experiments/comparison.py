@@ -30,13 +30,11 @@ from study.results import Experiment, Result
 __all__ = [
     "ARCHITECTURES",
     "EXPERIMENT",
-    "INIT",
     "METHODS",
     "PAIRS",
     "Config",
     "effects",
     "grid",
-    "network",
     "of_method",
     "predictions",
     "run",

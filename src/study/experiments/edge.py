@@ -48,9 +48,7 @@ from study.experiments import stages
 from study.results import Experiment, Result
 
 __all__ = [
-    "BELOW",
     "BEYOND",
-    "DEPTHS",
     "EXPERIMENT",
     "MODELS",
     "NEAR",
@@ -60,8 +58,6 @@ __all__ = [
     "UNSTEADY",
     "Config",
     "account",
-    "architectures",
-    "build",
     "by_depth",
     "cell",
     "control",
@@ -75,7 +71,6 @@ __all__ = [
     "run",
     "scaled",
     "sharpens_with_depth",
-    "shrunk",
     "trained",
     "turns_unsteady",
 ]

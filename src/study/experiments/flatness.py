@@ -29,16 +29,12 @@ from study.results import Experiment, Result
 
 __all__ = [
     "EXPERIMENT",
-    "FACTORS",
     "NAMED",
-    "PROBE_EVERY",
-    "SEEDS",
     "STABLE",
     "TOLERANCES",
     "Config",
     "account",
     "at_matched_loss",
-    "build",
     "effects",
     "grid",
     "predictions",

@@ -39,26 +39,16 @@ from study.experiments import stages
 from study.results import Experiment, Result
 
 __all__ = [
-    "BATCHES",
-    "CONTROL",
     "EXPERIMENT",
-    "LABEL_NOISE",
-    "LARGE",
     "MATCHED",
-    "PROBES",
-    "SMALL",
     "TOLERANCES",
     "Cells",
     "Config",
-    "NoisyOutputs",
     "account",
-    "design",
     "effects",
     "grid",
-    "on",
     "predictions",
     "run",
-    "treat",
 ]
 
 MATCHED = 0.01

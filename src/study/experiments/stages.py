@@ -23,8 +23,6 @@ __all__ = [
     "FEWEST",
     "MARGIN",
     "MEASURES",
-    "RADIUS",
-    "SAMPLES",
     "approach",
     "cool",
     "correlation",
