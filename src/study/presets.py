@@ -11,13 +11,13 @@ from flatminima._validation import one_of
 
 __all__ = [
     "NAMES",
-    "T",
     "choose",
     "current",
 ]
 
 NAMES = ("ci", "default", "gpu")
-T = TypeVar("T")
+"""The presets, the smallest first."""
+_T = TypeVar("_T")
 
 
 def current() -> str:
@@ -29,6 +29,6 @@ def current() -> str:
     return one_of("FLATMINIMA_PRESET", os.environ.get("FLATMINIMA_PRESET", "default"), NAMES)
 
 
-def choose(*, ci: T, default: T, gpu: T) -> T:
+def choose(*, ci: _T, default: _T, gpu: _T) -> _T:
     """Return the value that belongs to the preset in force."""
     return {"ci": ci, "default": default, "gpu": gpu}[current()]

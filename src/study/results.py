@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 FOLDER = ROOT / "results"
+"""Where the tables are, each in the folder of its preset."""
 RUNS = ROOT / "_runs"
 """Where the runs of unfinished sweeps wait to be resumed."""
 OWN_COLUMNS = ("status", "error", "seconds")

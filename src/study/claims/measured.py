@@ -46,7 +46,9 @@ MEASURES = {
     "average_sharpness": "average-case sharpness",
     "relative_flatness": "relative flatness",
 }
+"""Column of a table -> what it is called here."""
 ARCHITECTURES = {"tanh": "tanh", "relu": "ReLU", "deep": "tanh, four hidden layers"}
+"""Architecture of the experiment ``comparison`` -> what it is called here."""
 NETWORKS = {"tanh": "tanh MLP", "relu": "ReLU MLP", "cnn": "CNN"}
 
 

@@ -29,6 +29,7 @@ __all__ = [
 
 REPRODUCED, PARTLY, NOT, UNTESTED = "reproduced", "partly", "not reproduced", "not tested"
 VERDICTS = (REPRODUCED, PARTLY, NOT, UNTESTED)
+"""What can be said of a claim."""
 
 
 class MissingEvidenceError(LookupError):

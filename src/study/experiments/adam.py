@@ -50,7 +50,6 @@ from study.results import Experiment, Result
 __all__ = [
     "EXPERIMENT",
     "METHODS",
-    "TOLERANCES",
     "VARIANTS",
     "WARMUP",
     "Comparison",
@@ -72,7 +71,9 @@ WARMUP = 20
 """Steps before any clipping: the second moment then rests on a few gradients."""
 WINDOW = 30
 VARIANTS = tuple(clip for clip in CLIPS if clip != "none")
+"""The ways of clipping, by their names in `optimizers.CLIPS`."""
 METHODS = ("gd", "adam", *VARIANTS)
+"""Gradient descent, Adam, and its variants."""
 PROBE_EVERY = 10
 
 
@@ -415,3 +416,4 @@ EXPERIMENT = Experiment(
     effects=effects,
     predictions=predictions,
 )
+"""The experiment, as `results.compute` takes it."""

@@ -82,3 +82,4 @@ EXPERIMENT = Experiment(
     effects=flatness.effects,
     predictions=flatness.predictions,
 )
+"""The experiment, as `results.compute` takes it."""

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 METHODS = ("gd-small", "gd-large", "gd-small-init", "gd-large-init", "sgd", "adam")
+"""The ways of training, see the table above."""
 INIT = {"gd-small-init": 0.5, "gd-large-init": 1.5}
 ARCHITECTURES = {
     "tanh": ("tanh", 2, 1.0),
@@ -213,3 +214,4 @@ EXPERIMENT = Experiment(
     effects=effects,
     predictions=predictions,
 )
+"""The experiment, as `results.compute` takes it."""

@@ -54,7 +54,6 @@ __all__ = [
     "NEAR",
     "RATES",
     "SETTLE",
-    "TOLERANCES",
     "UNSTEADY",
     "Config",
     "account",
@@ -329,6 +328,7 @@ def _judged(result: Result) -> dict[str, tuple[Interval, bool]]:
 
 
 MODELS = ("tanh", "relu", "cnn")
+"""The architectures."""
 RATES = {
     ("tanh", "mse"): (0.02, 0.06, 0.1, 0.15),
     ("tanh", "cross_entropy"): (0.02, 0.1, 0.15, 0.2),
@@ -339,9 +339,11 @@ RATES = {
 }
 """The control's rate, and three whose edge is to be reached."""
 DEPTHS = (0, 1, 2, 4, 6)
-BELOW, BEYOND = 0.005, 0.06
-"""The rates of the study of depth. Below, even the linear model is stable: its sharpness is about
-300, that of the images, and 2 / BELOW is 400."""
+BELOW = 0.005
+"""The smaller rate of the study of depth. Even the linear model is stable there: its sharpness is
+about 300, that of the images, and 2 / BELOW is 400."""
+BEYOND = 0.06
+"""The larger rate of the study of depth."""
 
 
 def grid(preset: str) -> list[Config]:
@@ -419,3 +421,4 @@ EXPERIMENT = Experiment(
     effects=effects,
     predictions=predictions,
 )
+"""The experiment, as `results.compute` takes it."""

@@ -31,7 +31,6 @@ __all__ = [
     "EXPERIMENT",
     "NAMED",
     "STABLE",
-    "TOLERANCES",
     "Config",
     "account",
     "at_matched_loss",
@@ -43,8 +42,10 @@ __all__ = [
 
 PROBE_EVERY = 20
 """Steps between two measurements of the sharpness at the large rate."""
-STABLE, NAMED = 0.5, 2.0
-"""The factors c between which accuracy was to be compared."""
+STABLE = 0.5
+"""The factor c with which others are compared in accuracy."""
+NAMED = 2.0
+"""The factor that was named beforehand as the one to compare."""
 
 
 @dataclass(frozen=True)
@@ -267,3 +268,4 @@ EXPERIMENT = Experiment(
     effects=effects,
     predictions=predictions,
 )
+"""The experiment, as `results.compute` takes it."""

@@ -41,7 +41,6 @@ from study.results import Experiment, Result
 __all__ = [
     "EXPERIMENT",
     "MATCHED",
-    "TOLERANCES",
     "Cells",
     "Config",
     "account",
@@ -355,3 +354,4 @@ EXPERIMENT = Experiment(
     effects=effects,
     predictions=predictions,
 )
+"""The experiment, as `results.compute` takes it."""
