@@ -10,7 +10,7 @@ from torch import nn
 from flatminima import models, training
 from flatminima.curvature import EmpiricalRisk, HessianOperator
 from flatminima.training import probes
-from flatminima.training.batches import loss_of_zero
+from flatminima.training._batches import loss_of_zero
 
 INPUTS = torch.randn(24, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 LABELS = torch.arange(24) % 3

@@ -9,7 +9,7 @@ import torch
 from flatminima import curvature, models, training
 from flatminima.curvature import EmpiricalRisk
 from flatminima.training import probes
-from flatminima.training.batches import make_batches
+from flatminima.training._batches import make_batches
 
 LOSSES = ("mse", "cross_entropy")
 

@@ -7,9 +7,9 @@ as it was started before, it goes on from the last one, and ends with the same b
 was not interrupted (on the same machine).
 
 The parts, one concept each: ``loop`` (the three ways to train), ``history`` (what a run did),
-``probes`` (what is measured on its way), ``batches``, ``checkpoint``, ``episodes`` (instabilities
-in a trace; needs NumPy alone), ``polarity`` (two tests of rotation), ``optimizers`` (Adam with a
-clipped second moment). They are loaded when they are first used.
+``probes`` (what is measured on its way), ``checkpoint``, ``episodes`` (instabilities in a trace;
+needs NumPy alone), ``polarity`` (two tests of rotation), ``optimizers`` (Adam with a clipped second
+moment). They are loaded when they are first used.
 """
 
 from flatminima._lazy import attach

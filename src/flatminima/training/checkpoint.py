@@ -12,6 +12,10 @@ from torch import Tensor
 
 from flatminima._files import write_atomically
 
+__all__ = [
+    "CorruptCheckpointError",
+]
+
 MAGIC = b"flatminima checkpoint 1\n"
 
 

@@ -18,10 +18,10 @@ from flatminima._validation import positive_float, positive_int
 from flatminima.curvature.losses import name_of
 from flatminima.curvature.risk import EmpiricalRisk
 from flatminima.training import checkpoint as files
-from flatminima.training.batches import check_data, loss_of_zero, make_batches, scalar
+from flatminima.training._batches import check_data, loss_of_zero, make_batches, scalar
+from flatminima.training._updates import ByOptimizer, Descent, Evaluation
 from flatminima.training.history import Cooling, History
 from flatminima.training.probes import Probe, State
-from flatminima.training.updates import ByOptimizer, Descent, Evaluation
 
 __all__ = [
     "DIVERGENCE_FACTOR",

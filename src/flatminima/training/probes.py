@@ -5,6 +5,18 @@ the methods ``state_dict()`` and ``load_state_dict(...)``, so that a run that re
 checkpoint measures what the uninterrupted run would have measured, to the last bit. Make new probes
 for each run. Any function of the state will do as one; those here are the usual ones. A network at
 rest needs no probe: the functions of `flatminima.curvature` take its risk.
+
+Example:
+    A probe of one's own is a function, here of the size of the weights:
+
+    >>> import torch
+    >>> from flatminima.training import gradient_descent
+    >>> model, data = torch.nn.Linear(1, 1, bias=False), (torch.ones(2, 1), torch.zeros(2, 1))
+    >>> risk = EmpiricalRisk(model, "mse", data)
+    >>> watched = {"sharpness": Sharpness(), "size": lambda state: float(state.risk.flat().norm())}
+    >>> run = gradient_descent(risk, 0.5, 2, probes=watched, progress=False)
+    >>> (run.probes["size"] / run.probes["size"][0]).round(6).tolist()
+    [1.0, 0.5, 0.25]
 """
 
 from __future__ import annotations
@@ -20,7 +32,7 @@ from torch import Tensor, nn
 from flatminima import curvature
 from flatminima._validation import positive_float, positive_int
 from flatminima.curvature import EmpiricalRisk, PreconditionedOperator, preconditioner
-from flatminima.training.batches import evaluating
+from flatminima.training._batches import evaluating
 
 __all__ = [
     "QUANTITIES",
