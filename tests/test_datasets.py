@@ -16,7 +16,7 @@ import torch
 
 from flatminima import datasets
 from flatminima._files import write_atomically
-from flatminima.datasets import CorruptDataError, DataUnavailableError, RemoteFile
+from flatminima.datasets import CorruptDataError, DataUnavailableError, _RemoteFile
 from study import ROOT
 
 CONTENT = bytes(range(256)) * 400
@@ -217,7 +217,7 @@ def remote(server, tmp_path, monkeypatch):
     home = f"http://127.0.0.1:{server.server_address[1]}"
 
     def content(folder):
-        file = RemoteFile("x.gz", f"{home}/{folder}/", sha256(PACKED), sha256(CONTENT))
+        file = _RemoteFile("x.gz", f"{home}/{folder}/", sha256(PACKED), sha256(CONTENT))
         return datasets._content(file)
 
     content.cache = cache
@@ -309,8 +309,8 @@ def test_cifar10_binary_records(tmp_path, monkeypatch):
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     packed = stream.getvalue()
-    file = RemoteFile(datasets.CIFAR_FILE.name, "http://127.0.0.1:9/", sha256(packed))
-    monkeypatch.setattr(datasets, "CIFAR_FILE", file)
+    file = _RemoteFile(datasets._CIFAR_FILE.name, "http://127.0.0.1:9/", sha256(packed))
+    monkeypatch.setattr(datasets, "_CIFAR_FILE", file)
     monkeypatch.setenv("FLATMINIMA_DATA", str(tmp_path))
     (tmp_path / file.name).write_bytes(packed)
     data = datasets.load("cifar10")

@@ -73,10 +73,8 @@ def test_contrast_leaves_out_what_a_run_does_not_have():
     assert effect.value == pytest.approx((1 + 3 + 2) / 3)
 
 
-def test_format_and_sign():
+def test_format():
     assert format(Interval(-0.5, -0.75, 0.25), ".2f") == "−0.50 [−0.75, 0.25]"
-    assert not Interval(-0.5, -0.75, 0.25).excludes_zero
-    assert Interval(-0.5, -0.75, -0.25).excludes_zero
 
 
 def test_an_interval_is_scaled_and_shifted_as_its_numbers_are():

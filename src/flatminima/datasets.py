@@ -3,6 +3,11 @@
 The default is a subset of Fashion-MNIST that comes with the repository, so nothing is downloaded.
 The full sets are read from the folder named by the environment variable FLATMINIMA_DATA, or else
 from a cache, into which they are fetched from their official homes when they are missing.
+
+Example:
+    >>> data = load(n_train=100, n_test=20)
+    >>> data.x_train.shape, data.classes[data.y_train[0]]
+    (torch.Size([100, 1, 28, 28]), 'bag')
 """
 
 import gzip
@@ -29,19 +34,15 @@ from flatminima._validation import one_of, positive_int
 
 __all__ = [
     "CIFAR_CLASSES",
-    "CIFAR_FILE",
     "CIFAR_SUBSET",
     "EMBEDDED",
-    "EMBEDDED_SHA256",
     "FASHION_CLASSES",
-    "FASHION_FILES",
     "FOLDER_VARIABLE",
     "MIRROR_VARIABLE",
     "SOURCES",
     "CorruptDataError",
     "DataUnavailableError",
     "Dataset",
-    "RemoteFile",
     "load",
     "one_hot",
     "read_fashion_mnist",
@@ -54,7 +55,7 @@ with warnings.catch_warnings():
 
 EMBEDDED = resources.files("flatminima") / "data" / "fashion_mnist_subset.npz"
 """The subset of Fashion-MNIST in the repository; tools/make_fashion_mnist_subset.py made it."""
-EMBEDDED_SHA256 = "03b14c87337c8eec4bba5ad074b3d1c209797c2865952722c502280e7715f29d"
+_EMBEDDED_SHA256 = "03b14c87337c8eec4bba5ad074b3d1c209797c2865952722c502280e7715f29d"
 
 FOLDER_VARIABLE = "FLATMINIMA_DATA"
 MIRROR_VARIABLE = "FLATMINIMA_MIRROR"
@@ -78,52 +79,39 @@ class CorruptDataError(ValueError):
 
 
 @dataclass(frozen=True)
-class RemoteFile:
-    """A file with an official home.
-
-    Attributes:
-        name: file name, the same at its home, in FLATMINIMA_DATA and in the cache.
-        home: the address of its folder, with a slash at the end.
-        sha256: of the file as its home serves it.
-        content_sha256: of what a .gz file unpacks to. A copy packed in another way, as Linux
-            distributions ship it, has the same content and is as good. None: only sha256 counts.
-    """
+class _RemoteFile:
+    """A file with an official home, a folder's address with a slash at the end."""
 
     name: str
     home: str
     sha256: str
     content_sha256: str | None = None
+    """Of what a .gz file unpacks to: a copy packed in another way, as Linux distributions ship it,
+    is as good. None: only sha256 counts."""
 
 
 _FASHION_HOME = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-FASHION_FILES = {
-    ("train", "images"): RemoteFile(
-        "train-images-idx3-ubyte.gz",
-        _FASHION_HOME,
+# Of each file, and of what it unpacks to.
+_FASHION_SHA256 = {
+    "train-images-idx3-ubyte.gz": (
         "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     ),
-    ("train", "labels"): RemoteFile(
-        "train-labels-idx1-ubyte.gz",
-        _FASHION_HOME,
+    "train-labels-idx1-ubyte.gz": (
         "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
     ),
-    ("test", "images"): RemoteFile(
-        "t10k-images-idx3-ubyte.gz",
-        _FASHION_HOME,
+    "t10k-images-idx3-ubyte.gz": (
         "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
         "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     ),
-    ("test", "labels"): RemoteFile(
-        "t10k-labels-idx1-ubyte.gz",
-        _FASHION_HOME,
+    "t10k-labels-idx1-ubyte.gz": (
         "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
 }
 # The binary version: the one for Python holds pickles, and nothing foreign is unpickled here.
-CIFAR_FILE = RemoteFile(
+_CIFAR_FILE = _RemoteFile(
     "cifar-10-binary.tar.gz",
     "https://www.cs.toronto.edu/~kriz/",
     "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
@@ -137,23 +125,20 @@ Arrays = dict[str, np.ndarray]
 class Dataset:
     """Images and labels, ready for training.
 
-    Attributes:
-        name: the name it was loaded by.
-        classes: names of the classes, in the order of their labels.
-        x_train: float32 (n_train, channels, height, width), standardized: see `load`.
-        y_train: int64 (n_train,) labels.
-        x_test, y_test: the same for the test images, standardized with the numbers of training.
-        mean, std: (channels,) of the pixel values in [0, 1], over all training images of the set.
+    Images are float32 (n, channels, height, width), standardized as `load` says, the test images
+    with the numbers of training; labels are int64 (n,).
     """
 
     name: str
     classes: tuple[str, ...]
+    """Names of the classes, in the order of their labels."""
     x_train: Tensor
     y_train: Tensor
     x_test: Tensor
     y_test: Tensor
     mean: Tensor
     std: Tensor
+    """(channels,), like the mean: of the pixel values in [0, 1], over all training images."""
 
     def pixels(self, images: Tensor) -> Tensor:
         """Undo the standardization: (n, channels, height, width) pixel values in [0, 1]."""
@@ -180,10 +165,8 @@ def load(
         n_test: the same for the test images.
         seed: of the random choice and its order; without a choice the order of the files is kept.
 
-    Raises:
-        ValueError: an unknown name, or more images than there are.
-        CorruptDataError: (a ValueError) a file that does not match its checksum or its format.
-        DataUnavailableError: the files are not here and cannot be fetched.
+    ValueError for an unknown name or more images than there are; CorruptDataError, a ValueError
+    too, for a file unlike its checksum or format; DataUnavailableError if a file is not to be had.
     """
     read, classes = SOURCES[one_of("name", name, SOURCES)]
     seed = positive_int("seed", seed, minimum=0)
@@ -210,19 +193,19 @@ def one_hot(labels: Tensor, classes: int = 10, dtype: torch.dtype = torch.float3
 
 
 def read_fashion_mnist(folder: Path | None, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read one part of the full Fashion-MNIST.
+    """Read the ``"train"`` or ``"test"`` part of the full Fashion-MNIST.
 
-    Args:
-        folder: where the official .gz files are; None searches, and fetches, as `load` does.
-        part: ``"train"`` or ``"test"``.
-
-    Returns:
-        images uint8 (n, 1, 28, 28) and labels uint8 (n,).
+    The official .gz files are in the folder; for None they are searched, and fetched, as by `load`.
+    Images are uint8 (n, 1, 28, 28) and labels uint8 (n,).
     """
-    part = one_of("part", part, ("train", "test"))
-    images = _idx(_content(FASHION_FILES[part, "images"], folder), 3)
-    labels = _idx(_content(FASHION_FILES[part, "labels"], folder), 1)
-    return images[:, None], labels
+    stem = {"train": "train", "test": "t10k"}[one_of("part", part, ("train", "test"))]
+
+    def read(kind: str, dimensions: int) -> np.ndarray:
+        name = f"{stem}-{kind}-idx{dimensions}-ubyte.gz"
+        file = _RemoteFile(name, _FASHION_HOME, *_FASHION_SHA256[name])
+        return _idx(_content(file, folder), dimensions)
+
+    return read("images", 3)[:, None], read("labels", 1)
 
 
 def _balanced(
@@ -241,10 +224,6 @@ def _balanced(
     return generator.permutation(order[np.argsort(ranks[order], kind="stable")][:number])
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _folder() -> Path | None:
     """The folder of the user's own data, or None."""
     value = os.environ.get(FOLDER_VARIABLE)
@@ -255,41 +234,38 @@ def _folder() -> Path | None:
     return Path(value)
 
 
-def _content(file: RemoteFile, folder: Path | None = None) -> bytes:
+def _content(file: _RemoteFile, folder: Path | None = None) -> bytes:
     """The checked content of a file (unpacked, for a .gz with a content_sha256)."""
-    if folder is not None:
-        path = folder / file.name
-        if not path.is_file():
-            raise DataUnavailableError(f"there is no {file.name} in {folder}")
-        return _checked(file, path)
-    own, cache = _folder(), Path(pooch.os_cache("flatminima"))
-    for place in (own, cache):
-        if place is not None and (place / file.name).is_file():
+    cache = Path(pooch.os_cache("flatminima"))
+    for place in (folder,) if folder else filter(None, (_folder(), cache)):
+        if (place / file.name).is_file():
             return _checked(file, place / file.name)
+    if folder:
+        raise DataUnavailableError(f"there is no {file.name} in {folder}")
     return _checked(file, _fetch(file, cache))
 
 
-def _checked(file: RemoteFile, path: Path) -> bytes:
+def _checked(file: _RemoteFile, path: Path) -> bytes:
     """The content of a file that is what it should be; CorruptDataError, and no change, if not."""
-    raw = path.read_bytes()
-    if file.content_sha256 is None:
-        found, expected, content = _sha256(raw), file.sha256, raw
-    else:
+    content, expected = path.read_bytes(), file.content_sha256 or file.sha256
+    if file.content_sha256 is not None:
         try:
-            content = gzip.decompress(raw)
+            content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
-            raise CorruptDataError(_complaint(path, f"it does not unpack ({error})")) from error
-        found, expected = _sha256(content), file.content_sha256
+            raise _corrupt(path, f"it does not unpack ({error})") from error
+    found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise CorruptDataError(_complaint(path, f"its SHA-256 is {found}, not {expected}"))
+        raise _corrupt(path, f"its SHA-256 is {found}, not {expected}")
     return content
 
 
-def _complaint(path: Path, what: str) -> str:
-    return f"{path} is truncated or altered: {what}. It was left in place; remove it to try again."
+def _corrupt(path: Path, what: str) -> CorruptDataError:
+    return CorruptDataError(
+        f"{path} is truncated or altered: {what}. It was left in place; remove it to try again."
+    )
 
 
-def _fetch(file: RemoteFile, cache: Path) -> Path:
+def _fetch(file: _RemoteFile, cache: Path) -> Path:
     """Fetch a file into the cache: under a temporary name first, and kept only if it is right."""
     home = os.environ.get(MIRROR_VARIABLE, file.home)
     try:
@@ -330,12 +306,7 @@ def _embedded() -> Arrays:
         raise DataUnavailableError(
             f"{EMBEDDED} is missing: it is part of the installed library; install that again"
         )
-    content = EMBEDDED.read_bytes()
-    if _sha256(content) != EMBEDDED_SHA256:
-        raise CorruptDataError(
-            _complaint(EMBEDDED, f"its SHA-256 is {_sha256(content)}, not {EMBEDDED_SHA256}")
-        )
-    return _npz(EMBEDDED, content)
+    return _npz(EMBEDDED, _checked(_RemoteFile(EMBEDDED.name, "", _EMBEDDED_SHA256), EMBEDDED))
 
 
 def _npz(path: Path, content: bytes) -> Arrays:
@@ -344,7 +315,7 @@ def _npz(path: Path, content: bytes) -> Arrays:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in ("x_train", "y_train", "x_test", "y_test")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorruptDataError(_complaint(path, f"not an npz file of images ({error})")) from error
+        raise _corrupt(path, f"not an npz file of images ({error})") from error
     for part in ("train", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
@@ -358,27 +329,27 @@ def _npz(path: Path, content: bytes) -> Arrays:
 
 
 def _fashion_mnist() -> Arrays:
-    train, test = read_fashion_mnist(None, "train"), read_fashion_mnist(None, "test")
-    return {"x_train": train[0], "y_train": train[1], "x_test": test[0], "y_test": test[1]}
+    return {
+        f"{key}_{part}": array
+        for part in ("train", "test")
+        for key, array in zip("xy", read_fashion_mnist(None, part), strict=True)
+    }
 
 
 def _cifar10() -> Arrays:
     """Parse the records of CIFAR-10's binary version: a label byte, then 3072 pixel bytes."""
-    content = _content(CIFAR_FILE)
-    batches = {}
+    content = _content(_CIFAR_FILE)
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-            for member in archive:
-                if member.isfile() and member.name.endswith("_batch.bin"):
-                    batches["test"] = archive.extractfile(member).read()
-                elif member.isfile() and "data_batch_" in member.name:
-                    batches[member.name[-5]] = archive.extractfile(member).read()
-        train = b"".join(batches[number] for number in "12345")
-        parts = {"train": train, "test": batches["test"]}
+            members = {Path(m.name).stem: m for m in archive if m.isfile()}
+            batches = [
+                archive.extractfile(members[name]).read()
+                for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+            ]
     except (tarfile.TarError, OSError, EOFError, KeyError, lzma.LZMAError) as error:
-        raise CorruptDataError(f"{CIFAR_FILE.name} is not CIFAR-10's archive ({error})") from error
+        raise CorruptDataError(f"{_CIFAR_FILE.name} is not CIFAR-10's archive ({error})") from error
     arrays = {}
-    for part, raw in parts.items():
+    for part, raw in (("train", b"".join(batches[:5])), ("test", batches[5])):
         records = np.frombuffer(raw, np.uint8).reshape(-1, 3073)
         arrays[f"y_{part}"] = records[:, 0]
         arrays[f"x_{part}"] = records[:, 1:].reshape(-1, 3, 32, 32)

@@ -6,9 +6,14 @@ is a deterministic function of the parameters, so that its Hessian means somethi
 
 Initialization (all models): biases are zero; each weight is drawn independently from the normal
 distribution of mean 0 and standard deviation ``scale * gain / sqrt(fan_in)``, where ``gain`` is
-sqrt(2) for relu and gelu (He et al., 2015) and 1 for tanh, elu, softplus and identity (LeCun et
+sqrt(2) for relu and gelu (He et al., 2015) and 1 for tanh, softplus and identity (LeCun et
 al., 1998). The draws are made on the CPU in float64 and then cast, so that the same seed gives the
 same network, up to rounding, in every dtype and on every device.
+
+Example:
+    >>> model = cnn((4, 8), "tanh", seed=1)
+    >>> model(torch.zeros(5, 1, 28, 28)).shape, count_parameters(model)
+    (torch.Size([5, 10]), 4266)
 """
 
 import itertools
@@ -32,7 +37,6 @@ ACTIVATIONS: dict[str, tuple[type[nn.Module], float]] = {
     "tanh": (nn.Tanh, 1.0),
     "relu": (nn.ReLU, math.sqrt(2.0)),
     "gelu": (nn.GELU, math.sqrt(2.0)),
-    "elu": (nn.ELU, 1.0),
     "softplus": (nn.Softplus, 1.0),
     "identity": (nn.Identity, 1.0),
 }
@@ -51,21 +55,15 @@ def mlp(
 ) -> nn.Sequential:
     """Fully connected network with the activation between, not after, its linear layers.
 
-    Args:
-        widths: input dimension, hidden widths, output dimension: ``[784, 64, 64, 10]``. Inputs of
-            any shape ``(n, ...)`` are flattened to ``(n, widths[0])``.
-        activation: one of the names in ACTIVATIONS.
-        bias: whether the linear layers have a bias.
-        scale: factor on the standard deviation of every initial weight.
-        seed: a whole number, or a CPU torch.Generator, from which the weights are drawn.
-
-    Raises:
-        ValueError: fewer than two widths, a width < 1, an unknown activation, scale <= 0.
+    ``widths`` are input dimension, hidden widths, output dimension: ``[784, 64, 64, 10]``. Inputs
+    of any shape ``(n, ...)`` are flattened to ``(n, widths[0])``. ``activation`` is one of
+    ACTIVATIONS, ``scale`` a factor on the standard deviation of every initial weight, and ``seed``
+    a whole number or a CPU torch.Generator. ValueError for values out of range.
     """
     widths = [positive_int("each of widths", width) for width in widths]
     if len(widths) < 2:
         raise ValueError(f"widths needs an input and an output dimension at least, got {widths}")
-    make_activation, gain = _activation(activation)
+    make_activation, gain = ACTIVATIONS[one_of("activation", activation, ACTIVATIONS)]
     layers: list[nn.Module] = [nn.Flatten()]
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
         layers += [make_activation()] if i else []
@@ -97,15 +95,9 @@ def cnn(
     A block is a 3x3 convolution with padding 1 and bias, the activation, and 2x2 average pooling
     (smooth, where maximum pooling is not; an odd last row or column is dropped).
 
-    Args:
-        channels: number of output channels of each block.
-        input_shape: (channels, height, width) of one image.
-        outputs: dimension of the output.
-        activation, scale, seed, dtype, device: as in `mlp`.
-
-    Raises:
-        ValueError: no block, a number < 1, more poolings than the image has room for, an unknown
-            activation, scale <= 0.
+    ``channels`` has the number of output channels of each block, ``input_shape`` is (channels,
+    height, width) of one image, and all else is as in `mlp`. ValueError for more poolings than the
+    image has room for, too.
     """
     channels = [positive_int("each of channels", c) for c in channels]
     if len(input_shape) != 3:
@@ -118,7 +110,7 @@ def cnn(
             f"channels must name between 1 and {int(math.log2(min(height, width)))} blocks for "
             f"images of {height} x {width}, got {len(channels)}"
         )
-    make_activation, gain = _activation(activation)
+    make_activation, gain = ACTIVATIONS[one_of("activation", activation, ACTIVATIONS)]
     layers: list[nn.Module] = []
     for c_out in channels:
         layers += [nn.Conv2d(c_in, c_out, 3, padding=1, dtype=dtype, device="meta")]
@@ -132,10 +124,6 @@ def cnn(
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable parameters, the dimension of the space the loss landscape lives on."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def _activation(name: str) -> tuple[type[nn.Module], float]:
-    return ACTIVATIONS[one_of("activation", name, ACTIVATIONS)]
 
 
 def _initialize(

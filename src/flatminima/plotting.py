@@ -53,31 +53,18 @@ def use_style() -> None:
     import matplotlib as mpl
     from cycler import cycler
 
-    mpl.rcParams.update(
-        {
-            "figure.figsize": (6.4, 3.4),
-            "figure.constrained_layout.use": True,
-            "figure.dpi": 100,
-            "savefig.dpi": 200,
-            "font.size": 12,
-            "axes.titlesize": 12,
-            "axes.labelsize": 12,
-            "xtick.labelsize": 11,
-            "ytick.labelsize": 11,
-            "legend.fontsize": 10.5,
-            "legend.frameon": False,
-            "axes.prop_cycle": cycler(color=CYCLE),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "grid.linewidth": 0.6,
-            "lines.linewidth": 1.6,
-            "image.cmap": "cividis",
-            "svg.hashsalt": "flatminima",
-            "svg.fonttype": "path",
-        }
-    )
+    mpl.rc("figure", figsize=(6.4, 3.4), dpi=100)
+    mpl.rc("figure.constrained_layout", use=True)
+    mpl.rc("savefig", dpi=200)
+    mpl.rc("font", size=12)
+    mpl.rc("axes", titlesize=12, labelsize=12, grid=True, prop_cycle=cycler(color=CYCLE))
+    mpl.rc("axes.spines", top=False, right=False)
+    mpl.rc(("xtick", "ytick"), labelsize=11)
+    mpl.rc("legend", fontsize=10.5, frameon=False)
+    mpl.rc("grid", alpha=0.25, linewidth=0.6)
+    mpl.rc("lines", linewidth=1.6)
+    mpl.rc("image", cmap="cividis")
+    mpl.rc("svg", hashsalt="flatminima", fonttype="path")
     try:
         from IPython import get_ipython
         from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -110,17 +97,9 @@ def plot_trajectory(
     the leading eigenvector v_1, and its color is that of the residual's sign
     (:func:`residual_colors`). The axes get equal scales, so that angles can be read off.
 
-    Args:
-        ax: the axes to draw on.
-        trajectory: a single one, theta of shape (times, 2); points after divergence, and segments
-            where v_1 is undefined, are left out.
-        shown: which of the recorded times to draw.
-
-    Returns:
-        The collection of segments, one for each point with a defined v_1, in the order of time.
-
-    Raises:
-        ValueError: for another depth, a batch of trajectories, or no finite point to show.
+    Points after divergence, and segments where v_1 is undefined, are left out. ``shown`` picks from
+    the recorded times; the segments are returned in their order. ValueError for another depth, a
+    batch of trajectories, or no finite point to show.
     """
     from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D

@@ -1,7 +1,8 @@
 """Effects with their intervals, from runs that are repeated over seeds.
 
 The seed is what is drawn at random, and so it is seeds that are resampled, each with all its runs:
-runs that share a seed share their images and initial weights, and are not independent.
+runs that share a seed share their images and initial weights, and are not independent. Seeds stand
+along the first axis; ``generator`` draws them anew ``resamples`` times, with replacement.
 """
 
 from __future__ import annotations
@@ -42,8 +43,7 @@ class Estimate(NamedTuple):
 class Interval(NamedTuple):
     """An estimate with the ends of its interval; it can be scaled, shifted, and mapped.
 
-    It is a tuple of three numbers, but ``*`` and ``+`` are those of numbers, so that a change of
-    unit is written once for the estimate and both ends.
+    ``*`` and ``+`` are those of numbers, so that a change of unit is written once.
 
     Example:
         >>> gain = Interval(0.021, low=0.012, high=0.034)
@@ -66,10 +66,7 @@ class Interval(NamedTuple):
         return f"{value} [{low}, {high}]"
 
     def map(self, function: Callable[[float], float]) -> Interval:
-        """The interval of a monotone function of the quantity, its ends in order.
-
-        Args:
-            function: one number -> one number, rising or falling throughout.
+        """The interval of a function of the quantity that rises or falls throughout.
 
         Example:
             A difference of logarithms as a ratio, and the ratio the other way round:
@@ -100,11 +97,6 @@ class Interval(NamedTuple):
     def __sub__(self, shift: float) -> Interval:
         return self.map(lambda part: part - shift) if _is_number(shift) else NotImplemented
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside the interval."""
-        return bool(self.low > 0 or self.high < 0)
-
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
@@ -118,18 +110,10 @@ def bootstrap_interval(
 ) -> Interval:
     """A statistic of runs over seeds, with its percentile bootstrap interval at LEVEL.
 
-    Args:
-        samples: one entry a seed along the first axis, shape (seeds, ...).
-        generator: of the resampling.
-        statistic: function of an array like ``samples``, with as many or as few seeds.
-        resamples: how often the seeds are drawn anew, with replacement.
-
-    Raises:
-        ValueError: for fewer than 3 seeds, or entries that are not finite: leave out a run that
-            has no value together with its seed, and say so.
-
-    Source:
-        Efron & Tibshirani, *An Introduction to the Bootstrap* (1993), chapter 13.
+    ``samples`` have shape (seeds, ...), and ``statistic`` is a function of such an array, with as
+    many or as few seeds. ValueError for fewer than 3 seeds, or entries that are not finite: leave
+    out a run that has no value together with its seed, and say so. Source: Efron & Tibshirani, *An
+    Introduction to the Bootstrap* (1993), chapter 13.
 
     Example:
         >>> accuracy = [0.81, 0.79, 0.84, 0.80, 0.82]  # of five seeds
@@ -180,15 +164,9 @@ def rank_correlation(
 ) -> Interval:
     """Spearman's rank correlation over all runs, with an interval from resampled seeds.
 
-    Args:
-        x: one quantity, shape (seeds, conditions) or (seeds,).
-        y: the other, same shape.
-        generator: of the resampling.
-        resamples: how often the seeds are drawn anew.
-
-    Raises:
-        ValueError: for different shapes, fewer than 3 seeds, entries that are not finite, or a
-            quantity that is the same in all runs and has no ranks.
+    Both quantities have the shape (seeds, conditions) or (seeds,). ValueError for other shapes,
+    fewer than 3 seeds, entries that are not finite, or a quantity that is the same in all runs and
+    has no ranks.
 
     Example:
         >>> rate = np.tile([0.1, 0.2, 0.4], (4, 1))  # three conditions for each of four seeds
@@ -204,7 +182,6 @@ def rank_correlation(
     for name, array in (("x", x), ("y", y)):
         if array.size and np.all(array == array.flat[0]):
             raise ValueError(f"{name} must not be the same in all runs: it has no ranks")
-
     if x.ndim == 0 or len(x) < 3:
         raise ValueError(f"samples must hold at least 3 seeds, got shape {x.shape}")
     pairs = np.stack([x, y], axis=-1).reshape(len(x), -1, 2)
@@ -226,15 +203,9 @@ def contrast(
 ) -> Interval:
     """Mean over the treated conditions minus mean over the others, within each seed.
 
-    Args:
-        values: one quantity, shape (seeds, conditions); NaN for a run that has no value.
-        treated: which conditions are compared with the rest, boolean, shape (conditions,).
-        generator: of the resampling.
-        resamples: how often the seeds are drawn anew.
-
-    Raises:
-        ValueError: for shapes that do not match, no condition on one of the sides, or a seed
-            without a value on one of them.
+    ``values`` have shape (seeds, conditions), NaN for a run that has no value; ``treated``, boolean
+    (conditions,), says which are compared with the rest. ValueError for other shapes, no condition
+    on one of the sides, or a seed without a value on one of them.
 
     Example:
         >>> values = [[3.0, 1.0, 2.0], [4.0, 2.0, np.nan], [5.0, 3.0, 3.0]]  # three seeds
