@@ -11,12 +11,7 @@ from flatminima._validation import finite_array, positive_int
 from flatminima.statistics import Interval
 from flatminima.training.polarity import RESIDUAL, Polarity
 
-__all__ = [
-    "polarity_predictions",
-    "stands_out",
-    "turns_with_the_rate",
-    "unresolved_turn",
-]
+__all__ = ["polarity_predictions", "stands_out", "turns_with_the_rate", "unresolved_turn"]
 
 
 def stands_out(measured: object, control: object) -> bool:

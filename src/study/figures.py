@@ -14,11 +14,7 @@ from typing import NamedTuple
 from flatminima.statistics import Interval
 from study.pages import notebooks
 
-__all__ = [
-    "GluedNumber",
-    "glue_number",
-    "glued_numbers",
-]
+__all__ = ["GluedNumber", "glue_number", "glued_numbers"]
 
 _VALUE = "value"
 """The key of the output's metadata that holds the value."""
@@ -31,10 +27,6 @@ class GluedNumber(NamedTuple):
     Attributes:
         text: what the prose shows.
         value: the number, or the interval; None where a text alone was glued, or nothing finite.
-
-    Example:
-        >>> GluedNumber("10%", 0.096).value < 0.1
-        True
     """
 
     text: str
@@ -52,10 +44,6 @@ def glue_number(name: str, value: float | Interval | str, fmt: str = ".3g") -> N
 
     Raises:
         TypeError: if the value is none of these.
-
-    Example:
-        >>> glue_number("share", 0.096, ".0%")  # in a notebook: shown as 10%, judged as 0.096
-        {'application/papermill.record/text/plain': "'10%'"}
     """
     from IPython.display import display
     from myst_nb.ext.glue import GLUE_PREFIX
@@ -91,12 +79,7 @@ def _plain(value: float | Interval | str) -> float | list[float] | None:
 
 
 def glued_numbers(chapters: Path) -> dict[str, dict[str, GluedNumber]]:
-    """Document -> name -> every number in the outputs of the notebooks in a folder.
-
-    Example:
-        >>> glued_numbers(Path("a folder without notebooks"))
-        {}
-    """
+    """Document -> name -> every number in the outputs of the notebooks in a folder."""
     found = {}
     for path in sorted(Path(chapters).glob("*.ipynb")):
         found[path.stem] = {

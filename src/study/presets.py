@@ -9,11 +9,7 @@ from typing import TypeVar
 
 from flatminima._validation import one_of
 
-__all__ = [
-    "NAMES",
-    "choose",
-    "current",
-]
+__all__ = ["NAMES", "choose", "current"]
 
 NAMES = ("ci", "default", "gpu")
 """The presets, the smallest first."""

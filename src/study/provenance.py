@@ -81,12 +81,7 @@ def describe(record: Mapping[str, Any]) -> str:
 
 
 def command(name: str, preset: str) -> str:
-    """The command that makes a stored result.
-
-    Example:
-        >>> command("flatness", "default")
-        'make results PRESET=default ONLY=flatness'
-    """
+    """The command that makes a stored result."""
     return f"make results PRESET={preset} ONLY={name}"
 
 
@@ -108,12 +103,7 @@ def gpu_available() -> bool:
 
 
 def distinct(values: Iterable) -> list:
-    """The distinct values, lists among them, in the order of their first appearance.
-
-    Example:
-        >>> distinct([2, [1], 2, [1]])
-        [2, [1]]
-    """
+    """The distinct values, lists among them, in the order of their first appearance."""
     found: list = []
     seen = set()
     for value in values:
@@ -125,12 +115,7 @@ def distinct(values: Iterable) -> list:
 
 
 def joined(records: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Versions of all runs: those that agree once, those that do not side by side.
-
-    Example:
-        >>> joined([{"numpy": "1"}, {"numpy": "2"}, {"numpy": "1"}])
-        {'numpy': '1 and 2'}
-    """
+    """Versions of all runs: those that agree once, those that do not side by side."""
     found: dict[str, list[str]] = {}
     for record in records:
         for name, version in record.items():
@@ -155,12 +140,7 @@ def revision() -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """A time in words.
-
-    Example:
-        >>> duration(42.3), duration(3700)
-        ('42 s', '1 h 02 min')
-    """
+    """A time in words."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

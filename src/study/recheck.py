@@ -12,11 +12,7 @@ from flatminima import sweep
 from study import provenance
 from study.results import Experiment, Result
 
-__all__ = [
-    "FALSE_ALARM",
-    "difference",
-    "rerun",
-]
+__all__ = ["FALSE_ALARM", "difference", "rerun"]
 
 FALSE_ALARM = 1e-5
 """How rarely, for one value, a true rerun may fall outside the spread of the stored seeds."""
@@ -80,11 +76,6 @@ def difference(
         value: what the rerun gave.
         peers: what is stored for the seeds that share all else.
         tolerance: relative, or "spread".
-
-    Example:
-        >>> difference(1.0, 1.0 + 1e-9, [], tolerance=1e-6)
-        >>> difference(1.0, 1.1, [], tolerance=1e-6)
-        'stored 1.0, now 1.1, relative tolerance 1e-06'
     """
     if tolerance != "spread":
         try:

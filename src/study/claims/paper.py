@@ -4,10 +4,7 @@ from study.claims import measured
 from study.claims.evidence import Evidence
 from study.claims.verdicts import Claim, Finding, judge
 
-__all__ = [
-    "CLAIMS",
-    "judge_all",
-]
+__all__ = ["CLAIMS", "judge_all"]
 
 CLAIMS = (
     Claim(
@@ -16,7 +13,6 @@ CLAIMS = (
         r"Below $2/\eta$ gradient descent is stable, and its loss falls at each step",
         "no step before the edge, and none of a stable run, raises the loss, in any seed; proofs",
         ("edge_of_stability", "fig-eos-mse"),
-        False,
         measured.monotone,
     ),
     Claim(
@@ -26,7 +22,6 @@ CLAIMS = (
         r"every run arrives; its exponent is nearer to $-1$ (the threshold decides) than to 0 (it "
         r"does not), and the mean level within a quarter of $2/\eta$, in each architecture",
         ("edge_of_stability", "fig-eos-levels"),
-        False,
         measured.at_the_edge,
     ),
     Claim(
@@ -35,7 +30,6 @@ CLAIMS = (
         "Networks do best beyond the limit",
         "the interval of the gain in accuracy lies above 0, in each architecture",
         ("sharpness_limits", "fig-limits-scatter"),
-        False,
         measured.beyond,
     ),
     Claim(
@@ -44,7 +38,6 @@ CLAIMS = (
         "Instabilities drive training to flatter regions",
         "the interval of the change lies below 0, for each measure",
         ("goldilocks", "fig-gold-main"),
-        False,
         measured.flatter,
     ),
     Claim(
@@ -53,7 +46,6 @@ CLAIMS = (
         "The flatter end generalizes better",
         "the interval of the gain at $c = 2$, named beforehand, lies above 0",
         ("goldilocks", "fig-gold-main"),
-        False,
         measured.more_accurate,
     ),
     Claim(
@@ -63,8 +55,8 @@ CLAIMS = (
         "runs diverge at the largest $c$; from $c = 2$ to the last $c$ that most seeds survive, "
         "accuracy falls, its interval below 0",
         ("goldilocks", "fig-gold-main"),
-        True,
         measured.ends,
+        ours=True,
     ),
     Claim(
         "budget",
@@ -72,8 +64,8 @@ CLAIMS = (
         "The more instability budget was spent, the flatter the end",
         "the interval of the rank correlation lies below 0",
         ("goldilocks", "fig-gold-main"),
-        True,
         measured.paid,
+        ours=True,
     ),
     Claim(
         "reflection",
@@ -81,8 +73,8 @@ CLAIMS = (
         "The reflection law of two parameters says where an instability leaves a network",
         r"at $1 < c \le 1.5$ the law is nearer to the measurement than the threshold is",
         ("goldilocks", "fig-gold-reflection"),
-        True,
         measured.reflected,
+        ours=True,
     ),
     Claim(
         "ranks",
@@ -90,8 +82,8 @@ CLAIMS = (
         "Whatever made it flatter, the network of lower *sharpness* generalizes better",
         "the interval of the rank correlation lies below 0, in each architecture",
         ("sharpness_limits", "fig-limits-scatter"),
-        True,
         measured.ranks("sharpness"),
+        ours=True,
     ),
     Claim(
         "ranks-adaptive",
@@ -99,8 +91,8 @@ CLAIMS = (
         "The same of the *adaptive* sharpness, networks of other initial sizes among them",
         "the interval of the rank correlation lies below 0, in each architecture",
         ("sharpness_limits", "fig-limits-scatter"),
-        True,
         measured.ranks("adaptive_sharpness"),
+        ours=True,
     ),
     Claim(
         "polarity",
@@ -108,8 +100,8 @@ CLAIMS = (
         "Opposite displacements turn $v_1$ in opposite senses",
         "the cosine is below $-0.9$",
         ("episodes_and_rotation", "fig-epi-polarity"),
-        True,
         measured.polarity,
+        ours=True,
     ),
     Claim(
         "polarity-size",
@@ -117,8 +109,8 @@ CLAIMS = (
         "The first order predicts by how much $v_1$ turns",
         "the error is below 10 % (a bound set for this table)",
         ("episodes_and_rotation", "fig-epi-polarity"),
-        True,
         measured.polarity_size,
+        ours=True,
         headline=1,
     ),
     Claim(
@@ -127,7 +119,6 @@ CLAIMS = (
         "The leading eigenvectors turn more at larger learning rates",
         "the interval of the rank correlation lies below 0",
         ("episodes_and_rotation", "fig-epi-turn"),
-        False,
         measured.more_at_larger_rates,
     ),
     Claim(
@@ -136,7 +127,6 @@ CLAIMS = (
         r"$\lvert\lambda_{\min}\rvert$ grows during an instability",
         "the interval of the change lies below 0",
         ("episodes_and_rotation", "fig-epi-average"),
-        False,
         measured.negative_curvature,
     ),
     Claim(
@@ -146,8 +136,8 @@ CLAIMS = (
         "the linear model turns less than a hundredth of what the network does in stable training "
         "(a bound set for this table)",
         ("episodes_and_rotation", "fig-epi-turn"),
-        True,
         measured.without_depth,
+        ours=True,
     ),
     Claim(
         "proof",
@@ -156,7 +146,6 @@ CLAIMS = (
         "to leading order)",
         "the statements are proved in the book, and tests check them",
         ("flatness_bias", "thm-D7"),
-        False,
         measured.proved("D7", "G3"),
     ),
     Claim(
@@ -165,7 +154,6 @@ CLAIMS = (
         "The rotation promotes exploration",
         "the book measures how far eigenvectors turn, and not what is explored by that",
         ("episodes_and_rotation", "fig-epi-turn"),
-        False,
         None,
     ),
     Claim(
@@ -174,7 +162,6 @@ CLAIMS = (
         "The flattening persists in SGD",
         "the interval of the fall lies above 0, for each rate and batch size",
         ("sgd_noise", "fig-sgd-effects"),
-        False,
         measured.sgd(
             "persists",
             "fall of $\\log\\lambda_1$ from the small rate to {rate:g}, batches of {batch}",
@@ -186,7 +173,6 @@ CLAIMS = (
         "Instability outweighs the noise of the minibatch, after as many updates",
         "the interval of instability minus noise lies above 0, for each rate and batch size",
         ("sgd_noise", "fig-sgd-effects"),
-        False,
         measured.sgd("difference", "instability at {rate:g} minus noise of batches of {batch}"),
     ),
     Claim(
@@ -195,8 +181,8 @@ CLAIMS = (
         "It does so too when the noise is given the longest training time",
         "the interval of instability minus noise lies above 0, for each rate",
         ("sgd_noise", "fig-sgd-effects"),
-        True,
         measured.outweighs_in_time,
+        ours=True,
         headline=1,
     ),
     Claim(
@@ -205,8 +191,8 @@ CLAIMS = (
         "Adam's second moment damps instabilities",
         "with $v$ frozen the loss peaks higher in each episode",
         ("adam", "fig-adam-damping"),
-        True,
         measured.damped,
+        ours=True,
     ),
     Claim(
         "adam-flatter",
@@ -214,8 +200,8 @@ CLAIMS = (
         "Restoring instabilities makes Adam end flatter",
         "the joint interval of the ratio lies above 1, for each variant",
         ("adam", "fig-adam-outcome"),
-        True,
         measured.adam("flatter"),
+        ours=True,
         headline=1,
     ),
     Claim(
@@ -224,7 +210,6 @@ CLAIMS = (
         "Restoring instabilities makes Adam generalize better",
         "the joint interval of the gain in accuracy lies above 0, for each variant",
         ("adam", "fig-adam-outcome"),
-        False,
         measured.adam("accuracy"),
         headline=1,
     ),

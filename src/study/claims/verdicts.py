@@ -44,11 +44,6 @@ class Effect(NamedTuple):
         value: the number as a table shows it, with its interval where there is one.
         met: whether it has the sign, or the size, that the claim says; judged by the number
             itself, before anything is rounded.
-
-    Example:
-        >>> error = 0.096
-        >>> Effect("relative error", f"{error:.0%}", met=error < 0.1)
-        Effect(what='relative error', value='10%', met=True)
     """
 
     what: str
@@ -66,8 +61,8 @@ class Claim:
         statement: what is claimed, in MyST.
         criterion: when an effect counts as met.
         shown: (document, label of a figure or statement) of where the book shows it.
-        ours: whether the claim, or its exact form, is this book's and not the paper's.
         measure: evidence -> its effects; None for a claim that the book does not test.
+        ours: whether the claim, or its exact form, is this book's and not the paper's.
         headline: the index of the effect that stands for the claim where there is room for one.
     """
 
@@ -76,8 +71,8 @@ class Claim:
     statement: str
     criterion: str
     shown: tuple[str, str]
-    ours: bool
     measure: Callable[[Evidence], Iterable[Effect]] | None
+    ours: bool = False
     headline: int = 0
 
 
@@ -100,10 +95,6 @@ def verdict(measured: Sequence[Effect]) -> str:
 
     Raises:
         MissingEvidenceError: without any effect: nothing measured is no evidence.
-
-    Example:
-        >>> verdict([Effect("one", "0.5", True), Effect("another", "0.0", False)])
-        'partly'
     """
     if not measured:
         raise MissingEvidenceError("a verdict needs at least one effect, got none")
@@ -112,12 +103,7 @@ def verdict(measured: Sequence[Effect]) -> str:
 
 
 def combined(verdicts: Sequence[str]) -> str:
-    """The verdict on a claim from those on its parts; parts that were not tested do not count.
-
-    Example:
-        >>> combined(["reproduced", "not tested"])
-        'reproduced'
-    """
+    """The verdict on a claim from those on its parts; parts that were not tested do not count."""
     tested = {v for v in verdicts if v != UNTESTED}
     if not tested:
         return UNTESTED

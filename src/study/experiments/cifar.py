@@ -20,13 +20,7 @@ from flatminima import datasets
 from study.experiments import flatness
 from study.results import Experiment
 
-__all__ = [
-    "EXPERIMENT",
-    "SHA256",
-    "fingerprint",
-    "grid",
-    "run",
-]
+__all__ = ["EXPERIMENT", "SHA256", "fingerprint", "grid", "run"]
 
 DATASET = "cifar10-subset"
 SHA256 = "e6fb7fdaffd12982b31c2571a13736b7d59e7eb648d3ffd01e85302d5203c2a0"

@@ -396,18 +396,8 @@ def architectures(
 TOLERANCES = {
     "start_sharpness": 2e-3,
     **stages.spread(
-        "lowest_sharpness",
-        "highest_sharpness",
-        "end_sharpness",
-        "sharpening",
-        "arrival",
-        "level",
-        "spread",
-        "rises_before",
-        "rises_after",
-        "falls",
-        "final_loss",
-        "test_accuracy",
+        "lowest_sharpness highest_sharpness end_sharpness sharpening arrival "
+        "level spread rises_before rises_after falls final_loss test_accuracy",
     ),
 }
 

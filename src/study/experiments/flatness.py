@@ -245,14 +245,8 @@ TOLERANCES = {
     "start_accuracy": 2e-3,
     "learning_rate": 2e-4,
     **stages.spread(
-        "large_steps_made",
-        "large_loss",
-        "highest_loss",
-        "episodes",
-        "budget",
-        "large_sharpness",
-        "lowest_sharpness",
-        "after_first",
+        "large_steps_made large_loss highest_loss episodes budget large_sharpness "
+        "lowest_sharpness after_first",
         *stages.COOLING,
         *stages.AT_THE_END,
     ),

@@ -335,10 +335,7 @@ TOLERANCES = {
     "start_steps": 1e-2,
     "start_sharpness": 2e-4,
     **stages.spread(
-        "treated_loss",
-        "treated_highest_loss",
-        "highest_sharpness",
-        "late_sharpness",
+        "treated_loss treated_highest_loss highest_sharpness late_sharpness",
         *stages.COOLING,
         *stages.AT_THE_END,
     ),

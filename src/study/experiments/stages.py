@@ -43,13 +43,7 @@ RADIUS = 0.1
 """Size of the noise of the average-case sharpness, relative to each weight."""
 SAMPLES = 20
 """Random directions for each of the measures that are averages."""
-MEASURES = (
-    "sharpness",
-    "trace",
-    "adaptive_sharpness",
-    "average_sharpness",
-    "relative_flatness",
-)
+MEASURES = ("sharpness", "trace", "adaptive_sharpness", "average_sharpness", "relative_flatness")
 """The measures of flatness."""
 AT_THE_END = (
     *MEASURES,
@@ -193,27 +187,19 @@ def measure(risk: EmpiricalRisk, test: EmpiricalRisk) -> dict[str, object]:
 # --- the results
 
 
-def spread(*columns: str) -> dict[str, str]:
-    """The columns with the tolerance ``"spread"``.
+def spread(names: str, *columns: str) -> dict[str, str]:
+    """The columns, those of the names in a text and others, with the tolerance ``"spread"``.
 
     Once an instability or noise has amplified rounding, nothing is reproducible on another
     processor but in distribution: such a value is held to the spread over the stored seeds.
-
-    Example:
-        >>> spread("sharpness")
-        {'sharpness': 'spread'}
     """
-    return dict.fromkeys(columns, "spread")
+    return dict.fromkeys((*names.split(), *columns), "spread")
 
 
 def reached(values: np.ndarray) -> np.ndarray:
     """Whether runs came to the common loss, from the column of that name.
 
     A run that diverged has no entry: it did not.
-
-    Example:
-        >>> reached(np.array([True, False, None, np.nan], dtype=object))
-        array([ True, False, False, False])
     """
     return np.array([value is not None and value == 1 for value in values.flat]).reshape(
         values.shape
@@ -228,27 +214,10 @@ def interval(samples: np.ndarray) -> Interval:
 
     Raises:
         ValueError: for fewer than FEWEST values.
-
-    Example:
-        >>> f"{interval(np.array([1.0, 2.0, 3.0, np.nan])):.1f}"
-        '2.0 [1.0, 3.0]'
     """
     return bootstrap_interval(samples[np.isfinite(samples)], np.random.default_rng(0))
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> Interval:
-    """The rank correlation over all runs, with the interval of resampled seeds.
-
-    Args:
-        x: (seeds, conditions).
-        y: the same.
-
-    Raises:
-        ValueError: as `rank_correlation`.
-
-    Example:
-        >>> x = np.arange(6.0).reshape(3, 2)
-        >>> f"{correlation(x, -x):.1f}"
-        '−1.0 [−1.0, −1.0]'
-    """
+    """The rank correlation over all runs, both (seeds, conditions), as `rank_correlation`."""
     return rank_correlation(x, y, np.random.default_rng(0))
