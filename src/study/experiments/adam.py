@@ -408,4 +408,4 @@ EXPERIMENT = Experiment(
     effects=effects,
     predictions=predictions,
 )
-"""The experiment, as `results.compute` takes it."""
+"""Gradient descent, Adam and its variants, as `results.compute` takes them."""

@@ -76,4 +76,4 @@ EXPERIMENT = Experiment(
     effects=flatness.effects,
     predictions=flatness.predictions,
 )
-"""The experiment, as `results.compute` takes it."""
+"""The runs on natural images, as `results.compute` takes them."""

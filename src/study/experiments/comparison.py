@@ -214,4 +214,4 @@ EXPERIMENT = Experiment(
     effects=effects,
     predictions=predictions,
 )
-"""The experiment, as `results.compute` takes it."""
+"""The ways of training, as `results.compute` takes them."""

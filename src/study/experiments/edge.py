@@ -411,4 +411,4 @@ EXPERIMENT = Experiment(
     effects=effects,
     predictions=predictions,
 )
-"""The experiment, as `results.compute` takes it."""
+"""The runs at the edge, as `results.compute` takes them."""

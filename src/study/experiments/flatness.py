@@ -262,4 +262,4 @@ EXPERIMENT = Experiment(
     effects=effects,
     predictions=predictions,
 )
-"""The experiment, as `results.compute` takes it."""
+"""The runs at large rates, as `results.compute` takes them."""

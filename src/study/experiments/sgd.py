@@ -351,4 +351,4 @@ EXPERIMENT = Experiment(
     effects=effects,
     predictions=predictions,
 )
-"""The experiment, as `results.compute` takes it."""
+"""Instability and noise, as `results.compute` takes them."""
