@@ -2,7 +2,8 @@
 
 The default is a subset of Fashion-MNIST that comes with the repository, so nothing is downloaded.
 The full sets are read from the folder named by the environment variable FLATMINIMA_DATA, or else
-from a cache, into which they are fetched from their official homes when they are missing.
+from a cache, into which they are fetched from their official homes when they are missing, or from
+the address that the variable of MIRROR_VARIABLE holds.
 
 Example:
     >>> data = load(n_train=100, n_test=20)
@@ -33,10 +34,8 @@ from torch.nn import functional
 from flatminima._validation import one_of, positive_int
 
 __all__ = [
-    "CIFAR_CLASSES",
     "CIFAR_SUBSET",
     "EMBEDDED",
-    "FASHION_CLASSES",
     "FOLDER_VARIABLE",
     "MIRROR_VARIABLE",
     "SOURCES",
@@ -61,11 +60,11 @@ FOLDER_VARIABLE = "FLATMINIMA_DATA"
 MIRROR_VARIABLE = "FLATMINIMA_MIRROR"
 """Address that replaces the official homes, for a local mirror; the checksums stay the same."""
 
-FASHION_CLASSES = (
+_FASHION_CLASSES = (
     "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
     "ankle boot",
 )  # fmt: skip
-CIFAR_CLASSES = (
+_CIFAR_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
@@ -368,9 +367,9 @@ def _cifar10_subset() -> Arrays:
 
 
 SOURCES: dict[str, tuple[Callable[[], Arrays], tuple[str, ...]]] = {
-    "fashion-mnist-subset": (_embedded, FASHION_CLASSES),
-    "fashion-mnist": (_fashion_mnist, FASHION_CLASSES),
-    "cifar10": (_cifar10, CIFAR_CLASSES),
-    "cifar10-subset": (_cifar10_subset, CIFAR_CLASSES),
+    "fashion-mnist-subset": (_embedded, _FASHION_CLASSES),
+    "fashion-mnist": (_fashion_mnist, _FASHION_CLASSES),
+    "cifar10": (_cifar10, _CIFAR_CLASSES),
+    "cifar10-subset": (_cifar10_subset, _CIFAR_CLASSES),
 }
 """Name of a data set -> (the function that reads its arrays, the names of its classes)."""

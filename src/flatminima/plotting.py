@@ -145,15 +145,8 @@ def plot_trajectory(
 def plot_run(history: History, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
     """Draw the loss of a run, and below it the sharpness with 2/eta; episodes are shaded.
 
-    Args:
-        history: a run with a probe named ``sharpness``, of one eigenvalue or several.
-        axes: one axes for the loss, one for the sharpness; by default those of a new figure.
-
-    Returns:
-        The two axes.
-
-    Raises:
-        ValueError: if the run has no such probe.
+    The run has a probe named ``sharpness``, of one eigenvalue or several; ValueError if it has not.
+    The two axes, by default those of a new figure, are returned.
 
     Example:
         >>> from flatminima.training import History

@@ -74,7 +74,7 @@ def test_tool_takes_the_first_images_of_each_batch(tmp_path, monkeypatch):
     whole = {}
     for part, images in (("train", 30), ("test", 6)):
         whole[f"x_{part}"], whole[f"y_{part}"] = noise(images, images)
-    monkeypatch.setitem(datasets.SOURCES, "cifar10", (lambda: whole, datasets.CIFAR_CLASSES))
+    monkeypatch.setitem(datasets.SOURCES, "cifar10", (lambda: whole, datasets._CIFAR_CLASSES))
     monkeypatch.setenv("FLATMINIMA_DATA", str(tmp_path))
 
     assert tool.main([]) == 1, "noise is not what the stored results were made with"
