@@ -58,9 +58,9 @@ class Claim:
     Attributes:
         key: its short name.
         part: which of the paper's five claims it belongs to.
+        shown: (document, label of a figure or statement) of where the book shows it.
         statement: what is claimed, in MyST.
         criterion: when an effect counts as met.
-        shown: (document, label of a figure or statement) of where the book shows it.
         measure: evidence -> its effects; None for a claim that the book does not test.
         ours: whether the claim, or its exact form, is this book's and not the paper's.
         headline: the index of the effect that stands for the claim where there is room for one.
@@ -68,9 +68,9 @@ class Claim:
 
     key: str
     part: int
+    shown: tuple[str, str]
     statement: str
     criterion: str
-    shown: tuple[str, str]
     measure: Callable[[Evidence], Iterable[Effect]] | None
     ours: bool = False
     headline: int = 0
