@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import small_networks
 import torch
 from scipy.stats import binom
 
@@ -15,17 +16,12 @@ from study import criteria
 
 @pytest.fixture(scope="module")
 def data():
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(40, 6, generator=generator)
-    return inputs, torch.randint(3, (40,), generator=generator)
+    return small_networks.points()
 
 
 @pytest.fixture(scope="module")
-def trained(data):
-    """The risk of a network after 400 steps of descent."""
-    risk = EmpiricalRisk(models.mlp([6, 8, 8, 3], scale=0.5, seed=1), "mse", data)
-    gradient_descent(risk, 0.2, 400, progress=False)
-    return risk
+def trained():
+    return small_networks.trained()
 
 
 # The polarity of the displaced rotations

@@ -2,27 +2,22 @@
 
 import numpy as np
 import pytest
+import small_networks
 import torch
 
 from flatminima import models
 from flatminima.curvature import EmpiricalRisk
-from flatminima.training import gradient_descent
 from flatminima.training.polarity import displaced_rotation, turn_over
 
 
 @pytest.fixture(scope="module")
 def data():
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(40, 6, generator=generator)
-    return inputs, torch.randint(3, (40,), generator=generator)
+    return small_networks.points()
 
 
 @pytest.fixture(scope="module")
-def trained(data):
-    """The risk of a network after 400 steps of descent."""
-    risk = EmpiricalRisk(models.mlp([6, 8, 8, 3], scale=0.5, seed=1), "mse", data)
-    gradient_descent(risk, 0.2, 400, progress=False)
-    return risk
+def trained():
+    return small_networks.trained()
 
 
 def test_displaced_rotation_obeys_g2_to_first_order_and_restores_the_parameters(trained, data):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import small_networks
 import torch
 from torch.func import functional_call
 
@@ -10,15 +11,10 @@ from flatminima.curvature import EmpiricalRisk, mse
 from flatminima.training import gradient_descent, probes
 
 
-@pytest.fixture(scope="module")
-def data():
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(40, 6, generator=generator), torch.randint(3, (40,), generator=generator)
-
-
-def test_every_column_of_watch_against_automatic_differentiation_in_float64(data):
+def test_every_column_of_watch_against_automatic_differentiation_in_float64():
     """Each quantity from its definition: dense Hessian, derivatives along v_1, gradient of v'Hv."""
-    x, y = data[0].double(), torch.nn.functional.one_hot(data[1], 3).double()
+    x, labels = small_networks.points()
+    x, y = x.double(), torch.nn.functional.one_hot(labels, 3).double()
     model = models.mlp([6, 5, 5, 3], scale=0.5, seed=1, dtype=torch.float64)
     risk = EmpiricalRisk(model, "mse", (x, y))
     gradient_descent(risk, 0.2, 200, progress=False)
@@ -77,9 +73,8 @@ def test_watch_finds_a_smallest_eigenvalue_of_one_percent_of_the_largest(seed):
     assert found[1] == pytest.approx(float(known.eigenvalues[0]), abs=6e-4 * found[0])
 
 
-def test_watch_agrees_with_the_dense_hessian_and_no_episode_is_in_a_stable_step(data):
-    risk = EmpiricalRisk(models.mlp([6, 8, 8, 3], scale=0.5, seed=1), "mse", data)
-    gradient_descent(risk, 0.2, 400, progress=False)
+def test_watch_agrees_with_the_dense_hessian_and_no_episode_is_in_a_stable_step():
+    risk = small_networks.trained()
     run = gradient_descent(risk, 1e-6, 1, probes={"w": probes.Watch()}, progress=False)
     operator, found = risk.hessian(), run.probes["w"][-1]
     rows = [operator.matvec(e).numpy() for e in torch.eye(risk.size)]
