@@ -167,14 +167,10 @@ class DiagonalNetwork:
     ) -> DiagonalTrajectory:
         """Run gradient descent from a whole batch of starts at once.
 
-        Args:
-            start: parameters of shape (..., depth, features).
-            label_noise: standard deviation of the noise added to each row's residual.
-            batch_size: rows drawn for each step, without replacement and independently for each
-                trajectory, 1 to n; None or n uses all rows.
-            generator: source of the noise and of the rows, needed with either.
-
-        All else is as in :meth:`~flatminima.theory.scalar_network.ScalarNetwork.descend`.
+        As in :meth:`~flatminima.theory.scalar_network.ScalarNetwork.descend`, but ``start`` has
+        shape (..., depth, features), noise is added to each row's residual, and ``batch_size`` rows
+        are drawn for each step, without replacement and independently for each trajectory, by the
+        generator; None or n uses all rows.
 
         Example:
             Of all weights that fit, a small start finds nearly those of least l1 norm, (1, 0, 0):

@@ -88,14 +88,10 @@ def coupled_dynamics(
     + q x^4 / 24 - (alpha / sqrt(beta)) z with the excess sqrt(beta) z, exactly. For q = 0 compare
     Damian, Nichani and Lee (2023).
 
-    Args:
-        x: starting displacement along v_1; this and the others broadcast.
-        excess: starting sharpness minus 2/eta.
-        learning_rate: eta > 0, a number.
-        progressive_sharpening: alpha, the rise of sharpness per unit of eta * steps.
-        self_stabilization: beta = ||P grad lambda_1||^2 >= 0, or ValueError.
-        steps: number of steps.
-        fourth: q, the fourth derivative of the loss along v_1.
+    From displacement ``x`` along v_1 and ``excess``, sharpness minus 2/eta, with
+    ``progressive_sharpening`` alpha, the rise of sharpness per unit of eta * steps,
+    ``self_stabilization`` beta = ||P grad lambda_1||^2 >= 0 and ``fourth`` q, the fourth derivative
+    of the loss along v_1, which broadcast. ValueError for values out of range.
 
     Example:
         Without progressive sharpening one instability changes the sign of the excess:

@@ -62,8 +62,7 @@ class ScalarNetwork:
     def hessian(self, theta: object) -> np.ndarray:
         """Return p p^T + r Q, shape (..., depth, depth) (D1).
 
-        p_i is the product that leaves out entry i, Q_ij the one that leaves out i and j, and
-        the diagonal of Q is zero.
+        p_i is the product without entry i, Q_ij that without i and j; the diagonal of Q is zero.
         """
         theta = self._parameters(theta)
         outputs = leave_one_out(theta)
@@ -117,10 +116,7 @@ class ScalarNetwork:
         return np.where(missing[..., None], np.nan, leading)
 
     def imbalance(self, theta: object) -> np.ndarray:
-        """Return the pairwise imbalances theta_i^2 - theta_j^2, shape (..., depth, depth).
-
-        Gradient flow conserves them; gradient descent changes them as Proposition D6 says.
-        """
+        """Return theta_i^2 - theta_j^2, which gradient flow keeps, shape (..., depth, depth) (D6)."""
         theta = self._parameters(theta)
         rows, columns = theta[..., :, None], theta[..., None, :]
         return (rows - columns) * (rows + columns)
