@@ -116,7 +116,7 @@ class ScalarNetwork:
         return np.where(missing[..., None], np.nan, leading)
 
     def imbalance(self, theta: object) -> np.ndarray:
-        """Return theta_i^2 - theta_j^2, which gradient flow keeps, shape (..., depth, depth) (D6)."""
+        """Return theta_i^2 - theta_j^2, which gradient flow keeps, (..., depth, depth) (D6)."""
         theta = self._parameters(theta)
         rows, columns = theta[..., :, None], theta[..., None, :]
         return (rows - columns) * (rows + columns)
