@@ -1,8 +1,7 @@
-"""curvature.operator: products against dense Hessians, parts, SciPy's view, refusals."""
+"""curvature.operator: products against dense Hessians, parts, refusals."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from curvature_cases import CASES, EXAMPLES
@@ -124,22 +123,6 @@ def test_products_leave_gradients_and_parameters_alone():
     operator.matmat(identity(operator))
     assert torch.equal(problem.flat(), before)
     assert all(p.grad is None for p in problem.parameters)
-
-
-def test_scipy_sees_the_same_matrix():
-    problem = case("cnn-tanh-mse")
-    operator = problem.hessian()
-    view, hessian = operator.as_linear_operator(), problem.dense_hessian().numpy()
-    n = len(hessian)
-    rng = np.random.default_rng(0)
-    columns = rng.standard_normal((n, 3))
-    assert view.shape == (n, n)
-    assert view.dtype == np.float64
-    bound = 1e-12 * np.abs(hessian).sum()
-    assert np.allclose(view @ columns, hessian @ columns, rtol=0, atol=bound)
-    assert np.allclose(view @ columns[:, 0], hessian @ columns[:, 0], rtol=0, atol=bound)
-    assert np.allclose(view.T @ columns[:, 0], hessian @ columns[:, 0], rtol=0, atol=bound)
-    assert (view @ columns[:, :1]).shape == (n, 1)
 
 
 def test_split_gives_the_parts_of_a_vector_in_the_parameters_shapes():

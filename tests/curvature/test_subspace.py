@@ -18,7 +18,7 @@ from flatminima.curvature import (
     SymmetricOperator,
     top_eigenpairs,
 )
-from flatminima.curvature.subspace import Subspace
+from flatminima.curvature._subspace import Subspace
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps

@@ -224,7 +224,6 @@ def test_nearly_repeated_eigenvalues_have_a_steady_span(split):
         pairs = tracker.update(matrix, point=torch.tensor([0.3 * step]).double())
         check(pairs, matrix.matrix, 3, 1e-8)
         assert pairs.angles.max() <= 4 * math.sqrt(3) * 1e-8 * 5 / 2
-    assert pairs.gap == pytest.approx(2, rel=0.05)
 
 
 def test_signs_follow_the_step_before():
@@ -260,18 +259,7 @@ def test_the_smallest_are_the_largest_of_the_negative(which):
     assert torch.allclose(low.overlaps.abs(), high.overlaps.flip(0, 1).abs(), atol=1e-6)
 
 
-# Reports and estimates
-
-
-def test_the_angle_error_is_about_the_true_angle():
-    vectors = basis(7)
-    tracker = EigenTracker(3, 1e-2, scan=0)
-    for step in range(10):
-        turned = turning(0.02 * step, vectors)
-        pairs = tracker.update(operator(spectrum(5, 4, 3), turned))
-        # sin(angle) <= residual / gap, the gap to the true next eigenvalue, which a Ritz value
-        # from below makes look larger: 1 may look like -1 at worst, a factor 2.
-        assert largest_angle(pairs.eigenvectors, turned[:, :3].T) <= 2 * pairs.angle_error + 1e-12
+# Reports
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,85 +1,29 @@
 """Curvature of a risk by Hessian-vector products: eigenpairs, their drift, traces, densities.
 
-Every function takes an `EmpiricalRisk` or an operator. The parts, one concept each: ``risk`` (a
-model, a loss and data), ``losses``, ``operator`` (products), ``eigensolver`` (Lanczos), ``tracker``
-(eigenpairs along a trajectory), ``derivatives`` (of the sharpness and of v_1), ``preconditioned``
-(Adam and RMSprop), ``spectrum`` (trace and density), ``measures`` (flatness that knows of scale).
+Every function takes an `EmpiricalRisk` or an operator. Where one has a ``tol``, it is that of
+`top_eigenpairs`; a ``generator`` draws on the CPU, and is by default a new one seeded with 0. The
+parts, one concept each: ``risk`` (a model, a loss and data), ``losses``, ``operator`` (products),
+``eigensolver`` (Lanczos), ``tracker`` (eigenpairs along a trajectory), ``derivatives`` (of the
+sharpness and of v_1), ``preconditioned`` (Adam and RMSprop), ``spectrum`` (trace and density),
+``measures`` (flatness that knows of scale). They are loaded when they are first used.
 """
 
-from flatminima.curvature.derivatives import (
-    RotationField,
-    directional_derivatives,
-    rotation_field,
-    sharpness_gradient,
-)
-from flatminima.curvature.eigensolver import (
-    ConvergenceError,
-    ConvergenceWarning,
-    EigenResult,
-    sharpness,
-    top_eigenpairs,
-)
-from flatminima.curvature.losses import LOSSES, cross_entropy, mse
-from flatminima.curvature.measures import (
-    HOMOGENEOUS,
-    adaptive_sharpness,
-    average_sharpness,
-    relative_flatness,
-    rescale,
-)
-from flatminima.curvature.operator import (
-    HessianOperator,
-    MatrixOperator,
-    SymmetricOperator,
-    Terms,
-)
-from flatminima.curvature.preconditioned import (
-    PreconditionedOperator,
-    edge_of_stability,
-    preconditioned_sharpness,
-    preconditioner,
-)
-from flatminima.curvature.risk import EmpiricalRisk, NondeterministicRiskError
-from flatminima.curvature.spectrum import (
-    SpectralDensity,
-    lambda_min,
-    spectral_density,
-    trace,
-)
-from flatminima.curvature.tracker import EigenTracker, TrackedPairs
+from flatminima._lazy import attach
 
-__all__ = [
-    "HOMOGENEOUS",
-    "LOSSES",
-    "ConvergenceError",
-    "ConvergenceWarning",
-    "EigenResult",
-    "EigenTracker",
-    "EmpiricalRisk",
-    "HessianOperator",
-    "MatrixOperator",
-    "NondeterministicRiskError",
-    "PreconditionedOperator",
-    "RotationField",
-    "SpectralDensity",
-    "SymmetricOperator",
-    "Terms",
-    "TrackedPairs",
-    "adaptive_sharpness",
-    "average_sharpness",
-    "cross_entropy",
-    "directional_derivatives",
-    "edge_of_stability",
-    "lambda_min",
-    "mse",
-    "preconditioned_sharpness",
+_NAMES = {
+    "derivatives": "RotationField directional_derivatives rotation_field sharpness_gradient",
+    "eigensolver": "ConvergenceError EigenResult sharpness top_eigenpairs",
+    "losses": "LOSSES cross_entropy mse",
+    "measures": "HOMOGENEOUS adaptive_sharpness average_sharpness relative_flatness rescale",
+    "operator": "HessianOperator MatrixOperator SymmetricOperator Terms",
+    "preconditioned": "PreconditionedOperator edge_of_stability preconditioned_sharpness "
     "preconditioner",
-    "relative_flatness",
-    "rescale",
-    "rotation_field",
-    "sharpness",
-    "sharpness_gradient",
-    "spectral_density",
-    "top_eigenpairs",
-    "trace",
-]
+    "risk": "EmpiricalRisk NondeterministicRiskError",
+    "spectrum": "SpectralDensity lambda_min spectral_density trace",
+    "tracker": "EigenTracker TrackedPairs",
+}
+
+__getattr__, __dir__, __all__ = attach(
+    globals(),
+    {name: f"{__name__}.{part}" for part, names in _NAMES.items() for name in names.split()},
+)

@@ -1,14 +1,13 @@
 r"""How the curvature changes: the sharpness gradient (G1), the rotation field of v_1 (G2), and
 derivatives of the loss along a direction up to the fourth.
 
-All of them come from differentiating :math:`\varphi(s) = L(\theta + s d)` again and again:
+All come from differentiating :math:`\varphi(s) = L(\theta + s d)` again and again:
 :math:`\varphi^{(k)}(0)` is the k-th derivative tensor with d in all of its k places, and the
 gradient of that number with respect to the parameters leaves one place of the next tensor free.
-What is said of the loss in `HessianOperator` holds here too, for more derivatives: those of ReLU
-beyond the first are zero in PyTorch, and ELU has a jump in its second.
+The loss must have the derivatives: those of ReLU beyond the first are zero in PyTorch, and ELU has
+a jump in its second.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +20,17 @@ from flatminima.curvature.eigensolver import (
     checked_tolerance,
     top_eigenpairs,
 )
-from flatminima.curvature.operator import Closure, HessianOperator, SymmetricOperator
+from flatminima.curvature.operator import (
+    Closure,
+    HessianOperator,
+    SymmetricOperator,
+    flattened,
+    gradients,
+)
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
 from flatminima.theory import rotation
+
+__all__ = ["RotationField", "directional_derivatives", "rotation_field", "sharpness_gradient"]
 
 
 @dataclass(frozen=True)
@@ -32,34 +39,27 @@ class RotationField:
 
     Attributes:
         field: (n,) rho, orthogonal to v_1, in the operator's dtype and on its device.
-        sharpness_gradient: (n,) the gradient of lambda_1.
         residual: norm of P grad lambda_1 - (lambda_1 - H) rho, P projecting v_1 out.
-        error_bound: a bound on the distance to the exact field, given v_1 and lambda_1: see
-            `rotation_field`.
+        error_bound: of the distance to the exact field, as `rotation_field` says.
         products: Hessian-vector products spent, those for eigenpairs not given included.
     """
 
     field: Tensor
-    sharpness_gradient: Tensor
     residual: float
     error_bound: float
     products: int
 
 
 def directional_derivatives(
-    operator: HessianOperator | EmpiricalRisk,
-    direction: Tensor,
-    order: int = 4,
+    operator: HessianOperator | EmpiricalRisk, direction: Tensor, order: int = 4
 ) -> Tensor:
     r"""Derivatives of :math:`s \mapsto L(\theta + s\, d)` at s = 0, from order 0 to ``order``.
 
-    Entry 2 is :math:`d^\top H d`, entry 3 is T[d, d, d], entry 4 the fourth derivative tensor in
-    the same way. The direction is taken as it is, not normalized. Every order costs about two to
-    three times the one before, and loses accuracy: in float32 compare with float64.
+    Entry 2 is :math:`d^\top H d`, entry 3 is T[d, d, d]. Every order costs about two to three
+    times the one before, and loses accuracy: in float32 compare with float64.
 
     Args:
-        operator: a risk, or the Hessian of a loss.
-        direction: (n,).
+        direction: (n,), taken as it is, not normalized.
         order: 1 to 4.
 
     Returns:
@@ -95,22 +95,18 @@ def sharpness_gradient(
 ) -> Tensor:
     r"""Gradient of the sharpness, :math:`\nabla\lambda_1 = T[v_1, v_1, \cdot]` (Proposition G1).
 
-    It is the gradient of :math:`v^\top H(\theta)\, v` with v held fixed at v_1: three backward
-    passes, at the cost of about five gradients. Its error is of first order in that of v: at most
-    twice the angle from v to v_1 times the norm of T. With the k-th eigenvector for
-    ``eigenvector`` it is the gradient of lambda_k.
+    It is the gradient of :math:`v^\top H(\theta)\, v` with v held fixed at v_1, at the cost of
+    about five gradients. Its error is at most twice the angle from v to v_1 times the norm of T.
 
     Args:
-        operator: a risk, or the Hessian of a loss.
-        eigenvector: (n,) v_1 if it is known, of any length > 0 and either sign; it is trusted. By
-            default it is computed to ``tol``, together with the eigenvalue next to it.
+        eigenvector: (n,) v_1 if it is known, of any length > 0 and either sign; it is trusted.
+            That of lambda_k gives the gradient of lambda_k. By default v_1 is computed to ``tol``.
 
     Returns:
         (n,) in the operator's dtype.
 
     Raises:
-        ValueError: if lambda_1 is not simple to within what the eigensolver resolved (checked
-            where it computes the eigenvector), or for a bad eigenvector.
+        ValueError: if the computed lambda_1 is not simple, or for a bad eigenvector.
 
     Example:
         >>> import torch
@@ -134,7 +130,7 @@ def sharpness_gradient(
     for weight, part in operator._terms:
         curvature = _along(part, operator.parameters, parts, 2)[2]
         if curvature.requires_grad:
-            result += weight * operator._flatten(_gradient(curvature, operator.parameters))
+            result += weight * flattened(gradients(curvature, operator.parameters))
     return result.detach()
 
 
@@ -151,36 +147,31 @@ def rotation_field(
     .. math:: \rho = (\lambda_1 - H)^{+}\, \nabla\lambda_1
 
     Without ``tol`` it is *truncated* to k leading eigenpairs: what the gradient has outside of
-    them is divided by lambda_1, as if the rest of the spectrum were flat (see
-    `flatminima.rotation.rotation_field`). With ``tol`` the equation :math:`(\lambda_1 - H)\rho =
-    P\nabla\lambda_1`, whose matrix is positive definite across v_1, is solved by conjugate
-    gradients from there, until the residual is at most ``tol`` times the right-hand side.
+    them is divided by lambda_1, as if the rest of the spectrum were flat. With ``tol`` the equation
+    :math:`(\lambda_1 - H)\rho = P\nabla\lambda_1` is solved by conjugate gradients from there.
 
-    Either way one further product gives the residual q, and with it a bound for the distance to
-    the exact field. Of q, the part q' within the span of the k eigenvectors is divided by
-    lambda_1 - lambda_2 at least, the rest by lambda_1 - lambda_k at least:
+    One further product gives the residual q, and a bound for the distance to the exact field: the
+    part q' of q within the span of the k eigenvectors is divided by lambda_1 - lambda_2 at least,
+    the rest by lambda_1 - lambda_k at least:
 
     .. math:: \|\rho - \rho_{\text{exact}}\| \le \frac{\|q'\|}{\lambda_1 - \lambda_2} +
               \frac{\|q - q'\|}{\lambda_1 - \lambda_k} .
 
-    It takes lambda_1 and v_1 for exact. Their own errors enter through the sharpness gradient and
-    through 1 / (lambda_1 - lambda_2): compute the pairs to a tolerance well below that gap.
+    It takes lambda_1 and v_1 for exact: compute the pairs to a tolerance well below their gap.
 
     Args:
-        operator: a risk, or the Hessian of a loss.
         pairs: the largest eigenpairs, at least two (one if n = 1), converged; by default k of
             them are computed, to a tolerance of 1e-5.
-        tol: None for the truncated field, else the relative residual of the solution.
+        tol: None for the truncated field, else the residual of the solution relative to the norm of
+            the right-hand side.
         max_products: products for the solution at most.
 
     Raises:
-        ValueError: lambda_1 repeated within rounding or within the residuals of the pairs, or
-            not positive while k < n; fewer pairs than needed.
-        ConvergenceError: the solution was not found within max_products; ``result`` has the field.
+        ValueError: lambda_1 repeated within the residuals of the pairs, or not positive while
+            k < n; fewer pairs than needed.
+        ConvergenceError: the solution was not found; ``result`` has the field.
 
     Example:
-        On L = (x^2 + y)^2 / 2 at the origin's neighbour (0.1, 0), v_1 turns as x grows:
-
         >>> import torch
         >>> theta = torch.tensor([0.1, 0.0], dtype=torch.float64, requires_grad=True)
         >>> hessian = HessianOperator(lambda: (theta[0] ** 2 + theta[1]) ** 2 / 2, [theta])
@@ -216,9 +207,7 @@ def rotation_field(
     if n > 1:
         bound = float(inside.norm() / (values[0] - values[1]))
         bound += float((residual - inside).norm() / (values[0] - values[-1]))
-    result = RotationField(
-        field, gradient, float(residual.norm()), bound, operator.products - before
-    )
+    result = RotationField(field, float(residual.norm()), bound, operator.products - before)
     if result.residual > goal:
         raise ConvergenceError(
             f"the rotation field has a residual of {result.residual:.3g}, above {goal:.3g}, after "
@@ -273,10 +262,7 @@ def _hessian(operator: HessianOperator | EmpiricalRisk) -> HessianOperator:
             "operator must be a risk or a HessianOperator: other operators have no higher "
             f"derivatives; got {type(operator).__name__}"
         )
-    if [p._version for p in operator.parameters] != operator._versions:
-        raise RuntimeError(
-            "the parameters have changed since this operator was made: make a new one"
-        )
+    operator.check_current()
     return operator
 
 
@@ -284,33 +270,24 @@ def _checked_vector(name: str, vector: Tensor, operator: SymmetricOperator) -> T
     vector = torch.as_tensor(vector).detach().to(operator.device, operator.dtype)
     if vector.shape != (operator.shape[0],) or not torch.isfinite(vector).all():
         raise ValueError(
-            f"{name} must hold {operator.shape[0]} finite numbers, shape ({operator.shape[0]},); "
-            f"got shape {tuple(vector.shape)}"
+            f"{name} must hold {operator.shape[0]} finite numbers, got shape {tuple(vector.shape)}"
         )
     return vector
 
 
 def _check_simple(pairs: EigenResult) -> None:
     """The residuals bound the errors of the eigenvalues: a gap within them may be none."""
-    if len(pairs.eigenvalues) > 1:
-        gap = float(pairs.eigenvalues[0] - pairs.eigenvalues[1])
-        # Residuals of the recurrence can be smaller than the rounding of the products.
-        n, eps = pairs.eigenvectors.shape[1], torch.finfo(pairs.eigenvectors.dtype).eps
-        rounding = n * eps * float(pairs.eigenvalues.abs().max())
-        resolved = float(pairs.residuals[:2].sum()) + rounding
-        if gap <= resolved:
-            raise ValueError(
-                "the leading eigenvalue must be simple: its distance to the next one is "
-                f"{gap:.3g}, and the pairs are known to {resolved:.3g}"
-            )
-
-
-def _gradient(
-    value: Tensor, parameters: list[Tensor], create_graph: bool = False
-) -> Sequence[Tensor]:
-    return torch.autograd.grad(
-        value, parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
-    )
+    if len(pairs.eigenvalues) == 1:
+        return
+    gap = float(pairs.eigenvalues[0] - pairs.eigenvalues[1])
+    # Residuals of the recurrence can be smaller than the rounding of the products.
+    n, eps = pairs.eigenvectors.shape[1], torch.finfo(pairs.eigenvectors.dtype).eps
+    resolved = float(pairs.residuals[:2].sum()) + n * eps * float(pairs.eigenvalues.abs().max())
+    if gap <= resolved:
+        raise ValueError(
+            f"the leading eigenvalue must be simple: its distance to the next one is {gap:.3g}, "
+            f"and the pairs are known to {resolved:.3g}"
+        )
 
 
 def _along(
@@ -321,7 +298,7 @@ def _along(
         values = [loss()]
         for _ in range(order):
             if values[-1].requires_grad:
-                slopes = _gradient(values[-1], parameters, create_graph=True)
+                slopes = gradients(values[-1], parameters, create_graph=True)
                 values.append(sum((s * d).sum() for s, d in zip(slopes, parts, strict=True)))
             else:  # all further derivatives of a constant
                 values.append(torch.zeros_like(values[0]).detach())

@@ -4,7 +4,6 @@ The basis is orthogonalized in full at each step, so that what a run finds does 
 rounding happens to break orthogonality.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,23 +11,21 @@ import torch
 from torch import Tensor
 
 from flatminima._validation import one_of, positive_float, positive_int
+from flatminima.curvature._subspace import ROUNDING, Subspace, orthonormalized, random_rows
 from flatminima.curvature.operator import SymmetricOperator
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
-from flatminima.curvature.subspace import ROUNDING, Subspace, orthonormalized, random_rows
+
+__all__ = ["ConvergenceError", "EigenResult", "sharpness", "top_eigenpairs"]
 
 ENDS = ("largest", "smallest", "both")
 
 
 class ConvergenceError(RuntimeError):
-    """The eigensolver used up its products; ``result`` holds what it had, flagged by pair."""
+    """Products were used up before all had converged; ``result`` holds what there is, flagged."""
 
-    def __init__(self, message: str, result: "EigenResult") -> None:
+    def __init__(self, message: str, result: object) -> None:
         super().__init__(message)
         self.result = result
-
-
-class ConvergenceWarning(RuntimeWarning):
-    """An eigensolver was told to return pairs that have not converged, and did."""
 
 
 @dataclass(frozen=True)
@@ -61,33 +58,26 @@ def top_eigenpairs(
     max_products: int | None = None,
     block: int = 1,
     max_basis: int | None = None,
-    allow_unconverged: bool = False,
 ) -> EigenResult:
     r"""The k largest (algebraically) or smallest eigenvalues and their eigenvectors.
 
     A pair has converged when its residual :math:`\|Hv - \lambda v\|` is at most ``tol`` times the
-    largest eigenvalue in absolute value seen. That bounds the error of the eigenvalue by the same
-    amount; the error is in fact about residual^2 / gap, and the angle of the eigenvector to
-    the true one about residual / gap, the gap being the distance to the next eigenvalue.
-
-    Lanczos from one vector meets just one direction of the eigenspace of an exactly repeated
-    eigenvalue: with ``block`` = b it finds up to b copies of each.
+    largest eigenvalue in absolute value seen. That bounds the error of the eigenvalue, which is in
+    fact about residual^2 / gap; the error of the eigenvector is an angle of about residual / gap,
+    the gap being the distance to the next eigenvalue.
 
     Args:
-        operator: a risk or an operator.
         k: number of eigenpairs, 1 <= k <= n (for ``"both"``: 2k <= n).
         which: ``"largest"``, ``"smallest"``, or ``"both"``: k from each end, 2k in all.
         tol: relative residual; no smaller than 10 eps of the operator's dtype.
         start: (n,) or (m, n) vectors near the eigenvectors sought, such as those of a nearby
             point. Their sum starts the recurrence, with a random share so that a direction that
             they miss is still found.
-        generator: of the random start, on the CPU; by default one seeded with 0.
+        generator: of the random start.
         max_products: products to spend at most; by default 20 (k + 10) a wanted end, at least.
-        block: number of vectors advanced together.
-        max_basis: vectors kept at most before the recurrence is restarted from the best Ritz
-            vectors (memory is max_basis times n numbers).
-        allow_unconverged: give back what there is, with a ConvergenceWarning and the ``converged``
-            flags, where the default is to raise.
+        block: number of vectors advanced together: of an exactly repeated eigenvalue as many
+            copies are found.
+        max_basis: vectors kept at most before the recurrence is restarted from the best.
 
     Raises:
         ValueError: an argument outside what is said above, or a product that is not finite.
@@ -97,11 +87,8 @@ def top_eigenpairs(
         >>> import torch
         >>> from flatminima.curvature import MatrixOperator
         >>> matrix = torch.diag(torch.tensor([3.0, -5.0, 1.0, 2.0]))
-        >>> pairs = top_eigenpairs(MatrixOperator(matrix), k=2)
-        >>> pairs.eigenvalues.round(decimals=4)
+        >>> top_eigenpairs(MatrixOperator(matrix), k=2).eigenvalues.round(decimals=4)
         tensor([3., 2.], dtype=torch.float64)
-        >>> pairs.eigenvectors[0].abs().round(decimals=4)
-        tensor([1., 0., 0., 0.])
     """
     operator = as_operator(operator)
     n = operator.shape[0]
@@ -123,7 +110,7 @@ def top_eigenpairs(
     space.expand(_start_rows(operator, start, block, generator)[:max_products])
     ends = (k, k if which == "both" else 0)
     space.converge(*ends, tol, generator, block=block, capacity=max_basis)
-    return _finish(space, space.ends(*ends), wanted, tol, allow_unconverged)
+    return _finish(space, space.ends(*ends), wanted, tol)
 
 
 def sharpness(
@@ -133,7 +120,7 @@ def sharpness(
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> float:
-    r"""The largest eigenvalue, :math:`\lambda_1`: `top_eigenpairs` for one pair, as a number.
+    r"""The largest eigenvalue, :math:`\lambda_1`: that of `top_eigenpairs`, as a number.
 
     Example:
         >>> import torch
@@ -148,6 +135,7 @@ def sharpness(
 
 
 def checked_tolerance(tol: float, dtype: torch.dtype) -> float:
+    """``tol``, if it lies between what rounding leaves and 1."""
     tol, floor = positive_float("tol", tol), ROUNDING * torch.finfo(dtype).eps
     if not floor <= tol < 1:
         raise ValueError(f"tol must lie between {floor:.2g}, the rounding of {dtype}, and 1: {tol}")
@@ -176,9 +164,7 @@ def _start_rows(
     return rows
 
 
-def _finish(
-    space: Subspace, chosen: np.ndarray, wanted: int, tol: float, allow_unconverged: bool
-) -> EigenResult:
+def _finish(space: Subspace, chosen: np.ndarray, wanted: int, tol: float) -> EigenResult:
     _, norms = space.residuals(chosen)
     converged = norms <= tol * space.scale
     order = np.arange(len(chosen))[:: int(space.sign)]
@@ -190,11 +176,14 @@ def _finish(
         space.products,
     )
     if len(chosen) < wanted or not converged.all():
-        message = (
-            f"{int(converged.sum())} of {wanted} eigenpairs converged to a relative residual of "
-            f"{tol:g} within {space.products} products; raise max_products or tol"
-        )
-        if not allow_unconverged:
-            raise ConvergenceError(message, result)
-        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        raise unconverged(result, wanted, tol)
     return result
+
+
+def unconverged(result: EigenResult, wanted: int, tol: float) -> ConvergenceError:
+    """The error that says how many of the wanted pairs there are."""
+    return ConvergenceError(
+        f"{int(result.converged.sum())} of {wanted} eigenpairs converged to a relative residual of "
+        f"{tol:g} within {result.products} products; raise max_products or tol",
+        result,
+    )

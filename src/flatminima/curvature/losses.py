@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from flatminima._validation import one_of
 
+__all__ = ["LOSSES", "cross_entropy", "mse"]
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """A function of outputs and targets of some examples that returns a scalar."""
 
@@ -15,9 +17,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
     r"""Squared loss :math:`\frac{1}{2n}\sum_{i=1}^n \|f(x_i) - y_i\|^2`, a scalar.
 
-    The norm sums over the outputs: nothing is divided by their number. (``torch.nn.MSELoss`` is
-    2 / outputs times this.) Learning rates and sharpness are comparable only between runs that
-    agree on such a convention; this is the one of Cohen et al. (2021).
+    The norm sums over the outputs: nothing is divided by their number, as in Cohen et al. (2021).
+    (``torch.nn.MSELoss`` is 2 / outputs times this, and so is its sharpness.)
 
     Args:
         outputs: (n, ...), real.
@@ -75,12 +76,7 @@ LOSSES: dict[str, Loss] = {"mse": mse, "cross_entropy": cross_entropy}
 
 
 def as_loss(loss: str | Loss) -> Loss:
-    """The loss of that name, or the callable as it is.
-
-    Raises:
-        ValueError: for an unknown name.
-        TypeError: for what is neither a name nor callable.
-    """
+    """The loss of that name, or the callable as it is; ValueError or TypeError for all else."""
     if isinstance(loss, str):
         return LOSSES[one_of("loss", loss, LOSSES)]
     if not callable(loss):

@@ -7,12 +7,12 @@ after another in the order given; a set of m vectors is stored row by row, with 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from flatminima.curvature.losses import checked_value
+
+__all__ = ["HessianOperator", "MatrixOperator", "SymmetricOperator", "Terms"]
 
 Closure = Callable[[], Tensor]
 """A function of no arguments that returns a loss, a scalar tensor, from the current parameters."""
@@ -23,9 +23,8 @@ class Terms:
     """A loss in parts, for data whose graph does not fit into memory.
 
     Attributes:
-        each: function that begins a pass over the parts: (weight, `Closure`) for each, the loss
-            being their weighted sum. Parts that return the mean over n_c of n examples have the
-            weights n_c / n.
+        each: function that begins a pass over the parts: a weight and a function of no arguments
+            for each, the loss being their weighted sum.
     """
 
     each: Callable[[], Iterable[tuple[float, Closure]]]
@@ -56,10 +55,6 @@ class SymmetricOperator:
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Product with one vector (n,) -> (n,)."""
-        if vector.shape != (self.shape[0],):
-            raise ValueError(
-                f"vector must have shape ({self.shape[0]},), got {tuple(vector.shape)}"
-            )
         return self.matmat(vector[None])[0]
 
     def matmat(self, rows: Tensor) -> Tensor:
@@ -69,28 +64,15 @@ class SymmetricOperator:
             ValueError: for a wrong shape, dtype or device.
         """
         if rows.ndim != 2 or rows.shape[1] != self.shape[0]:
-            raise ValueError(f"rows must have shape (m, {self.shape[0]}), got {tuple(rows.shape)}")
+            raise ValueError(
+                f"vectors must be of dimension {self.shape[0]}, one a row, got {tuple(rows.shape)}"
+            )
         if rows.dtype != self.dtype or rows.device != self.device:
             raise ValueError(
                 f"rows must be {self.dtype} on {self.device}, got {rows.dtype} on {rows.device}"
             )
         self.products += len(rows)
         return self._products(rows)
-
-    def as_linear_operator(self) -> LinearOperator:
-        """SciPy's view of the operator: NumPy vectors in the same precision, columns in matmat."""
-
-        def matmat(columns: np.ndarray) -> np.ndarray:
-            rows = torch.as_tensor(np.ascontiguousarray(np.reshape(columns, (self.shape[0], -1)).T))
-            return self.matmat(rows.to(self.device, self.dtype)).T.cpu().numpy()
-
-        def matvec(column: np.ndarray) -> np.ndarray:
-            return matmat(column)[:, 0]
-
-        dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
-        return LinearOperator(
-            self.shape, matvec=matvec, rmatvec=matvec, matmat=matmat, rmatmat=matmat, dtype=dtype
-        )
 
 
 class MatrixOperator(SymmetricOperator):
@@ -116,23 +98,18 @@ class HessianOperator(SymmetricOperator):
     product. The graph belongs to the parameters as they are when the operator is made: after
     a change of the parameters, make a new operator (a product through the old one is an error).
 
-    Measured on a CPU (MLP 784-200-200-10 and a small CNN, 1,000 images, float32): a product costs
-    1.3 and 2 gradients. Several vectors are multiplied one by one: batching them
-    (``is_grads_batched``, ``torch.func.vmap``) was no faster on the MLP and about twice as slow on
-    the CNN.
+    A product costs 1.3 to 2 gradients. Several vectors are multiplied one by one: batching them was
+    no faster on an MLP, and slower on a CNN.
 
-    What the loss must be: deterministic (dropout off, the same data at each call) and twice
-    differentiable where it is evaluated. Of a network with ReLU the products are those of the
-    piecewise smooth loss with its kinks left out: PyTorch's second derivative of ReLU is zero
-    everywhere. Parameters that the loss does not depend on give rows and columns of zeros. A
-    tensor that is used in several places of a model is one parameter, and given once. Of a model
-    with a loss and data, `EmpiricalRisk.hessian` makes it, and checks the first of these.
+    The loss must be deterministic (`EmpiricalRisk.hessian` checks it) and twice differentiable
+    where it is evaluated. Of ReLU PyTorch's second derivative is zero everywhere: the products
+    leave its kinks out. Parameters that the loss does not depend on give rows and columns of zeros.
+    A tensor that is used in several places of a model is one parameter, and given once.
 
     Args:
         loss: function of no arguments that returns the loss, a scalar tensor, from the current
-            parameters. Or `Terms`: only the graph of one part exists then at a time. It is built
-            anew for each call of matmat, which costs one further gradient: ask for several
-            products in a call.
+            parameters. Or `Terms`: the graph of each part is then built anew in each call of
+            matmat, at the cost of one further gradient: ask for several products in a call.
         parameters: tensors that require a gradient, all of one floating dtype and on one device.
 
     Attributes:
@@ -169,14 +146,18 @@ class HessianOperator(SymmetricOperator):
             graph = _GradientGraph(part, self.parameters)
             depends = depends or graph.depends
             self.loss += weight * graph.loss
-            self.gradient += weight * self._flatten(graph.gradients).detach()
+            self.gradient += weight * flattened(graph.gradients).detach()
         if not depends:
             raise ValueError("loss must depend on the parameters, got one without a gradient graph")
         # Of a loss in one piece the graph serves all products. Of several parts none is kept.
         self._graph = None if isinstance(loss, Terms) else graph
 
-    def _flatten(self, parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([part.reshape(-1) for part in parts])
+    def check_current(self) -> None:
+        """RuntimeError if the parameters have changed since the operator was made."""
+        if [p._version for p in self.parameters] != self._versions:
+            raise RuntimeError(
+                "the parameters have changed since this operator was made: make a new one"
+            )
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Views of a flat vector (n,) in the shapes of the parameters."""
@@ -184,15 +165,12 @@ class HessianOperator(SymmetricOperator):
         return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
 
     def _products(self, rows: Tensor) -> Tensor:
-        if [p._version for p in self.parameters] != self._versions:
-            raise RuntimeError(
-                "the parameters have changed since this operator was made: make a new one"
-            )
+        self.check_current()
         result = torch.zeros_like(rows)
         for weight, part in self._terms:
             graph = self._graph or _GradientGraph(part, self.parameters)
             for target, row in zip(result, rows, strict=True):
-                target.add_(self._flatten(graph.product(self.split(row))), alpha=weight)
+                target.add_(flattened(graph.product(self.split(row))), alpha=weight)
         return result
 
 
@@ -206,11 +184,9 @@ class _GradientGraph:
             self.depends = value.requires_grad
             self.parameters = parameters
             if self.depends:
-                self.gradients = torch.autograd.grad(
-                    value, parameters, create_graph=True, allow_unused=True, materialize_grads=True
-                )
+                self.gradients = gradients(value, parameters, create_graph=True)
             else:
-                self.gradients = tuple(torch.zeros_like(p) for p in parameters)
+                self.gradients = [torch.zeros_like(p) for p in parameters]
 
     def product(self, parts: list[Tensor]) -> Sequence[Tensor]:
         # A part of the gradient that does not depend on the parameters (the loss is linear in
@@ -226,6 +202,20 @@ class _GradientGraph:
             allow_unused=True,
             materialize_grads=True,
         )
+
+
+def gradients(
+    value: Tensor, parameters: Sequence[Tensor], create_graph: bool = False
+) -> Sequence[Tensor]:
+    """The derivatives of a scalar in each of the parameters; zeros where there is no dependence."""
+    return torch.autograd.grad(
+        value, parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+
+
+def flattened(tensors: Iterable[Tensor]) -> Tensor:
+    """All entries as one vector, a copy: tensor after tensor, each in row-major order."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def _checked_parameters(parameters: Iterable[Tensor]) -> list[Tensor]:

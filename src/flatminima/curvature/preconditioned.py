@@ -1,9 +1,8 @@
 r"""Sharpness as an adaptive method feels it: the largest eigenvalue of P^{-1/2} H P^{-1/2}.
 
-Adam and RMSprop step along :math:`-\eta P^{-1} m`, with a diagonal P that they make from past
-gradients and a (moving average of the) gradient m. With P held fixed this is the plain method in
-the coordinates :math:`P^{1/2}\theta`, where the Hessian is :math:`P^{-1/2} H P^{-1/2}`: that matrix
-decides stability (Proposition Q3; Cohen et al. 2022).
+Adam and RMSprop step along :math:`-\eta P^{-1} m`, with a diagonal P made from past gradients and a
+(moving average of the) gradient m. With P held fixed, that matrix decides stability (Proposition
+Q3; Cohen et al. 2022).
 """
 
 from collections.abc import Iterable
@@ -13,17 +12,23 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer, RMSprop
 
 from flatminima.curvature.eigensolver import sharpness
-from flatminima.curvature.operator import HessianOperator, SymmetricOperator
+from flatminima.curvature.operator import HessianOperator, SymmetricOperator, flattened
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
 from flatminima.theory import quadratic
+
+__all__ = [
+    "PreconditionedOperator",
+    "edge_of_stability",
+    "preconditioned_sharpness",
+    "preconditioner",
+]
 
 
 class PreconditionedOperator(SymmetricOperator):
     r"""The operator :math:`P^{-1/2} H P^{-1/2}` of an operator H and a diagonal P.
 
-    It is symmetric and has the eigenvalues of :math:`P^{-1} H`. With u an eigenvector of it,
-    :math:`P^{-1/2} u` is one of :math:`P^{-1} H`: the direction in which the parameters move when
-    the method is unstable along u.
+    With u an eigenvector, :math:`P^{-1/2} u` is one of :math:`P^{-1} H`: the direction in which the
+    parameters move when the method is unstable along u.
 
     Args:
         operator: H, n x n.
@@ -47,12 +52,8 @@ class PreconditionedOperator(SymmetricOperator):
         return self.operator.matmat(rows * self.scale) * self.scale
 
 
-def preconditioner(
-    optimizer: Optimizer,
-    parameters: Iterable[Tensor] | None = None,
-    gradient: Tensor | None = None,
-) -> Tensor:
-    r"""Diagonal P with which the optimizer steps: theta changes by -eta P^{-1} m.
+def preconditioner(optimizer: Optimizer, parameters: Iterable[Tensor] | None = None) -> Tensor:
+    r"""Diagonal P with which the optimizer made its last step: theta changed by -eta P^{-1} m.
 
     With :math:`t` steps made and the averages :math:`\nu_t` of squared gradients after them, P is
 
@@ -65,29 +66,22 @@ def preconditioner(
     another one        what its method ``preconditioner(parameters)`` returns, as `ClippedAdam` has
     ================== =====================================================================
 
-    Both of Adam's bias corrections are in it, so that m is the plain average
-    :math:`m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t` that the optimizer stores as ``exp_avg``, of
-    which Proposition Q3 speaks. For RMSprop and SGD m is the gradient, or their momentum.
-
-    Without ``gradient`` it is the P of the last step made (the one that led to the present
-    parameters). With the gradient at the present parameters it is the P of the step to come:
-    gradient, and L2 penalty of the optimizer if it has one, enter the averages first. The state of
-    the optimizer is not changed.
+    Both of Adam's bias corrections are in it, so that m is the plain average ``exp_avg`` that the
+    optimizer stores, and Proposition Q3 speaks of. For RMSprop and SGD m is the gradient, or their
+    momentum.
 
     Args:
         optimizer: torch.optim.Adam, AdamW, RMSprop, SGD or a subclass, or one with a method
             ``preconditioner``; with one learning rate.
         parameters: the tensors whose entries are wanted, in order; by default all that require a
             gradient, in the order of the optimizer.
-        gradient: (n,) for the step to come.
 
     Returns:
         (n,) positive; inf for a tensor that the optimizer has never moved while it moved others.
 
     Raises:
         ValueError: another optimizer, several learning rates, ``maximize``, a parameter that is
-            not the optimizer's, or no step made and no gradient given; a gradient for an optimizer
-            with a method of its own, which knows only the step last made.
+            not the optimizer's, or no step made.
 
     Example:
         >>> import torch
@@ -99,69 +93,46 @@ def preconditioner(
         tensor([3., 4.])
     """
     groups = _checked_groups(optimizer)
-    parameters = None if parameters is None else list(parameters)
     owner = {id(p): group for group in groups for p in group["params"]}
     if parameters is None:
-        parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+        parameters = (p for group in groups for p in group["params"] if p.requires_grad)
+    parameters = list(parameters)
     if isinstance(optimizer, SGD):
-        return torch.cat([torch.ones_like(p).detach().flatten() for p in parameters])
+        return flattened(torch.ones_like(p) for p in parameters)
     own = getattr(optimizer, "preconditioner", None)
     if own is not None:
-        if gradient is not None:
-            raise ValueError(
-                f"the step to come of {type(optimizer).__name__} is not known: give no gradient"
-            )
         return own(parameters)
     missing = [i for i, p in enumerate(parameters) if id(p) not in owner]
     if missing:
         raise ValueError(f"parameters must belong to the optimizer, number {missing[0]} does not")
-    if gradient is None and not any(optimizer.state.get(p) for p in parameters):
-        raise ValueError("optimizer has made no step yet: give the gradient for its first one")
-    sizes = [p.numel() for p in parameters]
-    if gradient is not None and gradient.shape != (sum(sizes),):
-        raise ValueError(f"gradient must have shape ({sum(sizes)},), got {tuple(gradient.shape)}")
-    pieces = [None] * len(sizes) if gradient is None else gradient.detach().split(sizes)
+    if not any(optimizer.state.get(p) for p in parameters):
+        raise ValueError("optimizer has made no step yet, and has no preconditioner before it")
     rule = _adam if isinstance(optimizer, Adam) else _rmsprop
-    result = []
-    for p, piece in zip(parameters, pieces, strict=True):
-        state = optimizer.state.get(p, {})
-        if piece is not None:
-            piece = _with_penalty(piece.view_as(p), p, owner[id(p)])
-        elif not state:
-            result.append(torch.full_like(p, torch.inf).detach().flatten())
-            continue
-        result.append(rule(p.detach(), owner[id(p)], state, piece).flatten())
-    return torch.cat(result)
+    states = [optimizer.state.get(p) for p in parameters]
+    return flattened(
+        rule(owner[id(p)], state) if state else torch.full_like(p, torch.inf)
+        for p, state in zip(parameters, states, strict=True)
+    )
 
 
 def preconditioned_sharpness(
     risk: EmpiricalRisk | HessianOperator,
     optimizer: Optimizer,
     *,
-    upcoming: bool = False,
     tol: float = 1e-4,
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> float:
     r"""Largest eigenvalue of :math:`P^{-1/2} H P^{-1/2}`, P being that of the `preconditioner`.
 
-    Compare it with `edge_of_stability`, the method's threshold for a P held fixed: 38 / eta for
-    Adam at beta_1 = 0.9. In reality P follows the gradients, so the threshold is where the method
-    can be expected to hover, not a theorem.
+    Compare it with `edge_of_stability`, the method's threshold for a P held fixed. In reality P
+    follows the gradients, so the threshold is where the method can be expected to hover.
 
     The L2 penalty of SGD, Adam or RMSprop (``weight_decay``) belongs to the loss: put it into the
     loss given here. The decay of AdamW is decoupled from P and not accounted for.
 
-    For eigenvectors, or several eigenvalues, use `PreconditionedOperator` with `top_eigenpairs`.
-
-    Args:
-        risk: the full-batch risk, or its Hessian; the optimizer holds its parameters.
-        upcoming: whether P is that of the step to come, made with the gradient of this loss at the
-            present parameters, or that of the last step made: see `preconditioner`.
-        tol, start, generator: as in `top_eigenpairs`; start in the coordinates P^{1/2} theta.
-
-    Raises:
-        ValueError: as `preconditioner`, HessianOperator and `top_eigenpairs` do.
+    The optimizer holds the parameters of the risk. ``start`` is in the coordinates P^{1/2} theta;
+    for the rest, and what is raised, see `preconditioner` and `top_eigenpairs`.
 
     Example:
         >>> import torch
@@ -173,24 +144,15 @@ def preconditioned_sharpness(
         True
     """
     operator = as_operator(risk)
-    gradient = operator.gradient if upcoming else None
-    diagonal = preconditioner(optimizer, operator.parameters, gradient)
-    scaled = PreconditionedOperator(operator, diagonal)
+    scaled = PreconditionedOperator(operator, preconditioner(optimizer, operator.parameters))
     return sharpness(scaled, tol=tol, start=start, generator=generator)
 
 
 def edge_of_stability(optimizer: Optimizer) -> float:
     r"""The preconditioned sharpness beyond which an optimizer is unstable on a quadratic, P fixed.
 
-    The thresholds of `flatminima.theory.quadratic.stability_threshold` (Proposition Q3) with the
-    optimizer's own coefficients: those of SGD with heavy-ball or Nesterov momentum, of RMSprop
-    with or without momentum, and of Adam, AdamW and others with ``betas``.
-
-    Args:
-        optimizer: as `preconditioner` takes it.
-
-    Raises:
-        ValueError: as `preconditioner` does.
+    That of `flatminima.theory.quadratic.stability_threshold` (Proposition Q3) with the optimizer's
+    own coefficients. It takes the optimizers that `preconditioner` takes, ValueError for others.
 
     Example:
         >>> import torch
@@ -225,32 +187,17 @@ def _checked_groups(optimizer: Optimizer) -> list[dict]:
     return groups
 
 
-def _with_penalty(gradient: Tensor, parameter: Tensor, group: dict) -> Tensor:
-    if group["weight_decay"] and not group.get("decoupled_weight_decay", False):
-        return gradient + group["weight_decay"] * parameter.detach()
-    return gradient
-
-
-def _adam(parameter: Tensor, group: dict, state: dict, gradient: Tensor | None) -> Tensor:
+def _adam(group: dict, state: dict) -> Tensor:
     beta1, beta2 = (float(beta) for beta in group["betas"])
-    steps = float(state.get("step", 0))
-    square = state.get("exp_avg_sq", torch.zeros_like(parameter))
-    if gradient is not None:
-        steps += 1
-        square = beta2 * square + (1 - beta2) * gradient**2
+    steps, square = float(state["step"]), state["exp_avg_sq"]
     if group["amsgrad"]:
-        square = torch.maximum(square, state.get("max_exp_avg_sq", square))
+        square = torch.maximum(square, state["max_exp_avg_sq"])
     root = (square / (1 - beta2**steps)).sqrt()
     return (1 - beta1**steps) * (root + group["eps"])
 
 
-def _rmsprop(parameter: Tensor, group: dict, state: dict, gradient: Tensor | None) -> Tensor:
-    alpha = group["alpha"]
-    zero = torch.zeros_like(parameter)
-    square, mean = state.get("square_avg", zero), state.get("grad_avg", zero)
-    if gradient is not None:
-        square = alpha * square + (1 - alpha) * gradient**2
-        mean = alpha * mean + (1 - alpha) * gradient
+def _rmsprop(group: dict, state: dict) -> Tensor:
+    square = state["square_avg"]
     if group["centered"]:
-        square = (square - mean**2).clamp(min=0)  # negative by rounding only
+        square = (square - state["grad_avg"] ** 2).clamp(min=0)  # negative by rounding only
     return square.sqrt() + group["eps"]

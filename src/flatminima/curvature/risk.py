@@ -1,9 +1,6 @@
 r"""The empirical risk: a model, a loss and data, as one function of the parameters.
 
 .. math:: R(\theta) = \frac{1}{n}\sum_{i=1}^n \ell(f_\theta(x_i), y_i)
-
-All of `flatminima.curvature`, and training, is about this function: its gradient, its Hessian, and
-what they do along a trajectory.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +13,16 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from flatminima._validation import one_of
 from flatminima.curvature.losses import Loss, as_loss, checked_value, name_of
-from flatminima.curvature.operator import Closure, HessianOperator, SymmetricOperator, Terms
+from flatminima.curvature.operator import (
+    Closure,
+    HessianOperator,
+    SymmetricOperator,
+    Terms,
+    flattened,
+    gradients,
+)
+
+__all__ = ["EmpiricalRisk", "NondeterministicRiskError"]
 
 REDUCTIONS = ("mean", "sum")
 
@@ -28,24 +34,21 @@ class NondeterministicRiskError(ValueError):
 class EmpiricalRisk:
     r"""Mean loss of a model over a data set, as a function of the model's parameters.
 
-    The parameters are those of the model that require a gradient, in its own order
-    (``model.parameters()``). Flat vectors of dimension ``size`` hold them one after another, each
-    in row-major order: `flat` and `unflatten` go from one form to the other. The risk is evaluated
-    where the parameters are now; it keeps no copy of them.
+    The parameters are those of the model that require a gradient, in its own order. Flat vectors
+    of dimension ``size`` hold them one after another, each in row-major order. The risk is
+    evaluated where the parameters are now; it keeps no copy of them.
 
     Args:
         model: called as ``model(inputs)``, or ``model(*inputs)`` and ``model(**inputs)`` for a
             tuple and a dict of inputs. In evaluation mode, if it has dropout or batch
             normalization.
-        loss: ``"mse"`` or ``"cross_entropy"`` (see `flatminima.curvature.losses`), or any function
-            of (outputs, targets) that returns a scalar, such as ``torch.nn.BCEWithLogitsLoss()``.
+        loss: ``"mse"`` or ``"cross_entropy"``, or any function of (outputs, targets) that returns
+            a scalar, such as ``torch.nn.BCEWithLogitsLoss()``.
         data: a pair (inputs, targets), inputs being a tensor, or a tuple or dict of tensors; or an
             iterable of such pairs that can be iterated again and does not shuffle, such as a
             DataLoader or a list. Batches are moved to the device of the parameters, one at a time.
-        reduction: what the loss does over the examples of a batch: ``"mean"`` (the batches are then
-            weighted by their sizes, so that the risk is the mean over all examples) or ``"sum"``
-            (the risk is the sum). By default what ``loss.reduction`` says, as PyTorch's losses do;
-            ``"mean"`` for a loss that does not say.
+        reduction: what the loss does over a batch: ``"mean"`` (the batches are then weighted by
+            their sizes) or ``"sum"``; by default what ``loss.reduction`` says, else ``"mean"``.
         size_of: function of (inputs, targets) that says how many examples a batch counts for, by
             default ``len(targets)``. For a mean over the tokens that a mask leaves, their number.
         check: whether `check` is called before the first Hessian.
@@ -54,23 +57,19 @@ class EmpiricalRisk:
         names: the name of each parameter, as in ``model.named_parameters()``.
         parameters: the tensors themselves.
         size: number of all their entries.
+        pair: whether the data are one pair of inputs and targets, and not batches.
 
     Raises:
         TypeError: for a model that is no ``torch.nn.Module``, or data or a loss of another kind.
         ValueError: for a model without trainable parameters, or an unknown loss or reduction.
 
     Example:
-        A leading eigenvalue of a network's risk, and the entry of its eigenvector for one weight:
-
         >>> import torch
         >>> from flatminima import EmpiricalRisk, top_eigenpairs
         >>> model = torch.nn.Linear(2, 1, bias=False)
         >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
         >>> risk = EmpiricalRisk(model, "mse", (x, y))
-        >>> pairs = top_eigenpairs(risk)
-        >>> round(float(pairs.eigenvalues[0]), 3)
-        4.5
-        >>> risk.unflatten(pairs.eigenvectors[0].abs())["weight"].round(decimals=3)
+        >>> risk.unflatten(top_eigenpairs(risk).eigenvectors[0].abs())["weight"].round(decimals=3)
         tensor([[0., 1.]])
     """
 
@@ -99,8 +98,7 @@ class EmpiricalRisk:
         self.reduction = one_of("reduction", reduction, REDUCTIONS)
         self._size_of = size_of or _examples
         self.data = data
-        self.pair = is_pair(data)
-        """Whether the data are one pair of inputs and targets, and not batches."""
+        self.pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
         if not self.pair:
             _check_batches(data)
         self._total: float | None = None
@@ -175,40 +173,27 @@ class EmpiricalRisk:
         """(size,) gradient at the current parameters, in one pass over the batches."""
         total = torch.zeros(self.size, dtype=self.parameters[0].dtype, device=self.device)
         for weight, loss in self.terms():
-            parts = torch.autograd.grad(
-                checked_value(loss()), self.parameters, allow_unused=True, materialize_grads=True
-            )
-            total.add_(torch.cat([part.reshape(-1) for part in parts]), alpha=weight)
+            parts = gradients(checked_value(loss()), self.parameters)
+            total.add_(flattened(parts), alpha=weight)
         return total
 
     def hessian(self, parameters: Sequence[Tensor] | None = None) -> HessianOperator:
-        """Hessian at the current parameters; the first call makes the `check`, unless told not to.
+        """Hessian at the current parameters, or the block of some of them.
 
-        Args:
-            parameters: some of the trainable ones, for their block of the Hessian; all by default.
-
-        Raises:
-            NondeterministicRiskError: as `check` does.
-            ValueError: as `HessianOperator` does.
+        The first call makes the `check`, unless told not to. It raises what that and
+        `HessianOperator` raise.
         """
         if self._unchecked:
             self.check()
-        parameters = self.parameters if parameters is None else parameters
-        if self.pair:
-            ((_, loss),) = self.terms()
-            return HessianOperator(loss, parameters)
-        return HessianOperator(Terms(self.terms), parameters)
+        loss = self.loss if self.pair else Terms(self.terms)
+        return HessianOperator(loss, self.parameters if parameters is None else parameters)
 
     def flat(self) -> Tensor:
         """(size,) the current parameters as one vector, a copy."""
-        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        return flattened(self.parameters).detach()
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """The entries (size,) of a flat vector by the name and in the shape of each parameter.
-
-        Raises:
-            ValueError: for another shape.
-        """
+        """The entries (size,) of a flat vector by the name and in the shape of each parameter."""
         if vector.shape != (self.size,):
             raise ValueError(f"vector must have shape ({self.size},), got {tuple(vector.shape)}")
         parts = vector.split([p.numel() for p in self.parameters])
@@ -224,8 +209,7 @@ class EmpiricalRisk:
         whatever they are called. Random numbers and running averages are left as they were.
 
         Raises:
-            NondeterministicRiskError: names the layers whose outputs differ for equal inputs, or
-                whose buffers have changed, or says that the data differ from pass to pass.
+            NondeterministicRiskError: names the layers at fault, or says that the data differ.
         """
         buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
         devices = [self.device] if self.device.type == "cuda" else []
@@ -233,8 +217,9 @@ class EmpiricalRisk:
             with torch.no_grad(), torch.random.fork_rng(devices=devices):
                 first, second = _Witness(self), _Witness(self)
         finally:
-            moved = [name for name, b in self.model.named_buffers() if not _equal(b, buffers[name])]
-            for name, buffer in self.model.named_buffers():
+            now = dict(self.model.named_buffers())
+            moved = [name for name in now if not torch.equal(now[name], buffers[name])]
+            for name, buffer in now.items():
                 buffer.copy_(buffers[name])
         if moved:
             layers = sorted({name.rpartition(".")[0] or "the model itself" for name in moved})
@@ -289,24 +274,15 @@ class _Witness:
 
     def changed_since(self, other: "_Witness") -> list[str]:
         """The layers that gave other outputs for the same inputs; of nested ones the innermost."""
-        changed = {
-            (name, kind)
-            for (name, kind, given, made), (_, _, before, then) in zip(
-                self.calls, other.calls, strict=False
-            )
-            if _same(given, before) and not _same(made, then)
-        }
-        inner = [
-            (name, kind)
-            for name, kind in changed
-            if not any(other != name and _within(other, name) for other, _ in changed)
-        ]
-        return sorted(f"{name or 'the model itself'} ({kind})" for name, kind in inner)
-
-
-def _within(name: str, layer: str) -> bool:
-    """Whether a module's name belongs to a part of a layer; all belong to the model, named ''."""
-    return not layer or name.startswith(f"{layer}.")
+        changed: dict[str, str] = {}
+        for (name, kind, given, made), (_, _, before, then) in zip(
+            self.calls, other.calls, strict=False
+        ):
+            # The parts of a layer are done before it; of the model, named "", all are parts.
+            inside = any(not name or part.startswith(f"{name}.") for part in changed)
+            if _same(given, before) and not _same(made, then) and not inside:
+                changed[name] = kind
+        return sorted(f"{name or 'the model itself'} ({kind})" for name, kind in changed.items())
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -318,17 +294,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
     return model(inputs)
 
 
-def is_pair(data: object) -> bool:
-    """Whether data are one pair (inputs, targets): a tuple whose second part is a tensor."""
-    return isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
-
-
 def as_operator(operator: SymmetricOperator | EmpiricalRisk) -> SymmetricOperator:
-    """An operator as it is, or the Hessian of a risk.
-
-    Raises:
-        TypeError: for anything else.
-    """
+    """An operator as it is, or the Hessian of a risk; TypeError for anything else."""
     if isinstance(operator, EmpiricalRisk):
         return operator.hessian()
     if not isinstance(operator, SymmetricOperator):
@@ -354,17 +321,15 @@ def _check_batches(data: object) -> None:
             "data must be an iterable that can be iterated again, such as a list or a DataLoader; "
             f"got a {type(data).__name__}, which ends after one pass"
         )
-    sampler = getattr(data, "sampler", None)
-    if isinstance(sampler, torch.utils.data.RandomSampler):
+    if isinstance(getattr(data, "sampler", None), torch.utils.data.RandomSampler):
         raise ValueError("data must not shuffle: give the DataLoader shuffle=False")
 
 
 def _checked_batch(batch: object) -> tuple[Any, Any]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
-        raise TypeError(
-            f"each batch must be a pair (inputs, targets), got {type(batch).__name__}{size}"
-        )
+    sequence = isinstance(batch, tuple | list)
+    if not sequence or len(batch) != 2:
+        given = type(batch).__name__ + (f" of {len(batch)}" if sequence else "")
+        raise TypeError(f"each batch must be a pair (inputs, targets), got {given}")
     return batch[0], batch[1]
 
 
@@ -392,10 +357,6 @@ def _same(one: list, other: list) -> bool:
 
 def _near(one: float, other: float, scale: float | None = None) -> bool:
     return one == other or abs(one - other) <= 1e-5 * (abs(one) if scale is None else scale)
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return bool(torch.equal(one, other))
 
 
 def _quoted(names: list[str]) -> str:

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatminima._validation import finite_array, positive_float, positive_int
+from flatminima._validation import positive_float, positive_int
+from flatminima.curvature._subspace import Subspace, random_rows
 from flatminima.curvature.eigensolver import top_eigenpairs
 from flatminima.curvature.operator import SymmetricOperator
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
-from flatminima.curvature.subspace import Subspace, random_rows
 from flatminima.statistics import Estimate
+
+__all__ = ["SpectralDensity", "lambda_min", "spectral_density", "trace"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,13 @@ class SpectralDensity:
     r"""The distribution of the eigenvalues, smoothed: (1/n) sum_k N(lambda; lambda_k, width^2).
 
     Attributes:
-        grid: (G,) eigenvalue axis, ascending.
+        grid: (G,) eigenvalues from 6 widths below the smallest Ritz value to 6 above the largest.
         density: (G,) estimate, per unit of eigenvalue; it integrates to 1.
         error: (G,) standard error of the density, over the random vectors.
         width: standard deviation of the smoothing kernel.
         quadrature_error: rough size of the error left by the finite number of steps, in units of
-            the kernel's peak 1 / (width sqrt(2 pi)); 0 where the recurrence was exhausted.
-        nodes: (vectors, steps) Ritz values.
-        weights: (vectors, steps) their weights, which sum to 1 for each vector.
+            the kernel's peak; 0 where the recurrence was exhausted.
+        nodes, weights: (vectors, steps) Ritz values, and their weights: 1 in all for each vector.
         dimension: n.
         products: number of Hessian-vector products spent.
     """
@@ -48,8 +49,7 @@ class SpectralDensity:
     def share(self, low: float = -np.inf, high: float = np.inf) -> Estimate:
         """Share of all eigenvalues in [low, high], without the smoothing.
 
-        An end of the interval inside the bulk costs accuracy: the Ritz values there stand for
-        many eigenvalues each. Put it into a gap, or far out.
+        Put the ends into gaps, or far out: in the bulk a Ritz value stands for many eigenvalues.
         """
         if not low <= high:
             raise ValueError(f"low must be at most high, got {low} and {high}")
@@ -75,23 +75,17 @@ def trace(
 
     A third of the products finds an orthonormal Q that spans :math:`H S`, S random signs; another
     third gives :math:`\mathrm{tr}\, Q^\top H Q`; the rest averages :math:`z^\top H z` over random
-    signs z with their part in Q projected out. The estimate is unbiased, and its standard error,
-    from the spread of those samples, is that of the sampled part, the only random one given Q.
+    signs z with their part in Q projected out, and its spread gives the standard error.
 
     Args:
-        operator: a risk or an operator.
         products: Hessian-vector products to spend, at least 6.
-        generator: of the random signs, on the CPU; by default one seeded with 0.
-
-    Raises:
-        ValueError: for fewer than 6 products.
+        generator: of the random signs.
 
     Example:
         >>> import torch
         >>> from flatminima.curvature import MatrixOperator
-        >>> estimate = trace(MatrixOperator(torch.diag(torch.tensor([1.0, 2.0, 3.0]))))
-        >>> round(estimate.value, 4), estimate.error
-        (6.0, 0.0)
+        >>> round(trace(MatrixOperator(torch.diag(torch.tensor([1.0, 2.0, 3.0])))).value, 4)
+        6.0
     """
     operator = as_operator(operator)
     products = positive_int("products", products, minimum=6)
@@ -116,31 +110,21 @@ def spectral_density(
     steps: int = 100,
     vectors: int = 8,
     width: float | None = None,
-    grid: object = None,
     generator: torch.Generator | None = None,
 ) -> SpectralDensity:
     r"""Density of the eigenvalues by stochastic Lanczos quadrature (Lin et al. 2016, Ubaru 2017).
 
-    Lanczos from a random sign vector z gives Ritz values :math:`\mu_i` and weights
-    :math:`\tau_i^2`, the squared first entries of the eigenvectors of T; they form the Gauss rule
-    of degree 2 steps - 1 for the distribution of the eigenvalues as z sees it, whose mean over z
-    is the spectral density. Here each node carries a normal kernel of standard deviation
-    ``width``. The rule resolves that kernel up to about
-    :math:`\exp(-8\,(\text{steps} \cdot \text{width} / \text{range})^2)` of its peak: a Gaussian of
-    standard deviation s on [-1, 1] has Chebyshev coefficients that fall like exp(-(s k)^2 / 2),
-    and the rule is exact up to k = 2 steps - 1.
+    Lanczos from a random sign vector gives the nodes and weights of a Gauss rule for the
+    distribution of the eigenvalues as that vector sees it; here each node carries a normal kernel
+    of standard deviation ``width``. The rule is exact to degree 2 steps - 1, which resolves the
+    kernel up to about :math:`\exp(-8\,(\text{steps} \cdot \text{width} / \text{range})^2)` of its
+    peak, by the Chebyshev coefficients of a Gaussian.
 
     Args:
-        operator: a risk or an operator.
         steps: products for each random vector (n at most).
         vectors: number of random vectors, at least 2.
         width: of the kernel, in units of eigenvalues; by default 1% of the range of Ritz values.
-        grid: where to evaluate; by default from 6 widths below the smallest Ritz value to 6 above
-            the largest, in steps of half a width.
-        generator: of the random vectors, on the CPU; by default one seeded with 0.
-
-    Raises:
-        ValueError: fewer than two vectors, a grid that is not one-dimensional, width <= 0.
+        generator: of the random vectors.
 
     Example:
         >>> import torch
@@ -164,12 +148,8 @@ def spectral_density(
         rounding = operator.shape[0] * torch.finfo(operator.dtype).eps * size
         width = 0.01 * (high - low if high - low > rounding else size)
     width = positive_float("width", width)
-    if grid is None:
-        count = int(np.ceil((high - low) / width + 12) * 2) + 1
-        grid = np.linspace(low - 6 * width, high + 6 * width, count)
-    grid = finite_array("grid", grid)
-    if grid.ndim != 1 or grid.size == 0:
-        raise ValueError(f"grid must be one-dimensional and not empty, got shape {grid.shape}")
+    count = int(np.ceil((high - low) / width + 12) * 2) + 1
+    grid = np.linspace(low - 6 * width, high + 6 * width, count)
     samples = np.array([_smoothed(grid, *rule, width) for rule in rules])
     error = 0.0
     if steps < operator.shape[0] and high > low:
@@ -189,9 +169,7 @@ def lambda_min(
 ) -> float:
     """Smallest (most negative) eigenvalue: `top_eigenpairs` from that end, as a number.
 
-    ``tol`` is relative to the largest eigenvalue in absolute value: where that is the sharpness
-    and lambda_min is a thousandth of it, a tol of 1e-4 bounds the error by a tenth of lambda_min.
-    The error that Ritz values really have is of second order, and far smaller.
+    ``tol`` is relative to the largest eigenvalue in absolute value, the sharpness as a rule.
 
     Example:
         >>> import torch

@@ -1,17 +1,15 @@
 r"""Leading eigenpairs along a trajectory of parameters, each step started from those before it.
 
-The eigenspace is a smooth function of the parameters, so its changes over the last few steps tell
-how it changes along the next one. With displacements :math:`\Delta_i` of the parameters and the
-changes :math:`D_i` of the eigenvectors that came with them, a displacement :math:`\Delta` that is
-nearly :math:`\sum_i c_i \Delta_i` brings nearly :math:`\sum_i c_i D_i`: a secant prediction, made
-without any product. Gradient descent at the edge of stability swings to and fro along few
-directions, and there this leaves so little to correct that one product a vector is enough: it
-checks the prediction and gives the eigenvalues. What does not meet the tolerance is corrected by
-enlarging the subspace with residuals, one product at a time.
+With displacements :math:`\Delta_i` of the parameters over the last few steps and the changes
+:math:`D_i` of the eigenvectors that came with them, a displacement that is nearly
+:math:`\sum_i c_i \Delta_i` brings nearly :math:`\sum_i c_i D_i`: a secant prediction, made without
+any product. Gradient descent at the edge of stability swings to and fro along few directions, and
+there one product a vector is often enough: it checks the prediction and gives the eigenvalues. What
+does not meet the tolerance is corrected by residuals, one product at a time.
 """
 
 from collections import deque
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,15 +17,16 @@ import torch
 from torch import Tensor
 
 from flatminima._validation import one_of, positive_int
-from flatminima.curvature.eigensolver import ConvergenceError, EigenResult, checked_tolerance
-from flatminima.curvature.operator import HessianOperator, SymmetricOperator
+from flatminima.curvature._subspace import Subspace, orthonormalized, random_rows
+from flatminima.curvature.eigensolver import EigenResult, checked_tolerance, unconverged
+from flatminima.curvature.operator import HessianOperator, SymmetricOperator, flattened
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
-from flatminima.curvature.subspace import Subspace, orthonormalized, random_rows
+
+__all__ = ["EigenTracker", "TrackedPairs"]
 
 SHIFT = 0.3
-"""Shift of the free power step, relative to the smallest value carried along. Between 0, which
-serves the bulk of the spectrum best, and 1/2, best for the eigenvalues just below: of 0, 0.15, 0.3
-and 0.4 this one needed the fewest corrections on an MLP at the edge of stability."""
+"""Shift of the free power step, relative to the smallest value carried along: 0 serves the bulk of
+the spectrum best, 1/2 the eigenvalues just below. This one needed the fewest corrections."""
 
 
 @dataclass(frozen=True)
@@ -39,51 +38,29 @@ class TrackedPairs(EigenResult):
 
     Attributes:
         overlaps: (k, k) float64, row i the inner products of eigenvector i with those of the step
-            before, in their order; the identity at the first step. A crossing shows as a
-            permutation of it.
+            before; the identity at the first step. A crossing shows as a permutation of it.
         angles: (k,) float64, ascending: the principal angles in radians between the span of the
             k eigenvectors and that of the step before; zeros at the first step.
-        gap: estimated distance from the k-th eigenvalue to the rest of the spectrum.
-        angle_error: estimate in radians of how far the span of the k eigenvectors is from the
-            true one: the norm of all residuals together over ``gap``, at most pi / 2.
-        kind: how the step was solved: ``"cold"`` (from nothing), ``"predicted"`` (the prediction
-            held), ``"corrected"`` (products were added), each with ``"+scan"`` where the rest of
-            the spectrum was searched besides.
+        kind: ``"cold"`` (from nothing), ``"predicted"`` (the prediction held) or ``"corrected"``
+            (products were added), with ``"+scan"`` where the rest of the spectrum was searched.
     """
 
     overlaps: Tensor
     angles: Tensor
-    gap: float
-    angle_error: float
     kind: str
 
 
 class EigenTracker:
     r"""The k leading eigenpairs of a Hessian along a trajectory, warm-started at every step.
 
-    Call ``update`` with the operator of each step::
-
-        tracker = EigenTracker(k=5)
-        for step in range(steps):
-            operator = HessianOperator(loss, parameters)
-            pairs = tracker.update(operator)
-
     A step multiplies the k predicted vectors and ``guard`` more that follow the eigenvalues next
-    in line, takes Ritz pairs of their span, and adds residual directions until the residual
-    :math:`\|Hv - \lambda v\|` of each of the k pairs is at most ``tol`` times the largest
-    eigenvalue in absolute value (the criterion of `top_eigenpairs`). A Ritz pair can meet it and
-    still not be one of the largest, if an eigenvalue rises in a direction that the tracked span
-    does not contain. Against that the guards follow what is next in line; every ``scan_every``
-    steps a few Lanczos steps from a random vector search the rest of the spectrum; and a step
-    that needed many corrections is followed by a scan. So an eigenvalue that comes from outside
-    is seen at the latest at the next scan, provided that it has by then left the bulk of the
-    others (``scan`` products find an isolated eigenvalue, not one inside a dense spectrum).
+    in line, and adds residual directions until each of the k pairs meets the tolerance of
+    `top_eigenpairs`. A pair can meet it and still not be one of the largest, if an eigenvalue rises
+    in a direction that the tracked span does not contain. So every ``scan_every`` steps, and after
+    many corrections, a few Lanczos steps from a random vector search the rest of the spectrum; they
+    find an eigenvalue once it has left the bulk of the others.
 
-    A step costs k + ``guard`` products or more; how many more depends on how dense the spectrum is
-    below the k-th eigenvalue. At the edge of stability, where eigenvalues nearly repeat, several
-    are usual: ``results/benchmarks/tracking.md`` has the counts on an MLP and on a CNN, beside
-    those of LOBPCG and of warm-started Lanczos.
-
+    A step costs k + ``guard`` products or more: ``results/benchmarks/tracking.md`` has counts.
     Memory: (history + 1) (k + guard + 1) n numbers, and 2 m n during a step of m products.
 
     Args:
@@ -95,7 +72,7 @@ class EigenTracker:
         scan: number of products of a scan, >= 0; 0 for none.
         scan_every: steps between two scans.
         max_products: products that a step may spend, the first apart, by default 20 (k + 10).
-        generator: of the random vectors, on the CPU; by default one seeded with 0.
+        generator: of the random vectors.
 
     Attributes:
         products: list of the number of products of each step so far.
@@ -147,47 +124,36 @@ class EigenTracker:
         self._since_scan = 0
 
     def update(
-        self,
-        operator: SymmetricOperator | EmpiricalRisk,
-        *,
-        point: Tensor | None = None,
+        self, operator: SymmetricOperator | EmpiricalRisk, *, point: Tensor | None = None
     ) -> TrackedPairs:
         """The eigenpairs of the next operator of the trajectory.
 
         Args:
-            operator: a risk or an operator.
             point: (n,) where on the trajectory the operator belongs, in coordinates in which it
                 is smooth. A HessianOperator knows its point. Without one nothing is predicted:
                 the step starts from the vectors of the step before.
 
         Raises:
-            ValueError: k out of range, an operator of another dimension, dtype or device than
-                the one before, a point that does not fit, or a product that is not finite.
-            ConvergenceError: max_products were spent before all pairs converged. The tracker
-                keeps the step before.
+            ValueError: k out of range, an operator or a point unlike the one before, or a product
+                that is not finite.
+            ConvergenceError: max_products were spent; the tracker keeps the step before.
         """
         operator = as_operator(operator)
         n = operator.shape[0]
         if self.k > n:
             raise ValueError(f"k must be at most n = {n}, got {self.k}")
         checked_tolerance(self.tol, operator.dtype)
-        point = _point(operator, point)
-        if self._newest is not None:
-            _check_same(operator, self._newest, point)
-        limit = self.max_products
+        point, limit = _point(operator, point), self.max_products
         if self._newest is None:
             limit = max(2 * limit, 2 * n if n < 500 else 500)
+        else:
+            _check_same(operator, self._newest, point)
         space = Subspace(operator, limit, 1.0 if self.which == "largest" else -1.0)
         kind = self._cold(space) if self._newest is None else self._warm(space, point)
         result = self._result(space, kind)
         self.products.append(result.products)
         if not result.converged.all():
-            raise ConvergenceError(
-                f"{int(result.converged.sum())} of {self.k} eigenpairs converged to a relative "
-                f"residual of {self.tol:g} within {result.products} products; raise max_products "
-                "or tol",
-                result,
-            )
+            raise unconverged(result, self.k, self.tol)
         vectors = result.eigenvectors if space.sign > 0 else result.eigenvectors.flip(0)
         self._remember(space, point, vectors)
         return result
@@ -195,8 +161,8 @@ class EigenTracker:
     def state_dict(self) -> dict[str, Any]:
         """What the next ``update`` depends on: tensors, numbers, lists and dicts of them."""
         return {
-            "past": [_fields(secant) for secant in self._past],
-            "newest": None if self._newest is None else _fields(self._newest),
+            "past": [dict(vars(secant)) for secant in self._past],
+            "newest": self._newest and dict(vars(self._newest)),
             "since_scan": self._since_scan,
             "products": list(self.products),
             "generator": self.generator.get_state(),
@@ -205,36 +171,26 @@ class EigenTracker:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the `state_dict` of a tracker made with the same options."""
         self._past = deque((_Secant(**secant) for secant in state["past"]), maxlen=self.history)
-        newest = state["newest"]
-        self._newest = None if newest is None else _Snapshot(**newest)
+        self._newest = state["newest"] and _Snapshot(**state["newest"])
         self._since_scan = state["since_scan"]
         self.products = list(state["products"])
         self.generator.set_state(state["generator"].cpu())
 
-    def to(self, device: torch.device | str) -> "EigenTracker":
-        """Put what is kept of the past on the device of the operators to come; returns itself."""
-        if self._newest is not None:
-            self._newest = _moved(self._newest, device)
-        self._past = deque((_moved(s, device) for s in self._past), maxlen=self.history)
-        return self
-
     def _error(self, space: Subspace) -> float:
-        """About the angle error of the basis that is kept, after its power step.
-
-        What a residual holds lies mostly in the bulk of the spectrum, far from the k eigenvalues:
-        its distance to the shift of the power step is the scale, not the (pessimistic) gap.
-        """
-        width = min(self._width(space.operator.shape[0]), space.used)
+        """About the angle error of the basis that is kept, after its power step."""
+        # A residual lies mostly in the bulk of the spectrum: not the (pessimistic) gap is the
+        # scale, but the distance to the shift.
+        width = min(self._width(space), space.used)
         distance = space.values[self.k - 1] - SHIFT * max(space.values[width - 1], 0.0)
         total = float(np.linalg.norm(space.residuals(space.ends(self.k))[1]))
-        return total / distance if distance > 0 else min(total, 1.0)
+        return float(total / distance) if distance > 0 else min(total, 1.0)
 
-    def _width(self, n: int) -> int:
-        return min(self.k + self.guard, n)
+    def _width(self, space: Subspace) -> int:
+        return min(self.k + self.guard, space.operator.shape[0])
 
     def _cold(self, space: Subspace) -> str:
         space.expand(random_rows(space.operator, 1, self.generator))
-        space.converge(self._width(space.operator.shape[0]), 0, self.tol, self.generator)
+        space.converge(self._width(space), 0, self.tol, self.generator)
         self._search(space)
         return "cold"
 
@@ -252,10 +208,8 @@ class EigenTracker:
         return kind
 
     def _search(self, space: Subspace) -> None:
-        """Lanczos steps from a random vector orthogonal to the subspace, while they find more.
-
-        One vector sees one copy of a repeated eigenvalue, so a find is reason to look again.
-        """
+        """Lanczos steps from a random vector orthogonal to the subspace, while they find more."""
+        # One vector sees one copy of a repeated eigenvalue, so a find is reason to look again.
         self._since_scan = 0
         found = self.scan > 0
         while found and space.room():
@@ -276,8 +230,7 @@ class EigenTracker:
         gram = (moves @ moves.T).double().cpu()
         target = (moves @ (point - newest.point)).double().cpu()
         # The vectors are known up to an error e, and a move of length d turns them by r d: the
-        # coefficients c bring in e |c|, a misfit of the moves r |misfit|. The ridge weighs one
-        # against the other.
+        # ridge weighs the e |c| that the coefficients c bring in against r |misfit| of the moves.
         rate = max(float(secant.change.norm()) / secant.length for secant in past)
         if rate == 0:
             return newest.rows
@@ -292,8 +245,8 @@ class EigenTracker:
 
     def _remember(self, space: Subspace, point: Tensor | None, vectors: Tensor) -> None:
         """Keep the step, its basis turned as near as can be to that of the step before."""
-        width = self._width(space.operator.shape[0])
-        rows, error, before = _improved(space, width), self._error(space), self._newest
+        rows = _improved(space, self._width(space))
+        error, before = self._error(space), self._newest
         if before is None or point is None or before.point is None or len(rows) != len(before.rows):
             self._past.clear()
         else:
@@ -323,8 +276,6 @@ class EigenTracker:
             angles = torch.asin(squares.clamp(0, 1).sqrt())
         values, residuals = space.values[:k], space.residuals(space.ends(k))[1]
         converged = torch.as_tensor(residuals <= self.tol * space.scale)
-        gap = max(values[-1] - space.values[k], 0.0) if space.used > k else np.inf
-        total = float(np.linalg.norm(residuals))
         order = torch.arange(k) if space.sign > 0 else torch.arange(k - 1, -1, -1)
         return TrackedPairs(
             eigenvalues=torch.as_tensor(space.sign * space.unit * values)[order],
@@ -334,8 +285,6 @@ class EigenTracker:
             products=space.products,
             overlaps=overlaps[order][:, order],
             angles=angles,
-            gap=float(space.unit * gap),
-            angle_error=float(np.arctan2(total, gap)) if total else 0.0,
             kind=kind,
         )
 
@@ -361,12 +310,9 @@ class _Snapshot:
 
 
 def _improved(space: Subspace, width: int) -> Tensor:
-    """(width, n) Ritz vectors after a power step, which the images allow without a product.
-
-    An error along an eigenvector of eigenvalue x is multiplied, in the vector of value y, by
-    (x - shift) / (y - shift). Predictions add up errors of the past, so that without this they
-    would grow from step to step.
-    """
+    """(width, n) Ritz vectors after a power step, which the images allow without a product."""
+    # An error along an eigenvector of eigenvalue x is multiplied, in the vector of value y, by
+    # (x - shift) / (y - shift). Without this the errors of predictions would add up.
     chosen = space.ends(width)
     last = space.values[len(chosen) - 1]
     if last <= 0:
@@ -375,22 +321,10 @@ def _improved(space: Subspace, width: int) -> Tensor:
     return torch.linalg.qr(rows.T)[0].T.contiguous()
 
 
-def _fields(record: "_Snapshot | _Secant") -> dict[str, Any]:
-    """Name -> value, NumPy's numbers as Python's: a checkpoint holds no others."""
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
-
-
-def _moved(record: Any, device: torch.device | str) -> Any:
-    tensors = {k: v.to(device) for k, v in _fields(record).items() if isinstance(v, Tensor)}
-    return replace(record, **tensors)
-
-
 def _point(operator: SymmetricOperator, point: Tensor | None) -> Tensor | None:
     if point is None:
-        if not isinstance(operator, HessianOperator):
-            return None
-        return torch.cat([p.detach().reshape(-1) for p in operator.parameters])
+        known = isinstance(operator, HessianOperator)
+        return flattened(operator.parameters).detach() if known else None
     point = torch.as_tensor(point)
     if point.ndim != 1 or not torch.isfinite(point).all():
         raise ValueError(f"point must be a finite vector, got shape {tuple(point.shape)}")

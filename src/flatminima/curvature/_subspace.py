@@ -16,25 +16,18 @@ from torch import Tensor
 from flatminima.curvature.operator import SymmetricOperator
 
 ROUNDING = 10
-"""What rounding alone leaves of a direction or a residual, in units of eps: a product is a long
-sum."""
+"""What rounding alone leaves of a direction or a residual, in units of eps."""
 
 
 class Subspace:
     """An orthonormal basis, its images under sign * H / unit, and its Ritz pairs.
 
     The unit, a power of two, is the size of the first product: in it neither squares nor norms
-    over- or underflow, whatever the scale of H.
-
-    Args:
-        operator: H, n x n.
-        limit: products to spend at most.
-        sign: 1, or -1 to have the smallest eigenvalues of H first.
+    over- or underflow, whatever the scale of H. With sign -1 the smallest eigenvalues come first.
 
     Attributes:
         values: (used,) Ritz values of sign * H / unit, in descending order.
-        used, products: dimension of the subspace, and products spent.
-        unit: see above; 1 until a product is not zero.
+        used, products: dimension of the subspace, and products spent, at most ``limit``.
     """
 
     def __init__(self, operator: SymmetricOperator, limit: int, sign: float = 1.0) -> None:
@@ -55,11 +48,7 @@ class Subspace:
         return self.products + count <= self.limit and self.used < self.operator.shape[0]
 
     def expand(self, rows: Tensor) -> int:
-        """Add the directions of the rows that are not in the basis yet, one product for each.
-
-        Returns:
-            How many there were.
-        """
+        """Add the directions of the rows that are not in the basis, one product each: how many?"""
         old, n = self.used, self.operator.shape[0]
         if len(self.rows) < old + len(rows):
             spare = self.rows.new_empty(max(len(rows), old // 2), n)
@@ -141,15 +130,10 @@ class Subspace:
     ) -> None:
         """Add residuals, ``block`` at a time, until those of the wanted pairs are small.
 
-        Where the residuals hold no new direction, random ones are added. It ends as well when the
-        products are used up, or the basis spans everything.
-
-        Args:
-            top, bottom: numbers of pairs that are wanted from either end.
-            tol: for the norms of the residuals, relative to ``scale``.
-            generator: of the random directions.
-            block: directions to add at once.
-            capacity: vectors to keep at most, before the best Ritz vectors are kept alone.
+        Wanted are ``top`` and ``bottom`` pairs from either end, to ``tol`` times ``scale``. Where
+        the residuals hold no new direction, random ones are added. It ends as well when the
+        products are used up, or the basis spans everything; beyond ``capacity`` vectors it restarts
+        from the best.
         """
         while self.room(block):
             wanted = self.ends(top, bottom)
