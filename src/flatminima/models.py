@@ -6,7 +6,7 @@ is a deterministic function of the parameters, so that its Hessian means somethi
 
 Initialization (all models): biases are zero; each weight is drawn independently from the normal
 distribution of mean 0 and standard deviation ``scale * gain / sqrt(fan_in)``, where ``gain`` is
-sqrt(2) for relu and gelu (He et al., 2015) and 1 for tanh, softplus and identity (LeCun et
+sqrt(2) for relu and gelu (He et al., 2015) and 1 for tanh, elu, softplus and identity (LeCun et
 al., 1998). The draws are made on the CPU in float64 and then cast, so that the same seed gives the
 same network, up to rounding, in every dtype and on every device.
 
@@ -37,6 +37,7 @@ ACTIVATIONS: dict[str, tuple[type[nn.Module], float]] = {
     "tanh": (nn.Tanh, 1.0),
     "relu": (nn.ReLU, math.sqrt(2.0)),
     "gelu": (nn.GELU, math.sqrt(2.0)),
+    "elu": (nn.ELU, 1.0),
     "softplus": (nn.Softplus, 1.0),
     "identity": (nn.Identity, 1.0),
 }
