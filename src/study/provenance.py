@@ -17,7 +17,6 @@ __all__ = [
     "distinct",
     "duration",
     "gpu_available",
-    "joined",
     "record",
     "require_devices",
     "revision",
@@ -57,7 +56,7 @@ def record(
         "grid": grid,
         "seeds": grid.get("seed", []),
         "devices": sorted({run.device for run in made_it}),
-        "versions": joined(run.versions for run in made_it),
+        "versions": _joined(run.versions for run in made_it),
         "seconds": sum(run.seconds for run in runs),
         "started": min(run.started for run in runs),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,7 +113,7 @@ def distinct(values: Iterable) -> list:
     return found
 
 
-def joined(records: Iterable[Mapping[str, str]]) -> dict[str, str]:
+def _joined(records: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """Versions of all runs: those that agree once, those that do not side by side."""
     found: dict[str, list[str]] = {}
     for record in records:

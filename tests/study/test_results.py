@@ -119,7 +119,7 @@ def test_without_git_there_is_no_revision(monkeypatch, tmp_path):
 
 
 def test_versions_that_differ_between_runs_are_all_named():
-    assert provenance.joined([{"torch": "1", "numpy": "3"}, {"torch": "2", "numpy": "3"}]) == {
+    assert provenance._joined([{"torch": "1", "numpy": "3"}, {"torch": "2", "numpy": "3"}]) == {
         "torch": "1 and 2",
         "numpy": "3",
     }
