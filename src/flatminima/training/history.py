@@ -134,6 +134,12 @@ class Cooling:
         steps: the updates made.
         loss: the last training loss; NaN if the run diverged at once.
         history: the run. ``history.diverged`` says whether it diverged.
+
+    Example:
+        >>> none = np.empty(0)
+        >>> run = History(0.1, none, none, none, none)
+        >>> round(Cooling(0.05, True, 12, 0.049, run).undershoot, 6)
+        0.02
     """
 
     target_loss: float
