@@ -59,14 +59,11 @@ def directional_derivatives(
     times the one before, and loses accuracy: in float32 compare with float64.
 
     Args:
-        direction: (n,), taken as it is, not normalized.
+        direction: (n,), finite, taken as it is, not normalized.
         order: 1 to 4.
 
     Returns:
         (order + 1,) float64 on the CPU: the loss first.
-
-    Raises:
-        ValueError: for another order, or a direction of the wrong shape or not finite.
 
     Example:
         >>> import torch
@@ -81,7 +78,7 @@ def directional_derivatives(
         raise ValueError(f"order must be at most 4, got {order}")
     parts = operator.split(_checked_vector("direction", direction, operator))
     result = torch.zeros(order + 1, dtype=torch.float64)
-    for weight, part in operator._terms:
+    for weight, part in operator.terms():
         values = _along(part, operator.parameters, parts, order)
         result += weight * torch.stack([v.detach().double().cpu().reshape(()) for v in values])
     return result
@@ -95,15 +92,12 @@ def sharpness_gradient(
 ) -> Tensor:
     r"""Gradient of the sharpness, :math:`\nabla\lambda_1 = T[v_1, v_1, \cdot]` (Proposition G1).
 
-    It is the gradient of :math:`v^\top H(\theta)\, v` with v held fixed at v_1, at the cost of
+    (n,) the gradient of :math:`v^\top H(\theta)\, v` with v held fixed at v_1, at the cost of
     about five gradients. Its error is at most twice the angle from v to v_1 times the norm of T.
 
     Args:
         eigenvector: (n,) v_1 if it is known, of any length > 0 and either sign; it is trusted.
             That of lambda_k gives the gradient of lambda_k. By default v_1 is computed to ``tol``.
-
-    Returns:
-        (n,) in the operator's dtype.
 
     Raises:
         ValueError: if the computed lambda_1 is not simple, or for a bad eigenvector.
@@ -127,7 +121,7 @@ def sharpness_gradient(
         raise ValueError("eigenvector must not be zero")
     parts = operator.split(vector / vector.norm())
     result = torch.zeros(operator.shape[0], dtype=operator.dtype, device=operator.device)
-    for weight, part in operator._terms:
+    for weight, part in operator.terms():
         curvature = _along(part, operator.parameters, parts, 2)[2]
         if curvature.requires_grad:
             result += weight * flattened(gradients(curvature, operator.parameters))

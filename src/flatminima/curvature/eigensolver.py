@@ -17,7 +17,8 @@ from flatminima.curvature.risk import EmpiricalRisk, as_operator
 
 __all__ = ["ConvergenceError", "EigenResult", "sharpness", "top_eigenpairs"]
 
-ENDS = ("largest", "smallest", "both")
+RANDOM_SHARE = 0.3
+"""Length of the random part of a warm start, relative to that of the vectors given."""
 
 
 class ConvergenceError(RuntimeError):
@@ -93,7 +94,7 @@ def top_eigenpairs(
     operator = as_operator(operator)
     n = operator.shape[0]
     k = positive_int("k", k)
-    one_of("which", which, ENDS)
+    one_of("which", which, ("largest", "smallest", "both"))
     wanted = 2 * k if which == "both" else k
     if wanted > n:
         raise ValueError(f"k must ask for at most n = {n} eigenpairs in all, got {wanted}")
@@ -110,7 +111,19 @@ def top_eigenpairs(
     space.expand(_start_rows(operator, start, block, generator)[:max_products])
     ends = (k, k if which == "both" else 0)
     space.converge(*ends, tol, generator, block=block, capacity=max_basis)
-    return _finish(space, space.ends(*ends), wanted, tol)
+    chosen = space.ends(*ends)
+    norms = space.residuals(chosen)[1]
+    order = np.arange(len(chosen))[:: int(space.sign)]
+    result = EigenResult(
+        torch.as_tensor(space.sign * space.unit * space.values[chosen][order]),
+        orthonormalized(space.vectors(chosen[order])),
+        torch.as_tensor(space.unit * norms[order]),
+        torch.as_tensor((norms <= tol * space.scale)[order]),
+        space.products,
+    )
+    if len(chosen) < wanted or not result.converged.all():
+        raise unconverged(result, wanted, tol)
+    return result
 
 
 def sharpness(
@@ -142,10 +155,6 @@ def checked_tolerance(tol: float, dtype: torch.dtype) -> float:
     return tol
 
 
-RANDOM_SHARE = 0.3
-"""Length of the random part of a warm start, relative to that of the vectors given."""
-
-
 def _start_rows(
     operator: SymmetricOperator, start: Tensor | None, block: int, generator: torch.Generator
 ) -> Tensor:
@@ -156,28 +165,10 @@ def _start_rows(
     start = torch.as_tensor(start).to(operator.device, operator.dtype).reshape(-1, start.shape[-1])
     if start.shape[1] != n or not torch.isfinite(start).all() or not start.any():
         raise ValueError(f"start must hold finite vectors of dimension {n}, not all zero")
-    total = start.sum(0)
-    if not total.any():
-        total = start[0]
+    total = start.sum(0) if start.sum(0).any() else start[0]
     rows = rows / rows.norm(dim=1, keepdim=True)
     rows[0] = total / total.norm() + RANDOM_SHARE * rows[0]
     return rows
-
-
-def _finish(space: Subspace, chosen: np.ndarray, wanted: int, tol: float) -> EigenResult:
-    _, norms = space.residuals(chosen)
-    converged = norms <= tol * space.scale
-    order = np.arange(len(chosen))[:: int(space.sign)]
-    result = EigenResult(
-        torch.as_tensor(space.sign * space.unit * space.values[chosen][order]),
-        orthonormalized(space.vectors(chosen[order])),
-        torch.as_tensor(space.unit * norms[order]),
-        torch.as_tensor(converged[order]),
-        space.products,
-    )
-    if len(chosen) < wanted or not converged.all():
-        raise unconverged(result, wanted, tol)
-    return result
 
 
 def unconverged(result: EigenResult, wanted: int, tol: float) -> ConvergenceError:

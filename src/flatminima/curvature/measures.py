@@ -17,12 +17,8 @@ from flatminima.curvature.risk import EmpiricalRisk
 from flatminima.statistics import Estimate
 
 __all__ = [
-    "HOMOGENEOUS",
-    "adaptive_sharpness",
-    "average_sharpness",
-    "relative_flatness",
-    "rescale",
-]
+    "HOMOGENEOUS", "adaptive_sharpness", "average_sharpness", "relative_flatness", "rescale",
+]  # fmt: skip
 
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.AvgPool2d, nn.MaxPool2d)
 """Layers without parameters for which f(c x) = c f(x) for every c > 0."""
@@ -99,23 +95,19 @@ def average_sharpness(
     radius: float,
     samples: int,
     generator: torch.Generator,
-    relative: bool = True,
 ) -> Estimate:
     r"""Mean rise of the loss under Gaussian noise on the parameters (Andriushchenko et al. 2023).
 
     :math:`\mathbb{E}_z\, L(\theta + \rho\, d \odot z) - L(\theta)` with :math:`z \sim N(0, I)`
-    and :math:`d = \lvert\theta\rvert` (relative) or 1. Each z is used with both signs, which
-    removes the gradient's share; what is left is :math:`\tfrac12\rho^2 \operatorname{tr}(D H D)`
-    up to the fourth order in rho. The relative one does not change under `rescale`.
+    and :math:`d = \lvert\theta\rvert`. Each z is used with both signs, which removes the gradient's
+    share; what is left is :math:`\tfrac12\rho^2 \operatorname{tr}(D H D)` up to the fourth order in
+    rho. It does not change under `rescale`.
 
     Args:
         risk: its parameters are put back as they were, to the bit.
         radius: rho > 0.
-        samples: pairs of perturbations, at least 2.
-        generator: of the noise, on the CPU.
-
-    Returns:
-        The mean over the pairs and its standard error.
+        samples: pairs of perturbations, at least 2; the error is that of their mean.
+        generator: of the noise.
 
     Example:
         >>> import torch
@@ -129,14 +121,13 @@ def average_sharpness(
     parameters = risk.parameters
     radius, samples = positive_float("radius", radius), positive_int("samples", samples, 2)
     kept = [p.detach().clone() for p in parameters]
-    scales = [p.abs() if relative else torch.ones_like(p) for p in kept]
     rises = []
     with torch.no_grad():
         base = risk.value()
         try:
             for _ in range(samples):
                 noise = [
-                    radius * s * torch.randn(s.shape, generator=generator).to(s) for s in scales
+                    radius * p.abs() * torch.randn(p.shape, generator=generator).to(p) for p in kept
                 ]
                 pair = 0.0
                 for sign in (1, -1):
@@ -164,7 +155,7 @@ def relative_flatness(
     Args:
         weight: (outputs, inputs) weights of a linear layer of the model; as a rule the last one.
         samples: random directions, at least 2.
-        generator: of the signs, on the CPU.
+        generator: of the signs.
 
     Example:
         >>> import torch

@@ -4,7 +4,7 @@ An operator is known by its products alone. Vectors are flat, of dimension n, th
 after another in the order given; a set of m vectors is stored row by row, with shape (m, n).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,17 +20,12 @@ Closure = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Terms:
-    """A loss in parts, for data whose graph does not fit into memory.
+    """A loss in parts, for data whose graph does not fit into memory: their weighted sum.
 
-    Attributes:
-        each: function that begins a pass over the parts: a weight and a function of no arguments
-            for each, the loss being their weighted sum.
+    ``each`` begins a pass over the parts: for each a weight and a function of no arguments.
     """
 
     each: Callable[[], Iterable[tuple[float, Closure]]]
-
-    def __iter__(self) -> Iterator[tuple[float, Closure]]:
-        return iter(self.each())
 
 
 class SymmetricOperator:
@@ -45,9 +40,7 @@ class SymmetricOperator:
     """
 
     def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.shape = (n, n)
-        self.dtype = dtype
-        self.device = device
+        self.shape, self.dtype, self.device = (n, n), dtype, device
         self.products = 0
 
     def _products(self, rows: Tensor) -> Tensor:
@@ -58,11 +51,7 @@ class SymmetricOperator:
         return self.matmat(vector[None])[0]
 
     def matmat(self, rows: Tensor) -> Tensor:
-        """Products with m vectors, one a row: (m, n) -> (m, n), row i being H times row i.
-
-        Raises:
-            ValueError: for a wrong shape, dtype or device.
-        """
+        """Products with m vectors, one a row: (m, n) -> (m, n), row i being H times row i."""
         if rows.ndim != 2 or rows.shape[1] != self.shape[0]:
             raise ValueError(
                 f"vectors must be of dimension {self.shape[0]}, one a row, got {tuple(rows.shape)}"
@@ -79,10 +68,10 @@ class MatrixOperator(SymmetricOperator):
     """The operator of a symmetric matrix that is stored in full, (n, n)."""
 
     def __init__(self, matrix: Tensor) -> None:
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) == 0:
-            raise ValueError(f"matrix must have shape (n, n), got {tuple(matrix.shape)}")
-        if not torch.allclose(matrix, matrix.T):
-            raise ValueError("matrix must be symmetric and finite")
+        square = matrix.ndim == 2 and len(matrix) == matrix.shape[1] > 0
+        if not square or not torch.allclose(matrix, matrix.T):
+            given = f"got one of shape {tuple(matrix.shape)}"
+            raise ValueError(f"matrix must be (n, n), symmetric and finite, {given}")
         super().__init__(len(matrix), matrix.dtype, matrix.device)
         self.matrix = matrix
 
@@ -94,12 +83,9 @@ class HessianOperator(SymmetricOperator):
     r"""Hessian :math:`H = \nabla^2 L(\theta)` of a loss at the current parameters, matrix-free.
 
     A product is a double backward, :math:`Hv = \nabla_\theta \langle \nabla L(\theta), v\rangle`
-    (Pearlmutter 1994), through a graph of the gradient that is built once and used for every
-    product. The graph belongs to the parameters as they are when the operator is made: after
-    a change of the parameters, make a new operator (a product through the old one is an error).
-
-    A product costs 1.3 to 2 gradients. Several vectors are multiplied one by one: batching them was
-    no faster on an MLP, and slower on a CNN.
+    (Pearlmutter 1994), through a graph of the gradient that is built once; it costs 1.3 to 2
+    gradients. (Several are made one by one: batching them was no faster.) After a change of the
+    parameters, make a new operator: a product through the old one is an error.
 
     The loss must be deterministic (`EmpiricalRisk.hessian` checks it) and twice differentiable
     where it is evaluated. Of ReLU PyTorch's second derivative is zero everywhere: the products
@@ -138,11 +124,11 @@ class HessianOperator(SymmetricOperator):
             raise ValueError(
                 f"loss must be a function of no arguments or Terms, got {type(loss).__name__}"
             )
-        self._terms = loss if isinstance(loss, Terms) else Terms(lambda: [(1.0, loss)])
+        self.terms = loss.each if isinstance(loss, Terms) else lambda: [(1.0, loss)]
         self.loss = 0.0
         self.gradient = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
         depends = False
-        for weight, part in self._terms:
+        for weight, part in self.terms():
             graph = _GradientGraph(part, self.parameters)
             depends = depends or graph.depends
             self.loss += weight * graph.loss
@@ -167,7 +153,7 @@ class HessianOperator(SymmetricOperator):
     def _products(self, rows: Tensor) -> Tensor:
         self.check_current()
         result = torch.zeros_like(rows)
-        for weight, part in self._terms:
+        for weight, part in self.terms():
             graph = self._graph or _GradientGraph(part, self.parameters)
             for target, row in zip(result, rows, strict=True):
                 target.add_(flattened(graph.product(self.split(row))), alpha=weight)
@@ -219,11 +205,11 @@ def flattened(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def _checked_parameters(parameters: Iterable[Tensor]) -> list[Tensor]:
-    if isinstance(parameters, Tensor):
-        raise ValueError("parameters must be a list of tensors, got a single tensor")
-    parameters = list(parameters)
+    single = isinstance(parameters, Tensor)
+    parameters = [] if single else list(parameters)
     if not parameters:
-        raise ValueError("parameters must hold at least one tensor, got none")
+        given = "a single tensor" if single else "none"
+        raise ValueError(f"parameters must be a list of tensors, at least one, got {given}")
     if len({id(p) for p in parameters}) < len(parameters):
         raise ValueError("parameters must name each tensor once; a shared one is one parameter")
     for i, parameter in enumerate(parameters):

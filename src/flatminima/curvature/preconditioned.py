@@ -17,11 +17,8 @@ from flatminima.curvature.risk import EmpiricalRisk, as_operator
 from flatminima.theory import quadratic
 
 __all__ = [
-    "PreconditionedOperator",
-    "edge_of_stability",
-    "preconditioned_sharpness",
-    "preconditioner",
-]
+    "PreconditionedOperator", "edge_of_stability", "preconditioned_sharpness", "preconditioner",
+]  # fmt: skip
 
 
 class PreconditionedOperator(SymmetricOperator):
@@ -132,7 +129,8 @@ def preconditioned_sharpness(
     loss given here. The decay of AdamW is decoupled from P and not accounted for.
 
     The optimizer holds the parameters of the risk. ``start`` is in the coordinates P^{1/2} theta;
-    for the rest, and what is raised, see `preconditioner` and `top_eigenpairs`.
+    for the rest, and what is raised, see `preconditioner` and `top_eigenpairs`. For eigenvectors
+    use `PreconditionedOperator` with the latter.
 
     Example:
         >>> import torch

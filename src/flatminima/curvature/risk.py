@@ -24,8 +24,6 @@ from flatminima.curvature.operator import (
 
 __all__ = ["EmpiricalRisk", "NondeterministicRiskError"]
 
-REDUCTIONS = ("mean", "sum")
-
 
 class NondeterministicRiskError(ValueError):
     """A risk gives different values at the same parameters, so it has no Hessian there."""
@@ -95,7 +93,7 @@ class EmpiricalRisk:
         self.loss_function = as_loss(loss)
         if reduction is None:
             reduction = getattr(self.loss_function, "reduction", "mean")
-        self.reduction = one_of("reduction", reduction, REDUCTIONS)
+        self.reduction = one_of("reduction", reduction, ("mean", "sum"))
         self._size_of = size_of or _examples
         self.data = data
         self.pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
@@ -152,10 +150,7 @@ class EmpiricalRisk:
             yield weight, lambda x=inputs, y=targets: self.batch_loss(x, y)
 
     def loss(self) -> Tensor:
-        """The risk at the current parameters, a scalar that can be differentiated.
-
-        Of data in many batches it holds the graphs of all of them at once.
-        """
+        """The risk as a scalar that can be differentiated: it holds the graphs of all batches."""
         total: Tensor | None = None
         for weight, loss in self.terms():
             value = loss() if weight == 1 else weight * loss()
@@ -178,11 +173,7 @@ class EmpiricalRisk:
         return total
 
     def hessian(self, parameters: Sequence[Tensor] | None = None) -> HessianOperator:
-        """Hessian at the current parameters, or the block of some of them.
-
-        The first call makes the `check`, unless told not to. It raises what that and
-        `HessianOperator` raise.
-        """
+        """Hessian at the current parameters, or the block of some; the first call makes `check`."""
         if self._unchecked:
             self.check()
         loss = self.loss if self.pair else Terms(self.terms)
@@ -203,13 +194,10 @@ class EmpiricalRisk:
         }
 
     def check(self) -> None:
-        """Evaluate the risk twice, at the same parameters, and raise unless both agree.
+        """Evaluate the risk twice, and raise NondeterministicRiskError unless both agree.
 
         Dropout and batch normalization in training mode and loaders that shuffle are found so,
-        whatever they are called. Random numbers and running averages are left as they were.
-
-        Raises:
-            NondeterministicRiskError: names the layers at fault, or says that the data differ.
+        and the layers named. Random numbers and running averages are left as they were.
         """
         buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
         devices = [self.device] if self.device.type == "cuda" else []

@@ -1,7 +1,7 @@
 r"""The spectrum as a whole: its trace, its density, and its lower end.
 
-Estimates by random vectors come with standard errors, taken over those vectors. They say how far
-the estimate is from the trace or density of this very matrix; they know nothing of other seeds.
+Standard errors are taken over the random vectors: they say how far an estimate is from the trace or
+density of this very matrix, and know nothing of other seeds.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,6 @@ class SpectralDensity:
         density: (G,) estimate, per unit of eigenvalue; it integrates to 1.
         error: (G,) standard error of the density, over the random vectors.
         width: standard deviation of the smoothing kernel.
-        quadrature_error: rough size of the error left by the finite number of steps, in units of
-            the kernel's peak; 0 where the recurrence was exhausted.
         nodes, weights: (vectors, steps) Ritz values, and their weights: 1 in all for each vector.
         dimension: n.
         products: number of Hessian-vector products spent.
@@ -40,7 +38,6 @@ class SpectralDensity:
     density: np.ndarray
     error: np.ndarray
     width: float
-    quadrature_error: float
     nodes: np.ndarray
     weights: np.ndarray
     dimension: int
@@ -139,8 +136,7 @@ def spectral_density(
     vectors = positive_int("vectors", vectors, minimum=2)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     rules = [_gauss_rule(operator, steps, generator) for _ in range(vectors)]
-    nodes = np.array([rule[0] for rule in rules])
-    weights = np.array([rule[1] for rule in rules])
+    nodes, weights = map(np.array, zip(*rules, strict=True))
     low, high = nodes.min(), nodes.max()
     if width is None:
         # A multiple of the identity has no range but that of rounding; any kernel will do.
@@ -151,12 +147,9 @@ def spectral_density(
     count = int(np.ceil((high - low) / width + 12) * 2) + 1
     grid = np.linspace(low - 6 * width, high + 6 * width, count)
     samples = np.array([_smoothed(grid, *rule, width) for rule in rules])
-    error = 0.0
-    if steps < operator.shape[0] and high > low:
-        error = float(np.exp(-8 * (steps * width / (high - low)) ** 2))
     return SpectralDensity(
-        grid, samples.mean(0), _standard_error(samples), width, error, nodes, weights,
-        operator.shape[0], vectors * steps,
+        grid, samples.mean(0), _standard_error(samples), width, nodes, weights, operator.shape[0],
+        vectors * steps,
     )  # fmt: skip
 
 
@@ -167,9 +160,7 @@ def lambda_min(
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> float:
-    """Smallest (most negative) eigenvalue: `top_eigenpairs` from that end, as a number.
-
-    ``tol`` is relative to the largest eigenvalue in absolute value, the sharpness as a rule.
+    """Smallest (most negative) eigenvalue; ``tol`` is relative to the largest in absolute value.
 
     Example:
         >>> import torch

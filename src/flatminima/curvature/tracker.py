@@ -129,9 +129,8 @@ class EigenTracker:
         """The eigenpairs of the next operator of the trajectory.
 
         Args:
-            point: (n,) where on the trajectory the operator belongs, in coordinates in which it
-                is smooth. A HessianOperator knows its point. Without one nothing is predicted:
-                the step starts from the vectors of the step before.
+            point: where on the trajectory the operator belongs, in coordinates in which it is
+                smooth. A HessianOperator knows its point; without one nothing is predicted.
 
         Raises:
             ValueError: k out of range, an operator or a point unlike the one before, or a product
@@ -332,12 +331,12 @@ def _point(operator: SymmetricOperator, point: Tensor | None) -> Tensor | None:
 
 
 def _check_same(operator: SymmetricOperator, past: "_Snapshot", point: Tensor | None) -> None:
-    rows = past.rows
+    n, dtype, device = past.rows.shape[1], past.rows.dtype, past.rows.device
     given = (operator.shape[0], operator.dtype, operator.device)
-    if given != (rows.shape[1], rows.dtype, rows.device):
+    if given != (n, dtype, device):
         raise ValueError(
-            f"operator must be of dimension {rows.shape[1]}, {rows.dtype} on {rows.device} as at "
-            f"the step before, got {given[0]}, {given[1]} on {given[2]}; restart() forgets it"
+            f"operator must be of dimension {n}, {dtype} on {device} as at the step before, got "
+            f"{given[0]}, {given[1]} on {given[2]}; restart() forgets it"
         )
     if point is not None and past.point is not None and point.shape != past.point.shape:
         raise ValueError(
