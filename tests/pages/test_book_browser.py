@@ -5,14 +5,13 @@ share one visit; pytest-xdist keeps them on one worker, which has one browser.
 """
 
 import json
-import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browsing import HTML, ROOT, chromium, served, set_viewport
+from browsing import HANGING, HTML, ROOT, chromium, served, set_viewport, settle
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -23,8 +22,8 @@ GRAVE = ("serious", "critical")
 DESKTOP, PHONE = (1280, 1000), (375, 812)
 LARGEST_PAGE = 3_000_000
 """Bytes of a page with all that it loads, as stored."""
-SLOWEST_PAINT = 1.5
-"""Seconds from the request of a page to the first text or image on the screen."""
+LARGEST_HEAD = 1_000_000
+"""Bytes of the styles and scripts for which a page waits before it shows anything."""
 # A host name leads nowhere: what is not on this machine cannot be loaded.
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
@@ -45,6 +44,7 @@ class Visit:
     requests: list[str]
     errors: list[str]
     weight: int
+    head: int
     widest: dict[str, int]
     findings: dict[str, list[str]] = field(default_factory=dict)
 
@@ -52,7 +52,6 @@ class Visit:
 @pytest.fixture(scope="session")
 def driver():
     with chromium(OFFLINE, logs=("browser", "performance")) as browser:
-        browser.set_script_timeout(300)
         # Moving colors would be measured on their way.
         still = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", still)
@@ -90,8 +89,7 @@ def visit(driver, page: Path) -> Visit:
     settle(driver)
     requests = requested(driver)
     images = driver.execute_script("return Array.from(document.images, (image) => image.src)")
-    files = {urlsplit(url).path for url in (*requests, *images) if url.startswith("file:")}
-    weight = sum(Path(unquote(path)).stat().st_size for path in files)
+    weight, head = stored_size([*requests, *images]), stored_size(waited_for(driver))
     errors = [entry["message"] for entry in driver.get_log("browser") if is_error(entry)]
 
     unfold(driver)
@@ -99,7 +97,7 @@ def visit(driver, page: Path) -> Visit:
     for name, size in (("phone", PHONE), ("desktop", DESKTOP)):
         set_viewport(driver, *size)
         widest[name] = driver.execute_script("return document.documentElement.scrollWidth")
-    found = Visit(requests, errors, weight, widest)
+    found = Visit(requests, errors, weight, head, widest)
     thin_out(driver)
     for theme in ("light", "dark"):
         found.findings[theme] = axe(driver, theme)
@@ -113,18 +111,6 @@ def forget_logs(driver) -> None:
     driver.get("about:blank")
     for log in ("browser", "performance"):
         driver.get_log(log)
-
-
-def settle(driver) -> None:
-    """Wait until the formulas are set and the page has been drawn."""
-    driver.execute_async_script(
-        """
-        const done = arguments[0];
-        const drawn = () => requestAnimationFrame(() => requestAnimationFrame(() => done()));
-        const formulas = window.MathJax && MathJax.startup && MathJax.startup.promise;
-        Promise.resolve(formulas).then(drawn, drawn);
-        """
-    )
 
 
 def unfold(driver) -> None:
@@ -168,6 +154,23 @@ def requested(driver) -> list[str]:
     return [url for url in urls if urlsplit(url).scheme not in ("chrome", "about")]
 
 
+def waited_for(driver) -> list[str]:
+    """The addresses of what the open page had to load and run before it could show anything."""
+    return driver.execute_script(
+        """
+        const loaded = [...document.head.querySelectorAll("link[rel=stylesheet], script[src]")];
+        return loaded.filter((e) => !e.async && !e.defer && !e.disabled && e.type !== "module")
+            .map((e) => e.src || e.href);
+        """
+    )
+
+
+def stored_size(urls: list[str]) -> int:
+    """The bytes of those files that lie on the disk, each counted once."""
+    files = {urlsplit(url).path for url in urls if url.startswith("file:")}
+    return sum(Path(unquote(path)).stat().st_size for path in files)
+
+
 def is_local(url: str) -> bool:
     return urlsplit(url).scheme in ("file", "data", "blob") or urlsplit(url).hostname == "127.0.0.1"
 
@@ -196,21 +199,6 @@ def axe(driver, theme: str) -> list[str]:
         if result["impact"] in GRAVE
         for node in result["nodes"]
     ]
-
-
-def first_paint(driver, page: Path) -> float:
-    """Seconds from the request of a page to its first text or image on the screen."""
-    driver.get(page.as_uri())
-    milliseconds = driver.execute_async_script(
-        """
-        const done = arguments[0];
-        new PerformanceObserver((list) => {
-            for (const entry of list.getEntriesByName("first-contentful-paint"))
-                done(entry.startTime);
-        }).observe({type: "paint", buffered: true});
-        """
-    )
-    return milliseconds / 1000
 
 
 def test_there_are_pages_and_checkers():
@@ -246,18 +234,12 @@ def test_page_does_not_scroll_sideways(page, visits):
 
 
 @every_page
-def test_page_is_painted_soon(page, driver):
-    set_viewport(driver, *DESKTOP)
-    # What other processes do can only delay a paint: the best of up to ten, a second apart, is
-    # the page's own.
-    paints = []
-    while len(paints) < 10 and not any(paint < SLOWEST_PAINT for paint in paints):
-        time.sleep(1 if paints else 0)
-        paints.append(first_paint(driver, page))
-    assert min(paints) < SLOWEST_PAINT, paints
+def test_little_stands_before_the_first_text_of_a_page(page, visits):
+    assert 0 < visits[page].head < LARGEST_HEAD
 
 
-FAULTY = """<!DOCTYPE html><html lang="en"><head><title>Faulty</title></head><body><main><h1>A</h1>
+FAULTY = """<!DOCTYPE html><html lang="en"><head><title>Faulty</title><script src="a.js"></script>
+<link rel="stylesheet" href="a.css"><script defer src="b.js"></script></head><body><main><h1>A</h1>
 <p style="color: #999; background: #fff">Grey text.</p><img src="x.png"><img alt="" src="x.png">
 <script src="https://cdn.example/x.js"></script><script>undefinedFunction();</script>
 <div style="width: 2000px">wide</div></main></body></html>"""
@@ -267,13 +249,16 @@ def test_faults_would_be_found(driver, tmp_path):
     page, picture = tmp_path / "faulty.html", tmp_path / "x.png"
     page.write_text(FAULTY, encoding="utf-8")
     picture.write_bytes(b"0" * 1000)
+    for name, size in (("a.js", 100), ("a.css", 200), ("b.js", 300)):
+        (tmp_path / name).write_text(" " * size)
     found = visit(driver, page)
     assert [url for url in found.requests if not is_local(url)] == ["https://cdn.example/x.js"]
     assert any("undefinedFunction" in error for error in found.errors)
     assert any("cdn.example" in error for error in found.errors)
     kinds = {line.split(":")[0] for line in found.findings["light"]}
     assert kinds == {"color-contrast", "image-alt"}
-    assert found.weight == len(FAULTY.encode()) + 1000, "each file counts once"
+    assert found.weight == len(FAULTY.encode()) + 1000 + 600, "each file counts once"
+    assert found.head == 300, "what is deferred is not waited for"
     assert found.widest["phone"] > PHONE[0]
 
 
@@ -312,7 +297,7 @@ def search(driver, address: str, words: str) -> list[str]:
         const summary = document.querySelector("#search-results .search-summary");
         return /finished|did not match/.test(summary?.textContent ?? "");
     """
-    WebDriverWait(driver, 60).until(lambda d: d.execute_script(finished))
+    WebDriverWait(driver, HANGING).until(lambda d: d.execute_script(finished))
     links = driver.find_elements(By.CSS_SELECTOR, "#search-results ul.search > li > a")
     return [urlsplit(link.get_attribute("href")).path for link in links]
 
@@ -339,5 +324,5 @@ def test_a_result_of_the_search_opens_its_page(driver, site):
     search(driver, site, "reflection law")
     link = driver.find_element(By.CSS_SELECTOR, "#search-results li > a[href*='reflection_law']")
     link.click()
-    WebDriverWait(driver, 30).until(lambda d: "/reflection_law.html" in d.current_url)
+    WebDriverWait(driver, HANGING).until(lambda d: "/reflection_law.html" in d.current_url)
     assert driver.find_element(By.TAG_NAME, "article").text

@@ -1,21 +1,20 @@
 """``make lab``: copies of the chapters that JupyterLab shows as the book shows its pages."""
 
+import contextlib
 import json
 import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 import lab
 import pytest
-from browsing import HTML, chromium
+from browsing import HANGING, HTML, chromium
 from bs4 import BeautifulSoup
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -423,6 +422,21 @@ def test_a_number_in_line_begins_no_list(copies):
                 assert len(item.findall(made[identity])) == len(item.findall(source)), identity
 
 
+def address_of(running, records, token):
+    """Where a JupyterLab answers that has looked for a free port by itself, once it does."""
+    limit = time.monotonic() + HANGING
+    while time.monotonic() < limit:
+        if running.poll() is not None:
+            raise ChildProcessError("JupyterLab has ended")
+        # Half written, the record of the server is no JSON; until the server listens it refuses.
+        with contextlib.suppress(ValueError, OSError):
+            (record,) = (json.loads(p.read_text()) for p in records.glob("jpserver-*.json"))
+            urllib.request.urlopen(f"{record['url']}api/status?token={token}").close()
+            return record["url"].rstrip("/")
+        time.sleep(0.2)
+    raise TimeoutError("JupyterLab does not answer")
+
+
 @pytest.fixture
 def server(tmp_path):
     """The address of a JupyterLab on fresh copies, with settings of its own."""
@@ -439,31 +453,23 @@ def server(tmp_path):
     )
     arguments = [sys.executable, "-c", make, EXECUTED, SHOWN, folder]
     subprocess.run(arguments, cwd=ROOT / "tools", env=environment, check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     token = secrets.token_hex(8)
     command = [
         JUPYTER, "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-        f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
         f"--IdentityProvider.token={token}", f"--notebook-dir={folder}",
         f"--ServerApp.extra_static_paths={HTML}",
     ]  # fmt: skip
     log = (tmp_path / "lab.log").open("w")
     running = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        base = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            assert running.poll() is None, (tmp_path / "lab.log").read_text()
-            try:
-                urllib.request.urlopen(f"{base}/api/status?token={token}").close()
-                break
-            except urllib.error.URLError:
-                time.sleep(0.2)
-        yield f"{base}/lab/tree/{CHAPTER}.ipynb?token={token}"
+        records = Path(own["JUPYTER_RUNTIME_DIR"])
+        yield f"{address_of(running, records, token)}/lab/tree/{CHAPTER}.ipynb?token={token}"
+    except ChildProcessError as error:
+        error.add_note((tmp_path / "lab.log").read_text())
+        raise
     finally:
         running.terminate()
-        running.wait(60)
+        running.wait(HANGING)
         log.close()
 
 
@@ -484,11 +490,10 @@ def test_jupyterlab_shows_a_copy_as_the_book_shows_its_page(server, driver, copi
     book = tree.select_one("article.bd-article")
     count = len(texts(copies[CHAPTER]))
     driver.get(server)
-    # Seconds on a free machine; a busy one may take minutes.
     shown = "return document.querySelectorAll('.jp-MarkdownCell .myst').length"
-    WebDriverWait(driver, 400).until(lambda _: driver.execute_script(shown) == count)
+    WebDriverWait(driver, HANGING).until(lambda _: driver.execute_script(shown) == count)
     linked = "return [...document.querySelectorAll('.myst a[href^=\"#\"]')].length"
-    WebDriverWait(driver, 400).until(lambda _: driver.execute_script(linked))
+    WebDriverWait(driver, HANGING).until(lambda _: driver.execute_script(linked))
     read = """
         const all = (s) => [...document.querySelectorAll(s)].map((e) => e.textContent);
         return {

@@ -59,3 +59,15 @@ def set_viewport(driver: ChromiumDriver, width: int, height: int, ratio: float =
     """Give the page a viewport of this many CSS pixels, each of ``ratio`` device pixels."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": ratio, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def settle(driver: ChromiumDriver) -> None:
+    """Wait until the formulas are set, which moves what stands below, and the page is drawn."""
+    driver.execute_async_script(
+        """
+        const done = arguments[0];
+        const drawn = () => requestAnimationFrame(() => requestAnimationFrame(() => done()));
+        const formulas = window.MathJax && MathJax.startup && MathJax.startup.promise;
+        Promise.resolve(formulas).then(drawn, drawn);
+        """
+    )
