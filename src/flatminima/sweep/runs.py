@@ -13,15 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "Diverged",
-    "Run",
-    "device_name",
-    "fields_of",
-    "perform",
-]
+__all__ = ["Diverged", "Run", "device_name", "fields_of", "perform"]
 
-STATUSES = ("done", "diverged", "failed")
 Function = Callable[[Any], Mapping[str, object]]
 """What a sweep runs: config -> named values."""
 
@@ -29,9 +22,7 @@ Function = Callable[[Any], Mapping[str, object]]
 class Diverged(Exception):
     """Raised by the function of a sweep to say that its run diverged.
 
-    Args:
-        message: what happened, and when.
-        values: what was measured before it did; stored with the run.
+    ``message`` says what happened, and when; ``values``, measured before it did, are stored.
     """
 
     def __init__(self, message: str, values: Mapping[str, object] | None = None) -> None:
@@ -47,8 +38,7 @@ class Run:
         config: the fields of the config.
         status: ``"done"``, ``"diverged"`` (the function raised `Diverged`, or a value it returned
             is NaN or infinite) or ``"failed"`` (any other exception, or its process died).
-        values: what the function returned: numbers, strings, lists of them; None for a value that
-            was not measured, or that was not finite.
+        values: what the function returned; None for a value not measured, or not finite.
         error: why it diverged or failed, else None.
         seconds: wall time of the run.
         started: the time of its start, UTC, ISO 8601.
@@ -70,28 +60,18 @@ def perform(function: Function, config: object) -> Run:
     """Run the function once, in whatever process this is, and say how it went; it raises nothing.
 
     Example:
-        >>> from dataclasses import dataclass
-        >>> @dataclass(frozen=True)
-        ... class Config:
-        ...     steps: int
-        >>> run = perform(lambda config: {"mean": 1 / config.steps}, Config(steps=4))
-        >>> run.status, run.values
-        ('done', {'mean': 0.25})
-        >>> perform(lambda config: {"mean": 1 / config.steps}, Config(steps=0)).status
-        'failed'
+        >>> runs = [perform(lambda steps: {"mean": 1 / steps}, {"steps": n}) for n in (4, 0)]
+        >>> [(run.status, run.values) for run in runs]
+        [('done', {'mean': 0.25}), ('failed', {})]
     """
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    clock = time.perf_counter()
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     status, values, error = "done", {}, None
     try:
-        named = isinstance(config, Mapping)
-        values = _plain_values(function(**config) if named else function(config))
-    except Diverged as diverged:
-        status, error = "diverged", str(diverged)
         try:
-            values = _plain_values(diverged.values)
-        except ValueError:
-            status, error = "failed", traceback.format_exc()
+            returned = function(**config) if isinstance(config, Mapping) else function(config)
+        except Diverged as diverged:
+            status, error, returned = "diverged", str(diverged), diverged.values
+        values = _plain_values(returned)
     except Exception:
         status, error = "failed", traceback.format_exc()
     lost = [name for name, value in values.items() if not _is_finite(value)]
@@ -119,29 +99,21 @@ def fields_of(config: object) -> dict[str, Any]:
     """The fields of a config as plain values; ValueError if it is not what `run` says.
 
     Example:
-        >>> from dataclasses import dataclass
-        >>> @dataclass(frozen=True)
-        ... class Config:
-        ...     widths: tuple[int, ...]
-        >>> fields_of(Config((8, 4)))
+        >>> fields_of({"widths": (8, 4)})
         {'widths': [8, 4]}
     """
-    if isinstance(config, Mapping):
-        given = dict(config)
-    elif getattr(config, "__dataclass_params__", None) and not isinstance(config, type):
+    given = config if isinstance(config, Mapping) else None
+    parameters = getattr(config, "__dataclass_params__", None)
+    if parameters and parameters.frozen and not isinstance(config, type):
         given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    else:
-        given = {}
-    frozen = isinstance(config, Mapping) or (given and config.__dataclass_params__.frozen)
-    if not frozen or not all(isinstance(name, str) for name in given):
+    if given is None or not all(isinstance(name, str) for name in given):
         raise ValueError(
             "each config must be a dict of names and values, or an instance of a frozen dataclass; "
             f"got {config!r}"
         )
     fields = {name: _plain(f"the field {name}", value) for name, value in given.items()}
-    for name, value in fields.items():
-        if not _is_finite(value):
-            raise ValueError(f"the field {name} must be finite, got {config!r}")
+    if not _is_finite(list(fields.values())):
+        raise ValueError(f"all fields must be finite, got {config!r}")
     return fields
 
 

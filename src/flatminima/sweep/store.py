@@ -11,12 +11,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flatminima._files import write_atomically
-from flatminima.sweep.runs import STATUSES, Run
+from flatminima.sweep.runs import Run
 
-__all__ = [
-    "CorruptRunError",
-    "SweepError",
-]
+__all__ = ["CorruptRunError", "SweepError"]
 
 
 class SweepError(RuntimeError):
@@ -43,10 +40,9 @@ class Store:
             # A corrupt file is dealt with when its run is claimed.
             with suppress(CorruptRunError):
                 stored = read(self.path(key))
-                if stored is not None and retry_failed and stored.status == "failed":
-                    self.stale[key] = stored
-                elif stored is not None:
-                    self.finished[key] = stored
+                if stored is not None:
+                    again = retry_failed and stored.status == "failed"
+                    (self.stale if again else self.finished)[key] = stored
 
     def path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
@@ -77,11 +73,13 @@ class Store:
 
     def keep(self, key: str, result: Run) -> None:
         """Write the file of a claimed run, and give up the claim."""
+        body = dataclasses.asdict(result)
+        stored = {"sha256": _checksum(body), "run": body}
+        content = json.dumps(stored, indent=1, allow_nan=False)
         try:
-            write_atomically(self.path(key), _encode(result))
+            write_atomically(self.path(key), content.encode() + b"\n")
         except OSError as error:
-            message = f"{self.path(key)} cannot be written ({error})"
-            raise SweepError(self.state(message)) from error
+            raise SweepError(self.state(f"{self.path(key)} cannot be written ({error})")) from error
         self.finished[key] = result
         self.locks.pop(key).release()
 
@@ -96,18 +94,9 @@ class Store:
             "once the cause is mended, start the sweep again to make the others."
         )
 
-    def troubles(self) -> dict[str, int]:
-        """How many runs diverged and failed so far, for the progress bar."""
-        found = [run.status for run in self.finished.values()]
-        return {status: found.count(status) for status in STATUSES[1:] if status in found}
-
 
 def read(path: Path) -> Run | None:
-    """Return the run stored in a file, or None if there is no such file.
-
-    Raises:
-        CorruptRunError: if the file is truncated or altered.
-    """
+    """The run stored in a file, None if there is none, CorruptRunError if it is not as written."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -120,12 +109,6 @@ def read(path: Path) -> Run | None:
     except (ValueError, KeyError, TypeError):
         pass
     raise CorruptRunError(f"{path} is truncated or altered.")
-
-
-def _encode(result: Run) -> bytes:
-    body = dataclasses.asdict(result)
-    stored = {"sha256": _checksum(body), "run": body}
-    return json.dumps(stored, indent=1, allow_nan=False).encode() + b"\n"
 
 
 def _checksum(body: object) -> str:

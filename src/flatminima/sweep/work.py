@@ -5,19 +5,12 @@ import os
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
-from contextlib import ExitStack, contextmanager, suppress
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent import futures
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -27,7 +20,6 @@ from flatminima.sweep.runs import Function, Run, lost, perform
 from flatminima.sweep.store import Store, SweepError
 
 __all__ = ["run"]
-
 
 POLL = 0.1
 """Seconds between two looks at the runs that another sweep has taken."""
@@ -43,40 +35,35 @@ def run(
     folder: str | os.PathLike,
     *,
     depends_on: Sequence[str] = (),
-    executor: Executor | None = None,
+    executor: futures.Executor | None = None,
     workers: int | None = None,
     retry_failed: bool = False,
     progress: bool | str = True,
 ) -> list[Run]:
-    """Run the function on every config that has no stored run yet, and return all runs.
+    """Run the function on every config that has no stored run yet; all runs, in the configs' order.
 
     Args:
         function: a function at the top of a module, so that another process can import it. One
             that is typed into a notebook is run in this process, on one thread; its text, and that
-            of the notebook's functions and classes that it names, decide what is run anew.
+            of what it names in the notebook, decide what is run anew.
         configs: dicts of names and values, which the function takes as keywords, or instances of
             frozen dataclasses, which it takes whole; no two alike. Values are numbers, strings,
             booleans, None, or tuples of these.
         folder: where the runs are stored; made if it is missing. Several experiments may share it.
-        depends_on: names of the modules whose source decides the result, besides the function's
-            own; a package stands for all its modules. When one changes, its runs are made anew.
-            Versions of libraries are recorded but make nothing anew.
-        executor: runs the function; the files are written here, so that a cluster needs no
-            shared disk. For a Dask cluster, ``Client(address).get_executor()``. None: processes of
-            its own, spawned, with one thread each, which end when this process does. (For a
-            function of a notebook, one thread of this process.) A pool of
-            other processes must be spawned too: a forked one would inherit the locks.
+        depends_on: names of the modules, or packages, whose source decides the result besides the
+            function's own: when it changes, runs are made anew. Versions of libraries do not count.
+        executor: runs the function; the files are written here, so that a cluster needs no shared
+            disk. For a Dask cluster, ``Client(address).get_executor()``. By default spawned
+            processes with one thread each, which end when this process does. (A forked process
+            would inherit the locks, and is refused.)
         workers: number of runs in flight at once, and of processes; by default one for each core.
         retry_failed: whether to repeat runs that are stored as failed.
         progress: False, or whether to show a progress bar with the time left, or its label.
 
-    Returns:
-        One `Run` for each config, in the order of the configs.
-
     Raises:
         ValueError: for an argument that is not as said above.
-        SweepError: if a run cannot be written (a full disk, say) or the executor breaks. Nothing is
-            half written, and everything that had finished is stored.
+        SweepError: if a run cannot be written (a full disk, say) or the executor breaks. What had
+            finished is stored, and nothing half written.
     """
     workers = _cores() if workers is None else positive_int("workers", workers)
     context = getattr(executor, "_mp_context", None)
@@ -92,23 +79,18 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(bar)
         if executor is None and file_of(function) is None:
-            executor, workers = stack.enter_context(ThreadPoolExecutor(1)), 1
-        pool = stack.enter_context(_executor(executor, workers))
+            executor, workers = stack.enter_context(futures.ThreadPoolExecutor(1)), 1
+        pool = stack.enter_context(_processes(workers)) if executor is None else executor
         _work(function, grid, store, pool, workers, bar)
     return [store.finished[key] for key in grid]
 
 
 def _work(
-    function: Function,
-    grid: dict[str, object],
-    store: Store,
-    pool: "Executor | _Processes",
-    workers: int,
-    bar: tqdm,
+    function: Function, grid: dict[str, object], store: Store, pool: Any, workers: int, bar: tqdm
 ) -> None:
     """Keep ``workers`` runs in flight until each run of the grid is stored, by us or another."""
     waiting = deque(key for key in grid if key not in store.finished)
-    flying: dict[Future, str] = {}
+    flying: dict[futures.Future, str] = {}
     try:
         while waiting or flying:
             for _ in range(len(waiting)):
@@ -127,15 +109,17 @@ def _work(
                 continue
             timeout = POLL if waiting and len(flying) < workers else None
             broken = None
-            for future in wait(flying, timeout=timeout, return_when=FIRST_COMPLETED).done:
+            for future in futures.wait(flying, timeout, futures.FIRST_COMPLETED).done:
                 key = flying[future]
                 try:
                     result = future.result()
-                except BrokenExecutor as error:
+                except futures.BrokenExecutor as error:
                     broken = error
                     continue
                 except Exception as error:
-                    if not _lost_by_dask(error):
+                    # Dask gives up on a run that several workers died of.
+                    killed = getattr(sys.modules.get("distributed"), "KilledWorker", ())
+                    if not isinstance(error, killed):
                         message = f"the executor could not run the function ({error!r})"
                         raise SweepError(store.state(message)) from error
                     result = lost(grid[key], repr(error))
@@ -146,25 +130,17 @@ def _work(
                 if not isinstance(pool, _Processes):
                     raise SweepError(store.state(f"the executor broke ({broken!r})")) from broken
                 pool.replace_broken(function, grid, flying, store, bar)
-            bar.set_postfix(store.troubles())
+            troubles = [r.status for r in store.finished.values() if r.status != "done"]
+            bar.set_postfix(Counter(troubles))
     finally:
         for future in flying:
             future.cancel()
         store.release_all()
 
 
-def _submit(
-    pool: "Executor | _Processes", function: Function, config: object, store: Store
-) -> Future:
+def _submit(pool: Any, function: Function, config: object, store: Store) -> futures.Future:
     try:
         return pool.submit(perform, function, config)
-    except BrokenExecutor as error:
-        if isinstance(pool, _Processes):
-            # Found broken between two looks: hand on a future that says so.
-            future: Future = Future()
-            future.set_exception(error)
-            return future
-        raise SweepError(store.state(f"the executor broke ({error!r})")) from error
     except RuntimeError as error:
         raise SweepError(store.state(f"the executor takes no runs ({error!r})")) from error
 
@@ -177,29 +153,30 @@ class _Processes:
         self.pool = self._start(workers)
 
     @staticmethod
-    def _start(workers: int) -> ProcessPoolExecutor:
+    def _start(workers: int) -> futures.ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+        return futures.ProcessPoolExecutor(workers, context, _end_with_parent)
 
-    def submit(self, *call: object) -> Future:
-        return self.pool.submit(*call)
+    def submit(self, *call: object) -> futures.Future:
+        try:
+            return self.pool.submit(*call)
+        except futures.BrokenExecutor as error:
+            # Found broken between two looks: hand on a future that says so.
+            future = futures.Future()
+            future.set_exception(error)
+            return future
 
     def replace_broken(
-        self,
-        function: Function,
-        grid: Mapping[str, object],
-        flying: dict[Future, str],
-        store: Store,
-        bar: tqdm,
+        self, function: Function, grid: dict, flying: dict, store: Store, bar: tqdm
     ) -> None:
         """Run each run that was lost in a process of its own; one that ends it again has failed."""
         self.pool.shutdown()
-        for future in [f for f in flying if isinstance(f.exception(), BrokenExecutor)]:
+        for future in [f for f in flying if isinstance(f.exception(), futures.BrokenExecutor)]:
             key = flying.pop(future)
             try:
                 with self._start(1) as alone:
                     result = alone.submit(perform, function, grid[key]).result()
-            except BrokenExecutor:
+            except futures.BrokenExecutor:
                 self._check_start(store)
                 result = lost(grid[key], "its process died twice: killed, or out of memory?")
             store.keep(key, result)
@@ -211,18 +188,14 @@ class _Processes:
         try:
             with self._start(1) as alone:
                 alone.submit(os.getpid).result()
-        except BrokenExecutor as error:
-            message = "worker processes die as they start (a script that starts a sweep needs the "
-            message += "guard `if __name__ == '__main__':`)"
+        except futures.BrokenExecutor as error:
+            message = "worker processes die as they start: is `if __name__ == '__main__':` missing?"
             raise SweepError(store.state(message)) from error
 
 
 @contextmanager
-def _executor(executor: Executor | None, workers: int) -> Iterator[Executor | _Processes]:
-    """The given executor, which stays open, or processes of our own with one thread each."""
-    if executor is not None:
-        yield executor
-        return
+def _processes(workers: int) -> Iterator[_Processes]:
+    """Processes of our own, with one thread each."""
     # Processes start as they are needed and read these once, before NumPy or PyTorch is loaded.
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
@@ -246,13 +219,6 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _lost_by_dask(error: Exception) -> bool:
-    """Whether Dask has given up on this very run, since several workers died of it."""
-    distributed = sys.modules.get("distributed")
-    return distributed is not None and isinstance(error, distributed.KilledWorker)
-
-
 def _cores() -> int:
-    with suppress(AttributeError):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
