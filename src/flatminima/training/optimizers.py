@@ -83,7 +83,6 @@ class ClippedAdam(Optimizer):
         warmup: number of first steps that are Adam's. Early values of v rest on a few gradients
             and are no measure to hold later ones against.
         weight_decay: w >= 0.
-        foreach: whether to update all tensors of a group by one call each (faster on a GPU).
 
     Raises:
         ValueError: for anything else than said above, or a sparse or complex gradient.
@@ -121,11 +120,10 @@ class ClippedAdam(Optimizer):
         window: int = 20,
         warmup: int = 0,
         weight_decay: float = 0.0,
-        foreach: bool = False,
     ) -> None:
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "clip": clip, "factor": factor,
-            "window": window, "warmup": warmup, "weight_decay": weight_decay, "foreach": foreach,
+            "window": window, "warmup": warmup, "weight_decay": weight_decay,
             "previous_loss": None, "lowest_loss": None,
         }  # fmt: skip
         super().__init__(params, defaults)
@@ -256,27 +254,18 @@ def _update(
     if group["weight_decay"]:
         # Before the moments, and by this factor, as in AdamW: to the last bit.
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-    if group["foreach"]:
-        torch._foreach_lerp_(averages, gradients, 1 - beta1)
-        if moved:
-            torch._foreach_mul_(moved, beta2)
-            torch._foreach_addcmul_(moved, g_moved, g_moved, 1 - beta2)
-    else:
-        for average, gradient in zip(averages, gradients, strict=True):
-            average.lerp_(gradient, 1 - beta1)
-        for square, gradient in zip(moved, g_moved, strict=True):
-            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    torch._foreach_lerp_(averages, gradients, 1 - beta1)
+    if moved:
+        torch._foreach_mul_(moved, beta2)
+        torch._foreach_addcmul_(moved, g_moved, g_moved, 1 - beta2)
     changed: Tensor | float = float(
         sum(p.numel() for p, h in zip(parameters, hold, strict=True) if h)
     )
     if group["clip"] == "growth":
         for state, step in zip(states, steps, strict=True):
             changed = changed + _limit_growth(state, group, step, 1 - beta2 ** state["count"])
-    if group["foreach"]:
-        roots = list(torch._foreach_sqrt(squares))
-        torch._foreach_div_(roots, corrections)
-    else:
-        roots = [s.sqrt() / correction for s, correction in zip(squares, corrections, strict=True)]
+    roots = list(torch._foreach_sqrt(squares))
+    torch._foreach_div_(roots, corrections)
     for i, (state, step) in enumerate(zip(states, steps, strict=True)):
         cap = _cap(state, group, step, roots[i])
         if cap is not None:
@@ -284,12 +273,7 @@ def _update(
             roots[i] = torch.minimum(roots[i], cap)
         state["root"] = roots[i]
     sizes = [-(group["lr"] / (1 - beta1**step)) for step in steps]
-    if group["foreach"]:
-        denominators = torch._foreach_add(roots, group["eps"])
-        torch._foreach_addcdiv_(parameters, averages, denominators, sizes)
-    else:
-        for p, average, root, size in zip(parameters, averages, roots, sizes, strict=True):
-            p.addcdiv_(average, root + group["eps"], value=size)
+    torch._foreach_addcdiv_(parameters, averages, torch._foreach_add(roots, group["eps"]), sizes)
     return changed
 
 
