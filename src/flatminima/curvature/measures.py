@@ -163,7 +163,7 @@ def relative_flatness(
         >>> risk = EmpiricalRisk(model, "mse", (torch.eye(2), torch.zeros(2, 1)))
         >>> signs = torch.Generator().manual_seed(0)
         >>> flatness = relative_flatness(risk, model.weight, samples=10, generator=signs)
-        >>> exact = float(model.weight.square().sum())  # tr H = 1
+        >>> exact = model.weight.square().sum().item()  # tr H = 1
         >>> abs(flatness.value - exact) <= 4 * flatness.error + 1e-5
         True
     """
