@@ -1,4 +1,4 @@
-"""curvature.subspace: orthonormal, true residuals, the same at every scale, and it always ends."""
+"""curvature._subspace: orthonormal, true residuals, the same at every scale, and it always ends."""
 
 import contextlib
 
