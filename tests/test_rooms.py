@@ -22,7 +22,8 @@ SRC, CHAPTERS = ROOT / "src", ROOT / "chapters"
 FILES = sorted(SRC.rglob("*.py"))
 LARGEST_FILE = 500
 LARGEST = {"flatminima": 8000, "study": 5000}
-"""Lines of a file, and of each package."""
+"""Lines of a file, and of each package without the examples in its docstrings: each public name has
+one, and they are no reason to cut the rest."""
 
 PRIVATE = ("flatminima._files", "flatminima._lazy", "flatminima._validation")
 MAY_NOT = {
@@ -139,10 +140,23 @@ def test_a_file_is_of_a_size_that_can_be_read():
     assert {name_of(path): n for path in FILES if (n := lines_in(path)) > LARGEST_FILE} == {}
 
 
+def example_lines(module: ast.Module) -> int:
+    """Lines of the sections of examples, the last ones of their docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = [ast.get_docstring(n) or "" for n in ast.walk(module) if isinstance(n, documented)]
+    return sum(len(t[t.index("Example:") :].splitlines()) for t in texts if "Example:" in t)
+
+
 @pytest.mark.parametrize("package", LARGEST)
 def test_a_package_stays_small(package):
-    lines = sum(map(lines_in, (SRC / package).rglob("*.py")))
+    paths = list((SRC / package).rglob("*.py"))
+    lines = sum(lines_in(path) - example_lines(tree(path)) for path in paths)
     assert lines <= LARGEST[package]
+
+
+def test_examples_are_told_from_the_rest():
+    code = '"""One.\n\nExample:\n    >>> 1\n    1\n"""\n\n\ndef f():\n    """No example."""\n'
+    assert example_lines(ast.parse(code)) == 3
 
 
 # --- public names
