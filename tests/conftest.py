@@ -9,6 +9,8 @@ import functools
 import hashlib
 import itertools
 import os
+import random
+import sys
 
 import numpy as np
 import pytest
@@ -82,10 +84,23 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     )
 
 
+def fixed_seed(request: pytest.FixtureRequest) -> int:
+    """A seed that is the same whenever and wherever a test is run: its name, hashed."""
+    return int.from_bytes(hashlib.sha256(request.node.name.encode()).digest()[:7], "big")
+
+
 @pytest.fixture
 def generator(request: pytest.FixtureRequest) -> np.random.Generator:
     """Draws fixed by the name of the test, new ones in a search; a failure shows the seed."""
-    digest = hashlib.sha256(request.node.name.encode()).digest()
-    seed = int.from_bytes(os.urandom(8) if searching(request.config) else digest[:8], "big")
+    new = searching(request.config)
+    seed = int.from_bytes(os.urandom(7), "big") if new else fixed_seed(request)
     print(f"the generator's seed is {seed}")
     return np.random.default_rng(seed)
+
+
+@pytest.fixture(autouse=True)
+def own_global_draws(request: pytest.FixtureRequest) -> None:
+    """Let what a test draws without a generator not depend on the tests that ran before it."""
+    random.seed(fixed_seed(request))
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(fixed_seed(request))
