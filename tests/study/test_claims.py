@@ -1,6 +1,5 @@
 """The verdicts on the paper's claims: each follows its evidence, and changes when that does."""
 
-import json
 import re
 
 import numpy as np
@@ -332,8 +331,8 @@ def test_each_of_the_five_claims_has_a_part_of_the_papers_own():
 @pytest.mark.parametrize("claim", claims.CLAIMS, ids=lambda c: c.key)
 def test_a_claim_is_shown_where_it_says(claim):
     document, label = claim.shown
-    cells = json.loads((CHAPTERS / f"{document}.ipynb").read_text(encoding="utf-8"))["cells"]
-    figures = {c["metadata"].get("mystnb", {}).get("figure", {}).get("name") for c in cells}
+    cells = notebooks.cells(CHAPTERS / f"{document}.ipynb")
+    figures = {notebooks.figure(cell).get("name") for cell in cells}
     stated = {e.label for e in entries(CHAPTERS) if e.document == document}
     assert label in figures | stated
     assert claim.criterion
