@@ -35,12 +35,10 @@ def rerun_on_change(env, chapters: Path) -> None:
 
 
 class Generated(SphinxDirective):
-    """MyST that is written by code and parsed where the directive stands."""
-
-    def lines(self) -> list[str]:
-        raise NotImplementedError
+    """MyST that is written by code, in `lines`, and parsed where the directive stands."""
 
     def run(self) -> list[nodes.Node]:
+        rerun_on_change(self.env, self.chapters)
         try:
             lines = "\n".join(self.lines()).split("\n")
         except NotExecutedError as error:

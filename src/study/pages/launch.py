@@ -14,9 +14,6 @@ from docutils import nodes
 
 from study.pages import notebooks
 
-BINDER = "https://mybinder.org"
-COLAB = "https://colab.research.google.com"
-
 
 def add_buttons(app, config):
     """Turn every button on if the repository's address is set."""
@@ -35,8 +32,8 @@ def add_buttons(app, config):
         "use_edit_page_button": True,
         "launch_buttons": {
             "notebook_interface": "jupyterlab",
-            "binderhub_url": BINDER,
-            "colab_url": COLAB if on_github else "",
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com" if on_github else "",
             "thebe": on_github,
         },
     }

@@ -28,16 +28,21 @@ INDEX = f"""<!DOCTYPE html>
 """
 
 
+NAMES = {
+    "input.sidebar-toggle": "Toggle the sidebar",
+    "nav.bd-toc-nav": "On this page",
+    ".onlyprint nav": "Contents, printed",
+}
+
+
 def lighten(page: BeautifulSoup) -> None:
     """Drop what is loaded for nothing.
 
     Icons come from a font by style sheet; the script that draws the same icons again is 1.5 MB. A
     browser refuses a font that a page from the disk asks for in advance, and says so in an error.
     """
-    for script in page.select('script[src*="fontawesome"]'):
-        script.decompose()
-    for link in page.select('link[rel="preload"]'):
-        link.decompose()
+    for tag in page.select('script[src*="fontawesome"], link[rel="preload"]'):
+        tag.decompose()
 
 
 def give_unique_ids(page: BeautifulSoup) -> None:
@@ -97,12 +102,9 @@ def name_elements(page: BeautifulSoup) -> None:
     for toggle in page.select("summary > span.toctree-toggle"):
         above = toggle.find_parent("li").a.get_text(strip=True)
         toggle.parent["aria-label"] = f"Pages under {above}"
-    for checkbox in page.select("input.sidebar-toggle"):
-        checkbox["aria-label"] = "Toggle the sidebar"
-    for navigation in page.select("nav.bd-toc-nav"):
-        navigation["aria-label"] = "On this page"
-    for navigation in page.select(".onlyprint nav"):
-        navigation["aria-label"] = "Contents, printed"
+    for selector, name in NAMES.items():
+        for tag in page.select(selector):
+            tag["aria-label"] = name
     for number, footer in enumerate(page.select("main footer, body > footer")):
         if number and not footer.get_text(strip=True):
             footer.decompose()

@@ -1,13 +1,24 @@
 """Notebooks as files of JSON: the one place that reads their cells and writes them as stored."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, wraps
 from pathlib import Path
+from typing import TypeVar
 
 from flatminima._files import write_atomically
 
 Cell = dict
 """A cell as nbformat 4 defines it; its source is a string or a list of lines."""
+
+
+_T = TypeVar("_T")
+
+
+def read_once(function: Callable[[Path], _T]) -> Callable[[Path], _T]:
+    """Decorate what reads a file: it does so once for each time that the file changes."""
+    known = cache(lambda path, changed: function(path))
+    return wraps(function)(lambda path: known(path, path.stat().st_mtime_ns))
 
 
 def source(cell: Cell) -> str:

@@ -83,14 +83,11 @@ def shown_value(value: object) -> str:
 
 def _said_of_values(path: Path) -> dict[str, str]:
     """Name -> docstring of each value that a file assigns at its top and describes below."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
     found = {}
-    for node, after in itertools.pairwise(body):
+    for node, after in itertools.pairwise(ast.parse(path.read_text(encoding="utf-8")).body):
         targets = getattr(node, "targets", [getattr(node, "target", None)])
-        value = getattr(after, "value", None)
-        if not isinstance(after, ast.Expr) or not isinstance(value, ast.Constant):
-            continue
-        for target in targets:
-            if isinstance(target, ast.Name) and isinstance(value.value, str):
-                found[target.id] = inspect.cleandoc(value.value)
+        text = getattr(after.value, "value", None) if isinstance(after, ast.Expr) else None
+        if isinstance(text, str):
+            names = (target.id for target in targets if isinstance(target, ast.Name))
+            found |= dict.fromkeys(names, inspect.cleandoc(text))
     return found

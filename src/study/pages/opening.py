@@ -44,15 +44,9 @@ def numbers(trajectory: ScalarTrajectory | None = None) -> dict[str, str]:
     rises = np.abs(shown.residual).max() / np.abs(shown.residual[0])
     if shown.diverged or not scaled[-1] < 1 < scaled[0] or rises < 2 or angle[-1] <= angle[0]:
         raise ValueError("the run of the opening figure must be unstable, turn and end flatter")
-    return {
-        "before": f"{scaled[0]:.2f}",
-        "after": f"{scaled[-1]:.2f}",
-        "low": f"{angle.min():.0f}",
-        "high": f"{angle.max():.0f}",
-        "first": f"{angle[0]:.0f}",
-        "last": f"{angle[-1]:.0f}",
-        "rate": f"{RATE:g}",
-    }
+    degrees = {"low": angle.min(), "high": angle.max(), "first": angle[0], "last": angle[-1]}
+    found = {"before": f"{scaled[0]:.2f}", "after": f"{scaled[-1]:.2f}", "rate": f"{RATE:g}"}
+    return found | {name: f"{value:.0f}" for name, value in degrees.items()}
 
 
 def draw(path: Path, layout: str) -> None:
@@ -98,10 +92,7 @@ class OpeningFigure(SphinxDirective):
             uri = Path(*[".."] * len(page.parts[1:]), *path.resolve().parts[1:]).as_posix()
             image = nodes.image(uri=uri, alt=self.options["alt"], classes=[f"opening-{layout}"])
             # A printed book has one page width and takes the first.
-            if layout == "wide":
-                figure += image
-            else:
-                figure += addnodes.only("", image, expr="html")
+            figure += image if layout == "wide" else addnodes.only("", image, expr="html")
         self.env.note_dependency(__file__)
         text = nodes.container()
         self.state.nested_parse(self.content, self.content_offset, text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 from study.pages import contents, offered, usage
-from study.pages.generated import Generated, rerun_on_change, table
+from study.pages.generated import Generated, table
 
 
 class ApiModules(Generated):
@@ -31,9 +31,8 @@ class ApiModules(Generated):
                 lines += [f".. py:data:: {constant}", f"   :module: {name}"]
                 value = offered.shown_value(found[constant])
                 lines += [f"   :value: {value}"] if value else []
-                lines += ["", *_indented(text), ""]
+                lines += ["", *(f"   {t}".rstrip() for t in _without_bars(text).split("\n")), ""]
             lines += ["```", ""]
-        rerun_on_change(self.env, self.chapters)
         return lines
 
 
@@ -44,21 +43,10 @@ class ApiTable(Generated):
         rows = []
         for name in offered.public_modules():
             first = (import_module(name).__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-            members = ", ".join(
-                f"{{py:obj}}`{m} <{name}.{m}>`" for m in offered.public_members(name)
-            )
-            rows.append((f"{{py:mod}}`{name}`", f"{_plain(first)}<br>{members}"))
+            first = first.replace("``", "`").replace("|", "or")
+            members = [f"{{py:obj}}`{m} <{name}.{m}>`" for m in offered.public_members(name)]
+            rows.append((f"{{py:mod}}`{name}`", f"{first}<br>{', '.join(members)}"))
         return table(("module", "what it holds"), rows)
-
-
-def _plain(text: str) -> str:
-    """A line of a docstring as Markdown."""
-    return text.replace("``", "`").replace("|", "or")
-
-
-def _indented(text: str) -> list[str]:
-    """The description of a constant as the content of its directive."""
-    return [f"   {line}".rstrip() for line in _without_bars(text).split("\n")]
 
 
 def _without_bars(text: str) -> str:

@@ -15,21 +15,31 @@ from study.pages.generated import rerun_on_change
 logger = logging.getLogger(__name__)
 
 
-class EffectRole(SphinxRole):
-    """The headline effect of a claim, by the claim's key."""
+class FindingRole(SphinxRole):
+    """A role that shows something of the findings, by `shown`."""
+
+    without = ""
 
     def run(self):
         chapters = Path(self.env.srcdir) / "chapters"
         rerun_on_change(self.env, chapters)
         try:
-            found = {f.claim.key: f for f in findings(chapters)}[self.text]
-            text = found.effects[found.claim.headline].value
+            return [self.shown(findings(chapters))], []
         except NotExecutedError as error:
             logger.warning(f"the chapters are not executed: {error}", location=self.get_location())
-            text = "(not executed)"
-        except KeyError:
-            raise ExtensionError(f"there is no claim {self.text!r}") from None
-        return [nodes.Text(text)], []
+            return [nodes.Text(self.without)], []
+
+
+class EffectRole(FindingRole):
+    """The headline effect of a claim, by the claim's key."""
+
+    without = "(not executed)"
+
+    def shown(self, found: list[claims.Finding]) -> nodes.Node:
+        own = next((f for f in found if f.claim.key == self.text), None)
+        if own is None:
+            raise ExtensionError(f"there is no claim {self.text!r}")
+        return nodes.Text(own.effects[own.claim.headline].value)
 
 
 def _mark(verdict: str) -> nodes.inline:
@@ -46,19 +56,12 @@ class VerdictRole(SphinxRole):
         return [_mark(self.text)], []
 
 
-class ClaimRole(SphinxRole):
+class ClaimRole(FindingRole):
     """The verdict on one of the paper's five claims, from its parts that are the paper's."""
 
-    def run(self):
-        chapters = Path(self.env.srcdir) / "chapters"
-        rerun_on_change(self.env, chapters)
-        try:
-            own = [f for f in findings(chapters) if f.claim.part == int(self.text)]
-        except NotExecutedError as error:
-            logger.warning(f"the chapters are not executed: {error}", location=self.get_location())
-            return [], []
-        verdict = claims.combined([f.verdict for f in own if not f.claim.ours])
-        return [_mark(verdict)], []
+    def shown(self, found: list[claims.Finding]) -> nodes.Node:
+        own = [f for f in found if f.claim.part == int(self.text) and not f.claim.ours]
+        return _mark(claims.combined([f.verdict for f in own]))
 
 
 class CheckedRole(SphinxRole):

@@ -16,17 +16,14 @@ def add_playground(app, pagename, templatename, context, doctree):
     found = []
     for raw in doctree.findall(nodes.raw):
         found += re.findall(r'data-playground="(\w+)"', raw.astext())
-    if not found:
-        return
-    app.add_css_file("playground.css")
-    for name in found:
-        script = f"playground/{name}.js"
-        if not (Path(app.srcdir) / "chapters" / "_static" / script).is_file():
-            logging.getLogger(__name__).warning(
-                "%s is not bundled: run tools/bundle.py", script, location=pagename
-            )
-            continue
-        app.add_js_file(script, loading_method="defer")
+    if found:
+        app.add_css_file("playground.css")
+    for script in (f"playground/{name}.js" for name in found):
+        if (Path(app.srcdir) / "chapters" / "_static" / script).is_file():
+            app.add_js_file(script, loading_method="defer")
+        else:
+            message = "%s is not bundled: run tools/bundle.py"
+            logging.getLogger(__name__).warning(message, script, location=pagename)
 
 
 def keep_needed_scripts(app, pagename, templatename, context, doctree):
@@ -35,12 +32,10 @@ def keep_needed_scripts(app, pagename, templatename, context, doctree):
     kept, bodies = [], set()
     for script in context.get("script_files", []):
         body = getattr(script, "attributes", {}).get("body")
-        if not live and ("thebe" in str(script.filename or "") or "thebe" in (body or "")):
-            continue
-        if body is not None and body in bodies:
-            continue
-        bodies.add(body)
-        kept.append(script)
+        of_thebe = "thebe" in str(script.filename or "") or "thebe" in (body or "")
+        if (live or not of_thebe) and (body is None or body not in bodies):
+            bodies.add(body)
+            kept.append(script)
     context["script_files"] = kept
 
 

@@ -80,20 +80,9 @@ def pieces(app: Sphinx, document: str, node: nodes.Node, external: dict) -> list
     return [["".join(map(markdown, node.children)), address]]
 
 
-def numbers(app: Sphinx, document: str) -> dict[str, str]:
-    """Id of each numbered statement, exercise, figure and equation -> its number."""
-    kinds = app.env.toc_fignumbers.get(document, {})
-    return {
-        name: ".".join(map(str, number))
-        for found in kinds.values()
-        for name, number in found.items()
-    }
-
-
-def sections(app: Sphinx, document: str) -> list[str]:
-    """The numbers of the sections in their order, the page's own first; none if not numbered."""
-    found = app.env.toc_secnumbers.get(document, {})
-    return [".".join(map(str, number)) for number in found.values() if number]
+def dotted(number: tuple[int, ...]) -> str:
+    """A number as pages show it, as in 2.1."""
+    return ".".join(map(str, number))
 
 
 def write_down(app: Sphinx, doctree: nodes.document, document: str) -> None:
@@ -108,10 +97,14 @@ def write_down(app: Sphinx, doctree: nodes.document, document: str) -> None:
         around.replace_self(around.children)
     if not html:
         return
+    kinds = app.env.toc_fignumbers.get(document, {}).values()
+    sections = app.env.toc_secnumbers.get(document, {}).values()
     content = {
         "shown": shown,
-        "numbers": numbers(app, document),
-        "sections": sections(app, document),
+        # Of each statement, exercise, figure and equation, by its id.
+        "numbers": {name: dotted(n) for found in kinds for name, n in found.items()},
+        # In their order, the page's own first; none if they have no numbers.
+        "sections": [dotted(n) for n in sections if n],
     }
     path = Path(app.outdir).parent / FOLDER / f"{document}.json"
     write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False).encode())

@@ -7,18 +7,17 @@ import ast
 import html
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
 
 from study import ROOT
+from study.pages import notebooks
 
 TESTS = ROOT / "tests"
 FOLDER = "tests"
 NAMED = re.compile(r"(?:tests/)?(?:\w+/)?(test_\w+\.py)(?:::(test_\w+))?")
-LONE = re.compile(r"(test_\w+)")
 
 
 def in_words(test: str) -> str:
@@ -36,14 +35,9 @@ def shown_name(path: Path) -> str:
     return f"tests/{path.relative_to(TESTS).as_posix()}"
 
 
+@notebooks.read_once
 def tests_in(path: Path) -> dict[str, int]:
     """Name -> line of each test of a file, in the order of the lines."""
-    return _tests_in(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _tests_in(path: Path, changed: int) -> dict[str, int]:
-    """The same; a file is read once for each time it changes."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = {
         node.name: node.lineno
@@ -78,8 +72,7 @@ def address(config, document: str, file: str, test: str = "") -> str:
     lines = tests_in(path)
     if test and test not in lines:
         raise ValueError(f"{shown_name(path)} has no {test}")
-    remote = repository(config)
-    if remote:
+    if remote := repository(config):
         return f"{remote}/{shown_name(path)}" + (f"#L{lines[test]}" if test else "")
     up = "../" * document.count("/")
     return f"{up}{FOLDER}/{path.stem}.html" + (f"#{test}" if test else "")
@@ -97,25 +90,14 @@ def link_named_tests(app: Sphinx, doctree: nodes.document) -> None:
     where = {name: path.name for path in test_files() for name in tests_in(path)}
     for literal in list(doctree.findall(nodes.literal)):
         text = literal.astext()
-        if isinstance(literal.parent, nodes.reference):
-            continue
-        found, lone = NAMED.fullmatch(text), LONE.fullmatch(text)
-        if found:
+        found = NAMED.fullmatch(f"{where[text]}::{text}" if text in where else text)
+        if found and not isinstance(literal.parent, nodes.reference):
             file, test = found[1], found[2] or ""
-        elif lone and text in where:
-            file, test = where[text], text
-        else:
-            continue
-        literal.replace_self(link(config, document, file, test, literal.deepcopy()))
+            literal.replace_self(link(config, document, file, test, literal.deepcopy()))
 
 
 def page_body(path: Path, highlighted: str) -> str:
-    """The source of a file as HTML, with the anchor of each test at its line.
-
-    Args:
-        path: of the file.
-        highlighted: its highlighted source, a div around a pre, one line a line.
-    """
+    """The highlighted source of a file, a div around a pre, with an anchor at each test's line."""
     lines = highlighted.split("\n")
     first = lines[0].index("<pre>") + len("<pre>")
     for name, number in tests_in(path).items():

@@ -11,7 +11,7 @@ from study.pages.statements import entries, exercises_on, tests_of
 
 
 def add_links_to_statements(app: Sphinx, doctree: nodes.document) -> None:
-    """Below each labelled statement and its proof, the links to its tests and its exercises."""
+    """Add the links to a page of which the text has been read."""
     chapters, document = Path(app.srcdir) / "chapters", app.env.docname
     for path in (*sources.test_files(), sources.TESTS):
         app.env.note_dependency(str(path))
@@ -37,32 +37,24 @@ def _links_of(app: Sphinx, entry, chapters: Path) -> nodes.paragraph:
     """Tests, exercises and the table of all statements, in one line."""
     document = app.env.docname
     line = nodes.paragraph(classes=["statement-links"])
-    line += nodes.Text("Checked by ")
-    for i, name in enumerate(tests_of(entry.theory_label, sources.TESTS)):
+    before = "Checked by "
+    for name in tests_of(entry.theory_label, sources.TESTS):
         file, test = name.split("::")
-        line += [nodes.Text(", ")] if i else []
-        line += sources.link(app.config, document, file, test, nodes.Text(sources.in_words(test)))
-    line += nodes.Text(". Practiced in ")
-    for i, exercise in enumerate(exercises_on(entry.theory_label, chapters)):
-        line += [nodes.Text(", ")] if i else []
-        line += _reference(document, exercise.label, exercise.title)
-    line += nodes.Text(". ")
-    line += _reference(document, "theorems", "All statements")
-    line += nodes.Text(".")
+        said = nodes.Text(sources.in_words(test))
+        line += [nodes.Text(before), sources.link(app.config, document, file, test, said)]
+        before = ", "
+    before = ". Practiced in "
+    for exercise in exercises_on(entry.theory_label, chapters):
+        line += [nodes.Text(before), _reference(document, exercise.label, exercise.title)]
+        before = ", "
+    line += [nodes.Text(". "), _reference(document, "theorems", "All statements"), nodes.Text(".")]
     return line
 
 
 def _reference(document: str, target: str, text: str) -> addnodes.pending_xref:
-    return addnodes.pending_xref(
-        "",
-        nodes.inline(text, text),
-        refdomain="std",
-        reftype="ref",
-        reftarget=target,
-        refexplicit=True,
-        refwarn=True,
-        refdoc=document,
-    )
+    options = {"refdomain": "std", "reftype": "ref", "refexplicit": True, "refwarn": True}
+    inner = nodes.inline(text, text)
+    return addnodes.pending_xref("", inner, reftarget=target, refdoc=document, **options)
 
 
 def register(app) -> None:

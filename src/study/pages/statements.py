@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from study.pages import notebooks
@@ -40,23 +39,20 @@ class Entry:
 def entries(chapters: Path) -> list[Entry]:
     """Return every theorem, proof, exercise and solution directive, in the order of the files."""
     paths = sorted(chapters.glob("*.ipynb"))
-    return [entry for path in paths for entry in _entries_of(path, path.stat().st_mtime_ns)]
+    return [entry for path in paths for entry in _entries_of(path)]
 
 
-@cache
-def _entries_of(path: Path, changed: int) -> tuple[Entry, ...]:
+_texts = notebooks.read_once(notebooks.markdown)
+
+
+@notebooks.read_once
+def _entries_of(path: Path) -> tuple[Entry, ...]:
     found = []
-    for match in DIRECTIVE.finditer("\n\n".join(_texts(path, changed)) + "\n"):
+    for match in DIRECTIVE.finditer("\n\n".join(_texts(path)) + "\n"):
         label = re.search(r"^:label:\s*(\S+)", match["options"], re.MULTILINE)
         kind = match["kind"].removeprefix("prf:").removesuffix("-start")
         found.append(Entry(kind, match["title"].strip(), label[1] if label else "", path.stem))
     return tuple(found)
-
-
-@cache
-def _texts(path: Path, changed: int) -> tuple[str, ...]:
-    """The Markdown cells of a notebook; it is read once for each time it changes."""
-    return tuple(notebooks.markdown(path))
 
 
 PRACTISED_TOO = {"D2": ("ex-eos-linear",), "D10": ("ex-noise-echo", "ex-noise-halving")}
@@ -80,10 +76,9 @@ def exercises_on(theory_label: str, chapters: Path) -> list[Entry]:
 
 def _text_of(exercise: Entry, chapters: Path) -> str:
     """The cells that hold an exercise and its solution."""
-    path = chapters / f"{exercise.document}.ipynb"
-    cells = _texts(path, path.stat().st_mtime_ns)
     label = re.escape(exercise.label)
     marks = re.compile(rf"^:label: {label}$|\{{solution[\w-]*\}}\s+{label}$", re.MULTILINE)
+    cells = _texts(chapters / f"{exercise.document}.ipynb")
     return "\n".join(cell for cell in cells if marks.search(cell))
 
 
@@ -93,14 +88,10 @@ def tests_of(theory_label: str, tests: Path) -> list[str]:
     return [
         f"{path.name}::{name}"
         for path in sorted(tests.rglob("test_*.py"))
-        for name in pattern.findall(_source_of(path, path.stat().st_mtime_ns))
+        for name in pattern.findall(_source_of(path))
     ]
 
 
-@cache
-def _source_of(path: Path, changed: int) -> str:
-    return path.read_text(encoding="utf-8")
-
-
+_source_of = notebooks.read_once(lambda path: path.read_text(encoding="utf-8"))
 # Its name begins like a test's; pytest, which imports it, is told that it is none.
 tests_of.__test__ = False

@@ -8,8 +8,8 @@ from sphinx.errors import ExtensionError
 from study import claims, results
 from study.pages import contents, records, sources
 from study.pages.findings import findings
-from study.pages.generated import Generated, rerun_on_change, table
-from study.pages.statements import LABELS, entries, exercises_on, tests_of
+from study.pages.generated import Generated, table
+from study.pages.statements import LABELS, Entry, entries, exercises_on, tests_of
 
 PARTS = (
     r"Stable and monotone below $2/\eta$; best beyond it",
@@ -19,25 +19,18 @@ PARTS = (
     "Restoring instabilities improves Adam",
 )
 """The paper's five claims in a few words; the start page has them in full."""
-STATEMENTS = ("thm", "prop", "def")
 
 
 class TheoremTable(Generated):
     """Every statement that has a label: where it is proved, its tests, its exercises."""
 
     def lines(self) -> list[str]:
-        rerun_on_change(self.env, self.chapters)
         rows = []
         labelled = {e.theory_label: e for e in entries(self.chapters) if e.theory_label}
-        for label in LABELS:
-            if label not in labelled:
-                continue
+        for label in (label for label in LABELS if label in labelled):
             entry = labelled[label]
             tests = [f"{{checked}}`{name}`" for name in tests_of(label, sources.TESTS)]
-            practice = [
-                f"{{ref}}`{exercise.title} <{exercise.label}>`"
-                for exercise in exercises_on(label, self.chapters)
-            ]
+            practice = [_exercise(found) for found in exercises_on(label, self.chapters)]
             statement = f"{{prf:ref}}`{entry.title} <{entry.label}>`<br>{{doc}}`{entry.document}`"
             rows.append((label, statement, "<br>".join(tests), "<br>".join(practice)))
         return table(("label", "statement and proof", "checked by", "practiced in"), rows)
@@ -47,21 +40,20 @@ class ExerciseTable(Generated):
     """Every exercise with its solution, chapter by chapter."""
 
     def lines(self) -> list[str]:
-        rerun_on_change(self.env, self.chapters)
         found = entries(self.chapters)
         solutions = {e.title: e.label for e in found if e.kind == "solution"}
         lines = []
         for document in contents.names(self.source):
             own = [e for e in found if e.document == document and e.kind == "exercise"]
-            if not own:
-                continue
-            rows = [
-                (f"{{ref}}`{e.title} <{e.label}>`", f"{{ref}}`solution <{solutions[e.label]}>`")
-                for e in own
-            ]
-            heading = f"**{{doc}}`{document}`**"
-            lines += [heading, "", *table(("exercise", "worked solution"), rows), ""]
+            rows = [(_exercise(e), f"{{ref}}`solution <{solutions[e.label]}>`") for e in own]
+            if rows:
+                lines += [f"**{{doc}}`{document}`**", ""]
+                lines += [*table(("exercise", "worked solution"), rows), ""]
         return lines
+
+
+def _exercise(entry: Entry) -> str:
+    return f"{{ref}}`{entry.title} <{entry.label}>`"
 
 
 def _badge(verdict: str) -> str:
@@ -70,7 +62,7 @@ def _badge(verdict: str) -> str:
 
 def _shown(claim: claims.Claim) -> str:
     document, label = claim.shown
-    role = "prf:ref" if label.split("-")[0] in STATEMENTS else "numref"
+    role = "prf:ref" if label.split("-")[0] in ("thm", "prop", "def") else "numref"
     return f"{{{role}}}`{label}` in {{doc}}`{document}`"
 
 
@@ -80,7 +72,6 @@ class ClaimsTable(Generated):
     option_spec: ClassVar = {"full": directives.flag}
 
     def lines(self) -> list[str]:
-        rerun_on_change(self.env, self.chapters)
         found = findings(self.chapters)
         return self._full(found) if "full" in self.options else self._short(found)
 
@@ -109,13 +100,12 @@ class ClaimsTable(Generated):
                 what = f"{claim.statement}{mark}<br>{_badge(finding.verdict)}"
                 what += f"<br><small>Criterion: {claim.criterion}."
                 what += f"<br>{_shown(claim)}</small>"
-                effects = "<br>".join(
+                effects = [
                     f"**{e.value}** {'✓' if e.met else '✗'} <small>{e.what}</small>"
                     for e in finding.effects
-                )
-                made = f"<br><small>Made by: {'; '.join(finding.made_by)}</small>"
-                effects = effects + made if effects else "—"
-                rows.append((what, effects))
+                ]
+                made = f"<small>Made by: {'; '.join(finding.made_by)}</small>"
+                rows.append((what, "<br>".join([*effects, made]) if effects else "—"))
             lines += [f"## {number}. {text}", ""]
             lines += [*table(("claim and verdict", "effects, with 95 % intervals"), rows), ""]
         return lines
@@ -125,7 +115,6 @@ class ResultsList(Generated):
     """Each stored result with the record of how it was made."""
 
     def lines(self) -> list[str]:
-        rerun_on_change(self.env, self.chapters)
         try:
             return records.result_lines(self.chapters, results.FOLDER)
         except results.CorruptResultError as error:
@@ -136,7 +125,6 @@ class BenchmarksList(Generated):
     """The stored timings, each with the machine that made them."""
 
     def lines(self) -> list[str]:
-        rerun_on_change(self.env, self.chapters)
         return records.benchmark_lines(results.FOLDER / "benchmarks")
 
 
@@ -144,25 +132,20 @@ class TestList(Generated):
     """Each file of tests: what it is about, and how many tests it holds."""
 
     def lines(self) -> list[str]:
-        rerun_on_change(self.env, self.chapters)
         rows = []
         for path in sources.test_files():
-            count = len(sources.tests_in(path))
             text = sources.summary(path).replace("|", "or")
-            rows.append((f"`{sources.shown_name(path)}`", text, str(count)))
+            count = str(len(sources.tests_in(path)))
+            rows.append((f"`{sources.shown_name(path)}`", text, count))
         return table(("file", "what it tests", "tests"), rows)
 
 
 def register(app) -> None:
     """Register the directives and their style sheet."""
-    generated = {
-        "theorem-table": TheoremTable,
-        "exercise-table": ExerciseTable,
-        "claims-table": ClaimsTable,
-        "results-list": ResultsList,
-        "benchmarks-list": BenchmarksList,
-        "test-list": TestList,
-    }
-    for name, directive in generated.items():
-        app.add_directive(name, directive)
+    app.add_directive("theorem-table", TheoremTable)
+    app.add_directive("exercise-table", ExerciseTable)
+    app.add_directive("claims-table", ClaimsTable)
+    app.add_directive("results-list", ResultsList)
+    app.add_directive("benchmarks-list", BenchmarksList)
+    app.add_directive("test-list", TestList)
     app.add_css_file("backmatter.css")

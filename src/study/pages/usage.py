@@ -59,8 +59,7 @@ def used_in(chapters: Path, order: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for document in order:
         path = chapters / f"{document}.ipynb"
-        if not path.exists():
-            continue
-        for member in sorted({resolved(n) for n in names_in(notebooks.program(path))} - {None}):
+        names = names_in(notebooks.program(path)) if path.exists() else ()
+        for member in sorted({resolved(name) for name in names} - {None}):
             found.setdefault(member, []).append(document)
     return found
