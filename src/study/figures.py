@@ -7,9 +7,10 @@ number itself (`study.claims` judges by it) reads the value in the same output, 
 from __future__ import annotations
 
 import ast
-import math
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from flatminima.statistics import Interval
 from study.pages import notebooks
@@ -72,10 +73,8 @@ def _plain(value: float | Interval | str) -> float | list[float] | None:
     """The value as JSON can hold it; None for a text, or if something in it is not finite."""
     if isinstance(value, str):
         return None
-    parts = [float(part) for part in value] if isinstance(value, Interval) else [float(value)]
-    if not all(map(math.isfinite, parts)):
-        return None
-    return parts if isinstance(value, Interval) else parts[0]
+    plain = [float(part) for part in value] if isinstance(value, Interval) else float(value)
+    return plain if np.isfinite(plain).all() else None
 
 
 def glued_numbers(chapters: Path) -> dict[str, dict[str, GluedNumber]]:

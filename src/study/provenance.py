@@ -33,9 +33,7 @@ def record(
 
     Args:
         runs: all its runs, one at least.
-        name: of the experiment.
-        summary: one line that says what is measured.
-        preset: of the grid.
+        name, summary, preset: of the experiment, and of its grid.
         code: hash of the modules that the result depends on.
 
     Returns:
@@ -103,23 +101,18 @@ def gpu_available() -> bool:
 
 def distinct(values: Iterable) -> list:
     """The distinct values, lists among them, in the order of their first appearance."""
-    found: list = []
-    seen = set()
+    found: dict = {}
     for value in values:
-        key = json.dumps(value)
-        if key not in seen:
-            seen.add(key)
-            found.append(value)
-    return found
+        found.setdefault(json.dumps(value), value)
+    return list(found.values())
 
 
 def _joined(records: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """Versions of all runs: those that agree once, those that do not side by side."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
     for record in records:
         for name, version in record.items():
-            if version not in found.setdefault(name, []):
-                found[name].append(version)
+            found.setdefault(name, {})[version] = None
     return {name: " and ".join(versions) for name, versions in found.items()}
 
 

@@ -1,7 +1,7 @@
 """Run a random row of a stored result again, to see that the table is what its code gives."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
@@ -21,13 +21,7 @@ FALSE_ALARM = 1e-5
 def rerun(
     experiment: Experiment, configs: Sequence[object], result: Result, rng: np.random.Generator
 ) -> list[str]:
-    """Run a random row of a stored result again and say where the two differ.
-
-    Args:
-        experiment: what made the result.
-        configs: the grid of the result's preset.
-        result: what is stored.
-        rng: chooses the row.
+    """Run a random row of a stored result, of that grid, again and say where the two differ.
 
     Returns:
         One line for each difference; none if all is well. A row of a GPU that is rerun without
@@ -38,17 +32,18 @@ def rerun(
     """
     fields = [sweep.fields_of(config) for config in configs]
     rows = result.table.to_pylist()
-    if [{key: row[key] for key in f} for f, row in zip(fields, rows, strict=False)] != fields or (
-        len(rows) != len(fields)
-    ):
+    kept = [{key: row[key] for key in f} for f, row in zip(fields, rows, strict=False)]
+    if kept != fields or len(rows) != len(fields):
         raise ValueError(f"the rows of {experiment.name} are not those of its grid: make it anew")
     index = int(rng.integers(len(rows)))
     row, config = rows[index], _on_what_there_is(configs[index])
     with _one_thread():
         again = sweep.perform(experiment.part or experiment.function, config)
-    peers = [r for f, r in zip(fields, rows, strict=True) if _same_but_seed(f, fields[index])]
+    alike = [{key: value for key, value in f.items() if key != "seed"} for f in fields]
+    peers = [r for f, r in zip(alike, rows, strict=True) if f == alike[index]]
     found = {"status": again.status, **again.values}
-    tolerances = {"status": _status_tolerance(experiment), **experiment.tolerances}
+    unsteady = "spread" in experiment.tolerances.values()
+    tolerances = {"status": "spread" if unsteady else 0.0, **experiment.tolerances}
     if experiment.part is not None and again.status == "done":
         del found["status"]  # A part may end before the run as a whole diverges.
     lines = []
@@ -64,18 +59,12 @@ def rerun(
 def difference(
     kept: object, value: object, peers: list, tolerance: float | Literal["spread"]
 ) -> str | None:
-    """What is wrong with a rerun's value, or None.
+    """What is wrong with a rerun's value, against the one kept or its peers, or None.
 
     A value with a relative tolerance must agree within it. A value whose tolerance is "spread" must
     lie, if it is a number, in the interval in which a further normal draw lies with probability
-    1 - FALSE_ALARM, given the stored rows that differ from this one in their seed alone: their mean
-    plus or minus t s sqrt(1 + 1/n); anything else must be among their values.
-
-    Args:
-        kept: what is stored.
-        value: what the rerun gave.
-        peers: what is stored for the seeds that share all else.
-        tolerance: relative, or "spread".
+    1 - FALSE_ALARM, given the peers, those of the stored rows that differ from this one in their
+    seed alone: their mean plus or minus t s sqrt(1 + 1/n); anything else must be among them.
     """
     if tolerance != "spread":
         try:
@@ -111,14 +100,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _status_tolerance(experiment: Experiment) -> float | Literal["spread"]:
-    return "spread" if "spread" in experiment.tolerances.values() else 0.0
-
-
-def _same_but_seed(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    return all(one[key] == other[key] for key in one if key != "seed")
 
 
 def _on_what_there_is(config: object) -> object:

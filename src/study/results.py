@@ -163,9 +163,8 @@ def experiment(name: str) -> Experiment:
     one_of("name", name, experiments.NAMES)
     found = getattr(importlib.import_module(f"study.experiments.{name}"), "EXPERIMENT", None)
     if not isinstance(found, Experiment) or found.name != name:
-        raise ValueError(
-            f"study/experiments/{name}.py must define EXPERIMENT, with the name {name!r}"
-        )
+        file = f"study/experiments/{name}.py"
+        raise ValueError(f"{file} must define EXPERIMENT, with the name {name!r}")
     return found
 
 
@@ -180,8 +179,7 @@ def compute(
     """Run a sweep of the experiment, or what is left of it, and make its table.
 
     Args:
-        experiment: what to run.
-        configs: the grid.
+        experiment, configs: what to run, on which grid.
         preset: the preset that the grid belongs to, for the record.
         runs: folder of the stored runs.
         options: of `sweep.run`: executor, workers, retry_failed, progress.
@@ -256,11 +254,10 @@ def _tabulate(runs: Sequence[sweep.Run]) -> pa.Table:
     doubled = {n for n, k in Counter([*fields, *names, *OWN_COLUMNS]).items() if k > 1}
     if doubled:
         raise ValueError(f"a value must not be called as a field or a column is: {sorted(doubled)}")
-    columns: dict[str, list] = {field: [run.config[field] for run in runs] for field in fields}
-    columns["status"] = [run.status for run in runs]
-    columns |= {name: [run.values.get(name) for run in runs] for name in names}
-    columns["error"] = [run.error for run in runs]
-    columns["seconds"] = [run.seconds for run in runs]
+    own = {name: [getattr(run, name) for run in runs] for name in OWN_COLUMNS}
+    columns = {field: [run.config[field] for run in runs] for field in fields}
+    columns |= {"status": own.pop("status")}
+    columns |= {name: [run.values.get(name) for run in runs] for name in names} | own
     return pa.table({name: _numbers(values) for name, values in columns.items()})
 
 
@@ -281,9 +278,8 @@ def _read(path: Path, name: str, preset: str) -> Result:
     except ValueError as error:
         message = f"{path.with_suffix('.json')} is not a record ({error}). {remedy}"
         raise CorruptResultError(message) from error
-    missing = [
-        key for key in provenance.REQUIRED if not isinstance(record, dict) or key not in record
-    ]
+    there = record if isinstance(record, dict) else {}
+    missing = [key for key in provenance.REQUIRED if key not in there]
     if missing or (record["name"], record["preset"]) != (name, preset):
         what = f"without {', '.join(missing)}" if missing else "of another result"
         raise CorruptResultError(f"{path.with_suffix('.json')} is a record {what}. {remedy}")

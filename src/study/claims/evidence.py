@@ -20,6 +20,12 @@ __all__ = ["Evidence"]
 
 LARGE_PRESETS = ("default", "gpu")
 """The presets whose stored results count; that of ``ci`` is for tests."""
+DATA = {
+    "fashion-mnist-subset": "Fashion-MNIST subset",
+    "cifar10": "CIFAR-10",
+    "cifar10-subset": "CIFAR-10 subset",
+}
+"""Data set of a table -> what it is called here."""
 REPEATS = {"flatness": ("flatness", "cifar")}
 """Experiments that put the same question to other data; the claims are judged by all of them."""
 
@@ -27,6 +33,9 @@ REPEATS = {"flatness": ("flatness", "cifar")}
 @dataclass
 class Evidence:
     """Where the effects come from, and a list of what was used.
+
+    Every method raises `MissingEvidenceError` for what is not there or not of its kind; where
+    stored results are read, also CorruptResultError, as `results.load` does.
 
     Attributes:
         glued: document -> name -> number of the executed chapter, as `figures.glued_numbers`.
@@ -46,11 +55,7 @@ class Evidence:
         return Evidence(self.glued, self.proved, self.load, [], self._computed)
 
     def number(self, document: str, name: str) -> float:
-        """A number that an executed chapter glued, as it was before it was formatted.
-
-        Raises:
-            MissingEvidenceError: if the chapter has not put it there, or it is no number.
-        """
+        """A finite number that an executed chapter glued, as it was before it was formatted."""
         found = self._glued(document, name).value
         if found is None or isinstance(found, Interval):
             raise MissingEvidenceError(
@@ -59,11 +64,7 @@ class Evidence:
         return found
 
     def interval(self, document: str, name: str) -> Interval:
-        """The same of a number with its interval.
-
-        Raises:
-            MissingEvidenceError: if it is not there, or no interval that encloses its value.
-        """
+        """The same of a number with its interval, which is to enclose it."""
         found = self._glued(document, name).value
         if not isinstance(found, Interval) or not found.low <= found.value <= found.high:
             raise MissingEvidenceError(
@@ -73,31 +74,19 @@ class Evidence:
         return found
 
     def shown(self, document: str, name: str) -> str:
-        """The same as the chapter's text shows it.
-
-        Raises:
-            MissingEvidenceError: if the chapter has not put it there.
-        """
+        """The same as the chapter's text shows it."""
         return self._glued(document, name).text
 
     def settings(self, name: str) -> list[tuple[str, Result]]:
         """The stored result and its repeats, one part for each data set and network, with its name.
 
         The name is what tells a part from the others, and empty if there is one only.
-
-        Raises:
-            MissingEvidenceError: if the experiment is not stored at the default preset.
-            CorruptResultError: as `results.load`.
         """
         found = [part for stored in self.stored(name) for part in _split(stored)]
         return found if len(found) > 1 else [("", found[0][1])]
 
     def stored(self, name: str) -> list[Result]:
-        """The stored result and its repeats at each preset that counts.
-
-        Raises:
-            MissingEvidenceError, CorruptResultError: as `settings`.
-        """
+        """The stored result and its repeats at each preset that counts; default is required."""
         found = []
         for one, preset in itertools.product(REPEATS.get(name, (name,)), LARGE_PRESETS):
             try:
@@ -114,7 +103,6 @@ class Evidence:
         """The same, each part with the effects that its experiment has.
 
         Raises:
-            MissingEvidenceError, CorruptResultError: as `settings`.
             ValueError: if a comparison has too few seeds.
         """
         found = []
@@ -126,11 +114,7 @@ class Evidence:
         return found
 
     def tests(self, label: str) -> Sequence[str]:
-        """The tests of a proved statement.
-
-        Raises:
-            MissingEvidenceError: if it is not proved, or no test checks it.
-        """
+        """The tests of a proved statement, one at least."""
         if not self.proved.get(label):
             raise MissingEvidenceError(f"{label} must be proved in a chapter and have tests")
         self._note("proof")
@@ -155,15 +139,9 @@ class Evidence:
 def _split(stored: Result) -> list[tuple[str, Result]]:
     """The parts of a result that differ in data set, network or width, each with a name."""
     fields = [c for c in ("dataset", "model", "width") if c in stored.columns]
-    places = dict.fromkeys(zip(*(stored[c].tolist() for c in fields), strict=True))
     parts = []
-    for place in places:
+    for place in dict.fromkeys(zip(*(stored[c].tolist() for c in fields), strict=True)):
+        names = [DATA.get(place[0], place[0]), *map(str, place[1:-1])]
         part = stored.where(**dict(zip(fields, place, strict=True)))
-        data = {
-            "fashion-mnist-subset": "Fashion-MNIST subset",
-            "cifar10": "CIFAR-10",
-            "cifar10-subset": "CIFAR-10 subset",
-        }
-        names = [data.get(str(place[0]), str(place[0])), *(str(p) for p in place[1:-1])]
         parts.append((", ".join(names), part))
     return parts

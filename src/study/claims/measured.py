@@ -118,33 +118,31 @@ def reflected(evidence: Evidence) -> Iterator[Effect]:
         factor = stored["factor"].astype(float)
         # The law is for a small excess, and negative past c = 2.
         near = (factor > 1) & (factor <= 1.5) & np.isfinite(after)
-        law, edge = (
-            float(np.median(np.abs(after[near] - goal))) for goal in (2 - factor[near], 1.0)
-        )
+        law, edge = (np.median(np.abs(after[near] - goal)) for goal in (2 - factor[near], 1.0))
         what = r"median distance of $\eta\lambda_1/2$ from the law, and from the threshold"
-        yield Effect(what + _named(setting), f"{law:.2f} and {edge:.2f}", law < edge)
+        yield Effect(what + _named(setting), f"{law:.2f} and {edge:.2f}", bool(law < edge))
+
+
+def _compared(evidence: Evidence, effect: str) -> Iterator[tuple[str, Interval]]:
+    """An effect of ``comparison`` in each architecture, and what tells that from the others."""
+    for setting, stored, measured in evidence.measured("comparison"):
+        for name in dict.fromkeys(stored["architecture"].tolist()):
+            yield _named(ARCHITECTURES.get(name, name), setting), measured[effect.format(name)]
 
 
 def beyond(evidence: Evidence) -> Iterator[Effect]:
     """The gain in accuracy from a rate beyond the edge, in each architecture."""
-    for setting, stored, measured in evidence.measured("comparison"):
-        for name in dict.fromkeys(stored["architecture"].tolist()):
-            gain = measured[f"rate-{name}-test_accuracy"]
-            what = "accuracy, rate beyond minus rate below the edge"
-            what += _named(ARCHITECTURES.get(name, name), setting)
-            yield Effect(what, _points(gain), gain.low > 0)
+    for named, gain in _compared(evidence, "rate-{}-test_accuracy"):
+        what = f"accuracy, rate beyond minus rate below the edge{named}"
+        yield Effect(what, _points(gain), gain.low > 0)
 
 
 def ranks(measure: str) -> Measure:
     """The rank correlation of a measure with test accuracy, in each architecture."""
 
     def ranks(evidence: Evidence) -> Iterator[Effect]:
-        for setting, stored, measured in evidence.measured("comparison"):
-            for name in dict.fromkeys(stored["architecture"].tolist()):
-                rho = measured[f"rho-{name}-{measure}"]
-                what = "rank correlation with test accuracy"
-                what += _named(ARCHITECTURES.get(name, name), setting)
-                yield Effect(what, f"{rho:.2f}", rho.high < 0)
+        for named, rho in _compared(evidence, f"rho-{{}}-{measure}"):
+            yield Effect(f"rank correlation with test accuracy{named}", f"{rho:.2f}", rho.high < 0)
 
     return ranks
 
@@ -181,14 +179,12 @@ def adam(kind: str) -> Measure:
         for setting, _, measured in evidence.measured("adam"):
             for name, value in measured.items():
                 method = name.removeprefix(f"{kind}-")
-                if method in (name, "gd"):
-                    continue
+                said, what = _points(value), f"test accuracy of `{method}` minus that of Adam"
                 if kind == "flatter":
                     said = f"{value.map(np.exp):.2f}"
                     what = f"sharpness of Adam over that of `{method}`"
-                else:
-                    said, what = _points(value), f"test accuracy of `{method}` minus that of Adam"
-                yield Effect(what + _named(setting), said, value.low > 0)
+                if method not in (name, "gd"):
+                    yield Effect(what + _named(setting), said, value.low > 0)
 
     return variants
 
@@ -226,10 +222,10 @@ def at_the_edge(evidence: Evidence) -> Iterator[Effect]:
             error = exponent.std(ddof=1) / np.sqrt(len(exponent))
             text = _number(f"{exponent.mean():.2f} ± {error:.2f}")
             what = r"exponent $a$ in $\lambda_1 \propto \eta^a$ at the edge, ± its standard error"
-            rest = "" if whole.all() else f"; at {len(rates) - whole.sum()} of {len(rates)} rates "
-            rest += "" if whole.all() else "some runs do not arrive"
-            met = edge.keeps_to_the_edge(level, rates)
-            yield Effect(f"{what} ({NETWORKS[model]}){rest}", text, met)
+            what += f" ({NETWORKS[model]})"
+            if missing := len(rates) - whole.sum():
+                what += f"; at {missing} of {len(rates)} rates some runs do not arrive"
+            yield Effect(what, text, edge.keeps_to_the_edge(level, rates))
 
 
 def polarity(evidence: Evidence) -> Iterator[Effect]:
@@ -241,12 +237,8 @@ def polarity(evidence: Evidence) -> Iterator[Effect]:
 
 def polarity_size(evidence: Evidence) -> Iterator[Effect]:
     """The error of the predicted rotation, at a small displacement and at a typical one."""
-    places = {
-        "epi-deviation": "$x = 0.001$",
-        "epi-deviation-10": "$x = 0.01$, as far as at the edge",
-    }
-    for name, place in places.items():
-        error = evidence.number("episodes_and_rotation", name)
+    for name, place in ("", "$x = 0.001$"), ("-10", "$x = 0.01$, as far as at the edge"):
+        error = evidence.number("episodes_and_rotation", f"epi-deviation{name}")
         what = f"median relative error of the predicted rotation, {place}"
         yield Effect(what, f"{100 * error:.2g} %", error < 0.1)
 

@@ -122,8 +122,8 @@ def judge(claim: Claim, evidence: Evidence) -> Finding:
     try:
         measured = tuple(claim.measure(own))
         verdict(measured)
+    except CorruptResultError:
+        raise
     except (MissingEvidenceError, KeyError, ValueError) as error:
-        if isinstance(error, CorruptResultError):
-            raise
         raise MissingEvidenceError(f"claim {claim.key!r}: {error}") from error
     return Finding(claim, measured, tuple(own.used))

@@ -84,17 +84,11 @@ class Config:
     Attributes:
         method: ``"gd"``, ``"adam"``, or one of the ways of `optimizers.CLIPS`.
         learning_rate: of the training.
-        seed: a whole number.
         cap: the factor of ``absolute``, in units of the gradient; None for other methods.
-        dataset: as `datasets.load` takes it.
         n_train, n_validation: numbers of images, apart from each other.
-        model: ``"mlp"`` (two hidden layers of ``width``) or ``"cnn"`` (blocks of ``width`` and
-            twice that), with tanh.
-        width: as said.
         scale: of the initial weights, as in `models.mlp`.
-        target_loss: where the run ends.
         max_steps: steps of the training, and of the cooling, at most.
-        device: ``"cpu"`` or ``"cuda"``.
+        dataset, model, width, target_loss, device: as in `flatness.Config`, with tanh.
     """
 
     method: str
@@ -151,19 +145,17 @@ def run(config: Config) -> dict[str, object]:
         ``steps``, ``rises`` (share of the training steps that raise the loss), ``clipped`` (mean
         share of clipped or held entries), ``edge_highest`` and ``edge_last`` (the preconditioned
         sharpness in units of the method's threshold, over the training and at its end; the first
-        WARMUP steps left out), ``reached``, ``cooling_steps``, ``final_loss``, ``undershoot``;
-        then, at the end: ``sharpness``, ``preconditioned_sharpness`` (each method has a
-        preconditioner of its own: not to be compared between methods), ``validation_accuracy``,
-        ``test_accuracy``.
+        WARMUP steps left out), those of `stages.cool`; then, at the end: ``sharpness``,
+        ``preconditioned_sharpness`` (each method has a preconditioner of its own: not to be
+        compared between methods), ``validation_accuracy``, ``test_accuracy``.
 
     Raises:
         sweep.Diverged: if the run diverges; the values are those measured before.
     """
     data, validation, test = images(config)
-    shape, device = tuple(data[0].shape[1:]), {"device": config.device}
-    model = stages.network(
-        config.model, config.width, shape, scale=config.scale, seed=config.seed, **device
-    )
+    shape = tuple(data[0].shape[1:])
+    options = {"scale": config.scale, "seed": config.seed, "device": config.device}
+    model = stages.network(config.model, config.width, shape, **options)
     optimizer = make_optimizer(config, model)
     risk = EmpiricalRisk(model, "mse", data)
     shares: list[float] = []
@@ -225,15 +217,8 @@ def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, config.learning_rate)
     if config.method == "adam":
         return torch.optim.Adam(parameters, config.learning_rate, BETAS)
-    return ClippedAdam(
-        parameters,
-        config.learning_rate,
-        BETAS,
-        clip=config.method,
-        factor=config.cap,
-        window=WINDOW,
-        warmup=WARMUP,
-    )
+    options = {"clip": config.method, "factor": config.cap, "window": WINDOW, "warmup": WARMUP}
+    return ClippedAdam(parameters, config.learning_rate, BETAS, **options)
 
 
 def threshold(config: Config) -> float:
@@ -253,13 +238,11 @@ def tuned(result: Result, method: str) -> Result | None:
     rows = result.where(method=method)
     best, chosen = -np.inf, None
     for rate, cap in sorted(set(zip(rows["learning_rate"], _caps(rows), strict=True))):
-        here = rows.where(learning_rate=rate)
-        here = here.where(cap=cap) if cap else here
-        if not all(status == "done" for status in here["status"]) or not all(here["reached"]):
-            continue
-        value = float(np.mean(here["validation_accuracy"].astype(float)))
-        if value > best:
-            best, chosen = value, here
+        here = rows.where(learning_rate=rate, **({"cap": cap} if cap else {}))
+        if all(here["status"] == "done") and all(here["reached"]):
+            value = float(np.mean(here["validation_accuracy"].astype(float)))
+            if value > best:
+                best, chosen = value, here
     return chosen
 
 
@@ -299,11 +282,9 @@ def compare(result: Result, methods: Sequence[str] = VARIANTS) -> list[Compariso
 def _at_end(rows: Result, tried: Result) -> bool:
     """Whether the rate or the cap of the rows is the smallest or largest of those tried."""
     rates, caps = tried["learning_rate"], _caps(tried)
-    cap = _caps(rows)[0]
-    return bool(
-        rows["learning_rate"][0] in (rates.min(), rates.max())
-        or (cap and cap in (min(caps), max(caps)))
-    )
+    rate, cap = rows["learning_rate"][0], _caps(rows)[0]
+    outermost = cap and cap in (min(caps), max(caps))
+    return bool(rate in (rates.min(), rates.max()) or outermost)
 
 
 def _caps(rows: Result) -> list[float]:
@@ -365,11 +346,8 @@ def settings(adam_rates: Sequence[float], gd_rates: Sequence[float]) -> list[dic
     found: list[dict[str, object]] = [{"method": "gd", "learning_rate": r} for r in gd_rates]
     for method in METHODS[1:]:
         caps = CAPS if method == "absolute" else (None,)
-        found += [
-            {"method": method, "learning_rate": rate, "cap": cap}
-            for cap in caps
-            for rate in adam_rates
-        ]
+        pairs = [{"learning_rate": rate, "cap": cap} for cap in caps for rate in adam_rates]
+        found += [{"method": method, **pair} for pair in pairs]
     return found
 
 
@@ -385,14 +363,11 @@ def grid(preset: str) -> list[Config]:
         return [Config(seed=seed, **s) for s in choice for seed in SEEDS]
     cifar = {"dataset": "cifar10", "n_train": 5000, "n_validation": 5000, "device": "cuda"}
     cifar |= {"max_steps": 10_000}
-    networks = [{"model": "mlp", "width": 200}, {"model": "cnn", "width": 32}]
-    return [
-        Config(seed=seed, **s, **cifar, **n) for n in networks for s in choice for seed in SEEDS
-    ]
+    networks = [cifar | {"model": "mlp", "width": 200}, cifar | {"model": "cnn", "width": 32}]
+    return [Config(seed=seed, **s, **n) for n in networks for s in choice for seed in SEEDS]
 
 
-# Nearly every run meets instabilities within its first dozens of steps, and what comes after one is
-# reproducible on another processor in distribution only.
+# Nearly every run meets instabilities within its first dozens of steps, see `stages.spread`.
 TOLERANCES = stages.spread(
     "steps rises clipped edge_highest edge_last sharpness preconditioned_sharpness",
     *("validation_accuracy", "test_accuracy", *stages.COOLING),

@@ -44,11 +44,7 @@ __all__ = [
 METHODS = ("gd-small", "gd-large", "gd-small-init", "gd-large-init", "sgd", "adam")
 """The ways of training, see the table above."""
 INIT = {"gd-small-init": 0.5, "gd-large-init": 1.5}
-ARCHITECTURES = {
-    "tanh": ("tanh", 2, 1.0),
-    "relu": ("relu", 2, 0.6),
-    "deep": ("tanh", 4, 1.0),
-}
+ARCHITECTURES = {"tanh": ("tanh", 2, 1.0), "relu": ("relu", 2, 0.6), "deep": ("tanh", 4, 1.0)}
 """Activation, hidden layers, and size of the initial weights: with ReLU smaller, since at the usual
 size these networks begin above 2/eta."""
 PAIRS = {"rate": ("gd-large", "gd-small"), "init": ("gd-small-init", "gd-large-init")}
@@ -62,7 +58,6 @@ class Config:
     Attributes:
         architecture: a name of ARCHITECTURES, fully connected with layers of ``width`` units.
         method: one of METHODS.
-        seed: a whole number.
         small_rate, large_rate: learning rates of gradient descent.
         max_steps: of the main and of the last stage, at most.
     """
@@ -105,9 +100,8 @@ def train(risk: EmpiricalRisk, config: Config) -> History:
         generator = torch.Generator().manual_seed(config.seed)
         batches = {"batch_size": 32, "generator": generator, "progress": False}
         return gradient_descent(risk, config.small_rate, config.sgd_steps, **batches)
-    how: dict[str, object] = {
-        "learning_rate": config.large_rate if config.method == "gd-large" else config.small_rate
-    }
+    rate = config.large_rate if config.method == "gd-large" else config.small_rate
+    how: dict[str, object] = {"learning_rate": rate}
     if config.method == "adam":
         how = {"optimizer": torch.optim.Adam(risk.model.parameters(), lr=1e-3)}
     stop = stages.MARGIN * config.target_loss, config.max_steps
@@ -117,13 +111,9 @@ def train(risk: EmpiricalRisk, config: Config) -> History:
 def network(config: Config, shape: tuple[int, ...]) -> torch.nn.Sequential:
     """The untrained network of a run, for images of that shape."""
     activation, depth, scale = ARCHITECTURES[config.architecture]
-    return models.mlp(
-        [int(np.prod(shape)), *[config.width] * depth, 10],
-        activation,
-        scale=scale * INIT.get(config.method, 1.0),
-        seed=config.seed,
-        device=config.device,
-    )
+    widths = [int(np.prod(shape)), *[config.width] * depth, 10]
+    options = {"scale": scale * INIT.get(config.method, 1.0), "device": config.device}
+    return models.mlp(widths, activation, seed=config.seed, **options)
 
 
 def grid(preset: str) -> list[Config]:
@@ -169,13 +159,11 @@ def effects(stored: Result) -> dict[str, Interval]:
             for value in ("sharpness", "test_accuracy"):
                 first, second = (of_method(stored, value, name, m) for m in (one, other))
                 found[f"{pair}-{name}-{value}"] = stages.interval(first - second)
+        accuracy = np.array([of_method(stored, "test_accuracy", name, m) for m in methods]).T
         for measure in stages.MEASURES:
-            x, y = (
-                np.array([of_method(stored, value, name, m) for m in methods]).T
-                for value in (measure, "test_accuracy")
-            )
+            x = np.array([of_method(stored, measure, name, m) for m in methods]).T
             kept = np.isfinite(x).all(axis=1)
-            found[f"rho-{name}-{measure}"] = stages.correlation(x[kept], y[kept])
+            found[f"rho-{name}-{measure}"] = stages.correlation(x[kept], accuracy[kept])
     return found
 
 
@@ -202,8 +190,6 @@ def predictions(stored: Result) -> dict[str, bool]:
     return held | {f"ranks-{m}": all(e.high < 0 for e in each("rho", m)) for m in stages.MEASURES}
 
 
-# The last stage is stable but what comes before need not be: a rerun on another processor is held
-# to the spread over the seeds.
 EXPERIMENT = Experiment(
     name="comparison",
     summary="Flatness and test accuracy at matched loss across optimizers, starts and depths",

@@ -87,15 +87,13 @@ class Config:
         model: ``"tanh"`` or ``"relu"``, an MLP with that activation, or ``"cnn"``, with ReLU.
         loss: ``"mse"`` or ``"cross_entropy"``.
         rate: the learning rate.
-        seed: a whole number.
         steps: updates.
         depth: hidden layers of the MLP, or blocks of the CNN.
         width: of each hidden layer; or channels of the first block, doubled from block to block.
         scale: factor on the standard deviation of the initial weights.
-        dataset, n_train: as `datasets.load` takes them.
         pooled: side of the squares of pixels that are averaged to one, to save time; 1: none.
         probe_every: steps between two measurements of the sharpness.
-        device: ``"cpu"`` or ``"cuda"``.
+        dataset, n_train, device: as in `flatness.Config`.
     """
 
     study: str
@@ -133,15 +131,8 @@ def trained(config: Config, images: tuple[Tensor, Tensor]) -> tuple[History, nn.
     inputs, labels = shrunk(images[0], config), images[1]
     model = build(config, tuple(inputs.shape[1:]))
     risk = EmpiricalRisk(model, config.loss, (inputs, labels))
-    history = gradient_descent(
-        risk,
-        config.rate,
-        config.steps,
-        probes={"sharpness": probes.Sharpness()},
-        probe_every=config.probe_every,
-        progress=False,
-    )
-    return history, model
+    probing = {"probes": {"sharpness": probes.Sharpness()}, "probe_every": config.probe_every}
+    return gradient_descent(risk, config.rate, config.steps, **probing, progress=False), model
 
 
 def shrunk(images: Tensor, config: Config) -> Tensor:
@@ -382,17 +373,11 @@ def architectures(
     losses: Iterable[str] = LOSSES,
 ) -> list[Config]:
     """Each architecture with its settings, at the rates of RATES."""
-    return [
-        Config(study, model, loss, rate, seed, **setting)
-        for model, setting in settings.items()
-        for loss in losses
-        for rate in RATES[model, loss]
-        for seed in seeds
-    ]
+    cells = [(m, loss, rate) for m in settings for loss in losses for rate in RATES[m, loss]]
+    return [Config(study, *cell, seed, **settings[cell[0]]) for cell in cells for seed in seeds]
 
 
 # The sharpness of the untrained network is as accurate as the eigensolver, 1e-3 on either side.
-# What comes after an instability depends on the rounding of the processor.
 TOLERANCES = {
     "start_sharpness": 2e-3,
     **stages.spread(

@@ -54,11 +54,8 @@ class Config:
 
     Attributes:
         factor: learning rate of the second stage in units of 2 / lambda_1.
-        seed: a whole number.
         dataset, n_train: as `datasets.load` takes them.
-        model: ``"mlp"`` (two hidden layers of ``width``) or ``"cnn"`` (blocks of ``width`` and
-            twice that).
-        width, activation: as `models` takes them.
+        model, width, activation: as `stages.network` takes them.
         loss: ``"mse"`` or ``"cross_entropy"``.
         small_rate: eta_0.
         start_loss, target_loss: where the first stage and the run end.
@@ -96,15 +93,9 @@ def run(config: Config) -> dict[str, object]:
     values = stages.approach(risk, config)
     rate = config.factor * 2 / values["start_sharpness"]
     values |= {"start_accuracy": probes.Accuracy(*test).of(model), "learning_rate": rate}
-    large = train_to_loss(
-        risk,
-        stages.MARGIN * config.target_loss,
-        config.large_steps,
-        learning_rate=rate,
-        probes={"sharpness": probes.Sharpness()},
-        probe_every=PROBE_EVERY,
-        progress=False,
-    )
+    stop = stages.MARGIN * config.target_loss, config.large_steps
+    probing = {"probes": {"sharpness": probes.Sharpness()}, "probe_every": PROBE_EVERY}
+    large = train_to_loss(risk, *stop, learning_rate=rate, **probing, progress=False)
     values |= account(large.history, rate)
     if large.history.diverged:
         raise sweep.Diverged(f"at step {large.history.diverged_at} of the large rate", values)
@@ -156,11 +147,8 @@ def grid(preset: str) -> list[Config]:
     if preset == "default":
         return [Config(factor, seed) for factor in FACTORS for seed in SEEDS]
     cifar = {"dataset": "cifar10", "n_train": 5000, "device": "cuda", "max_steps": 20_000}
-    settings = [
-        {**cifar, "model": "mlp", "width": 200},
-        {**cifar, "model": "cnn", "width": 32},
-        {"dataset": "fashion-mnist", "n_train": 60_000, "device": "cuda", "width": 200},
-    ]
+    fashion = {"dataset": "fashion-mnist", "n_train": 60_000, "device": "cuda", "width": 200}
+    settings = [{**cifar, "width": 200}, {**cifar, "model": "cnn", "width": 32}, fashion]
     return [Config(f, seed, **s) for s in settings for f in FACTORS for seed in SEEDS]
 
 
@@ -202,9 +190,8 @@ def effects(stored: Result) -> dict[str, Interval]:
     at = dict(zip(factors.tolist(), accuracy.T, strict=True))
     enough = [c for c in at if np.isfinite(at[c] - at[STABLE]).sum() >= stages.FEWEST]
     if NAMED not in enough:
-        raise ValueError(
-            f"at least {stages.FEWEST} seeds must reach the loss at c = {STABLE} and {NAMED}"
-        )
+        needed = f"at least {stages.FEWEST} seeds must reach the loss"
+        raise ValueError(f"{needed} at c = {STABLE} and {NAMED}")
     found |= {f"gain-{c:g}": stages.interval(at[c] - at[STABLE]) for c in enough if c != STABLE}
     found["fall"] = stages.interval(at[max(enough)] - at[NAMED])
     sharpness, budget = (at_matched_loss(stored, name) for name in ("sharpness", "budget"))
@@ -237,8 +224,7 @@ def predictions(stored: Result) -> dict[str, bool]:
 # Once past its first steps the first stage is stable, and what rounding does there stays small: run
 # in float64 instead of float32, its values change by less than 1e-6 of themselves. So the sharpness
 # is as accurate as the eigensolver, 1e-4 on either side; the loss may cross its level one step
-# apart, of 250 or more; and an image or two of 2,000 may change sides. After an instability nothing
-# is reproducible on another processor but in distribution.
+# apart, of 250 or more; and an image or two of 2,000 may change sides. For the rest see `spread`.
 TOLERANCES = {
     "start_steps": 4e-3,
     "start_sharpness": 2e-4,

@@ -63,16 +63,12 @@ class Config:
     Attributes:
         rate: learning rate of the second stage.
         batch: size of its minibatches; 0 for the full batch.
-        seed: a whole number.
         steps: its updates.
         label_noise: standard deviation of the noise on each one-hot entry, at each step.
-        dataset, n_train: as `datasets.load` takes them.
         width: of the two hidden tanh layers.
         loss: ``"mse"``, the only one under which label noise is an additive residual.
         small_rate: learning rate of the other stages.
-        start_loss, target_loss: where the first stage and the run end.
-        max_steps: updates of the first and of the third stage, at most.
-        device: ``"cpu"`` or ``"cuda"``.
+        dataset, n_train, start_loss, target_loss, max_steps, device: as in `flatness.Config`.
     """
 
     rate: float
@@ -118,18 +114,16 @@ def treat(risk: EmpiricalRisk, config: Config) -> History:
     if config.label_noise:
         noisy = NoisyOutputs(risk.model, config.label_noise, generator)
         treated = EmpiricalRisk(noisy, risk.loss_function, risk.data)
+    measured = {"sharpness": probes.Sharpness(), "loss": probes.TrainingLoss()}
+    batches = {"batch_size": config.batch, "generator": generator} if config.batch else {}
     return gradient_descent(
         treated,
         config.rate,
         config.steps,
-        batch_size=config.batch or None,
-        generator=generator if config.batch else None,
-        probes={
-            "sharpness": on(risk, probes.Sharpness()),
-            "loss": on(risk, probes.TrainingLoss()),
-        },
+        probes={name: on(risk, probe) for name, probe in measured.items()},
         probe_every=max(config.steps // PROBES, 1),
         progress=False,
+        **batches,
     )
 
 
@@ -197,11 +191,8 @@ def design(
     """All cells of the decomposition, with the controls."""
     steps = int(settings.pop("steps", Config.steps))
     longer = round(steps * max(large) / SMALL)
-    cells = [
-        {"rate": rate, "batch": batch, "steps": steps}
-        for batch in (0, *batches)
-        for rate in (SMALL, *large)
-    ]
+    rates = (SMALL, *large)
+    cells = [{"rate": r, "batch": b, "steps": steps} for b in (0, *batches) for r in rates]
     cells += [
         {"rate": CONTROL, "batch": 0, "steps": steps},
         {"rate": SMALL, "batch": min(batches), "steps": longer},
@@ -219,8 +210,7 @@ class Cells:
     Attributes:
         seeds: all seeds; ``kept`` those that are used.
         small, control: the small rate, and the half of it.
-        large: the large rates, ascending.
-        batches: the sizes of the minibatches, ascending.
+        large, batches: the large rates and the sizes of the minibatches, ascending.
         steps, longer: updates of the second stage, and of the long run of noise.
         label_noise: the standard deviation of the noise on the labels.
 
@@ -245,14 +235,9 @@ class Cells:
         self.label_noise = float(np.max(stored["label_noise"]))
 
     def __call__(
-        self,
-        quantity: str,
-        rate: float,
-        batch: int = 0,
-        steps: int | None = None,
-        label_noise: float = 0.0,
+        self, quantity: str, rate: float, batch: int = 0, steps: int = 0, label_noise: float = 0.0
     ) -> np.ndarray:
-        """One value for each seed in ``kept``."""
+        """One value for each seed in ``kept``, after ``steps`` updates, or the usual ones."""
         cell = {"rate": rate, "batch": batch, "label_noise": label_noise}
         rows = self._stored.where(steps=steps or self.steps, **cell)
         return np.array([rows.where(seed=s)[quantity][0] for s in self.kept], dtype=float)
@@ -329,8 +314,7 @@ def predictions(stored: Result) -> dict[str, bool]:
     return {name: bool(value) for name, value in held.items()}
 
 
-# The first stage is stable, and as accurate as said in flatness.py. An instability or
-# noise then amplifies rounding: a rerun is held to the spread over the seeds.
+# The first stage is stable, and as accurate as said in flatness.py.
 TOLERANCES = {
     "start_steps": 1e-2,
     "start_sharpness": 2e-4,

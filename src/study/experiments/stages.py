@@ -72,11 +72,7 @@ FEWEST = 3
 
 
 def images(config: object) -> tuple[Images, Images]:
-    """The images of a run, for training and for the test, on its device.
-
-    Args:
-        config: with the fields dataset, n_train, seed, and device.
-    """
+    """The images of a run, for training and for the test, on its device."""
     data = datasets.load(config.dataset, n_train=config.n_train, seed=config.seed)
     train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
     return tuple(tuple(part.to(config.device) for part in pair) for pair in (train, test))
@@ -85,32 +81,25 @@ def images(config: object) -> tuple[Images, Images]:
 def network(
     kind: str, width: int, shape: tuple[int, ...], activation: str = "tanh", **options: object
 ) -> nn.Sequential:
-    """An untrained network for images of a shape and ten classes.
+    """An untrained network for images of a shape (c, h, w) and ten classes.
 
     Args:
         kind: ``"mlp"`` (two hidden layers of ``width``) or ``"cnn"`` (blocks of ``width`` and twice
             that).
-        width: as said.
-        shape: of an image, (c, h, w).
         activation, options: as `models.mlp` takes them.
 
     Raises:
         ValueError: for another kind.
     """
     if kind == "mlp":
-        widths = [int(np.prod(shape)), width, width, 10]
-        return models.mlp(widths, activation, **options)
+        return models.mlp([int(np.prod(shape)), width, width, 10], activation, **options)
     if kind == "cnn":
         return models.cnn([width, 2 * width], activation, input_shape=shape, **options)
     raise ValueError(f"model must be mlp or cnn, got {kind!r}")
 
 
 def approach(risk: EmpiricalRisk, config: object) -> dict[str, object]:
-    """Come down to ``start_loss`` at the small rate, and measure the sharpness there.
-
-    Args:
-        risk: of the untrained network; trained in place.
-        config: with the fields start_loss, max_steps, and small_rate.
+    """Train in place down to ``start_loss`` at ``small_rate``, and measure the sharpness there.
 
     Raises:
         RuntimeError: if the loss is not reached.
@@ -129,11 +118,9 @@ def cool(
     values: Mapping[str, object],
     optimizer: torch.optim.Optimizer | None = None,
 ) -> dict[str, object]:
-    """Cool down to ``target_loss``, so that runs are compared at one loss.
+    """Train in place down to ``target_loss``, so that runs are compared at one loss.
 
     Args:
-        risk: of the network; trained in place.
-        config: with the fields target_loss and max_steps.
         learning_rate: small enough that the cooling itself flattens nothing.
         values: what was measured before.
         optimizer: what trained the network, if its state is kept; None for plain descent.
@@ -154,12 +141,7 @@ def cool(
 
 
 def measure(risk: EmpiricalRisk, test: EmpiricalRisk) -> dict[str, object]:
-    """Flatness by five measures, and how well the network does on images it has not seen.
-
-    Args:
-        risk: of the training images.
-        test: of the same model, on images and labels that it has not seen.
-    """
+    """Flatness by five measures, and how well the same model does on images it has not seen."""
     generator = torch.Generator().manual_seed(0)
     hessian = risk.hessian()
     trace = curvature.trace(hessian, products=3 * SAMPLES, generator=generator)
@@ -201,16 +183,11 @@ def reached(values: np.ndarray) -> np.ndarray:
 
     A run that diverged has no entry: it did not.
     """
-    return np.array([value is not None and value == 1 for value in values.flat]).reshape(
-        values.shape
-    )
+    return np.reshape([value is not None and value == 1 for value in values.flat], values.shape)
 
 
 def interval(samples: np.ndarray) -> Interval:
-    """The mean over seeds with its bootstrap interval; seeds without a value are left out.
-
-    Args:
-        samples: (seeds,), NaN where a run has no value.
+    """The mean over (seeds,) with its bootstrap interval; a seed that has NaN is left out.
 
     Raises:
         ValueError: for fewer than FEWEST values.

@@ -33,11 +33,10 @@ def findings(chapters: Path) -> list[claims.Finding]:
     signature = tuple(sorted((str(f), f.stat().st_mtime_ns) for f in files))
     try:
         return _findings(chapters, signature)
-    except claims.MissingEvidenceError as error:
+    except (claims.MissingEvidenceError, results.CorruptResultError) as error:
         glued = glued_numbers(chapters)
         needed = {c.shown[0] for c in claims.CLAIMS if c.shown[0] in glued}
-        if any(not glued[document] for document in needed):
+        missing = isinstance(error, claims.MissingEvidenceError)
+        if missing and any(not glued[document] for document in needed):
             raise NotExecutedError(str(error)) from error
-        raise ExtensionError(f"What was reproduced: {error}") from error
-    except results.CorruptResultError as error:
         raise ExtensionError(f"What was reproduced: {error}") from error

@@ -51,9 +51,5 @@ class Generated(SphinxDirective):
         return node.children
 
     @property
-    def source(self) -> Path:
-        return Path(self.env.srcdir)
-
-    @property
     def chapters(self) -> Path:
-        return self.source / "chapters"
+        return Path(self.env.srcdir) / "chapters"

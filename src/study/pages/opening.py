@@ -50,20 +50,16 @@ def numbers(trajectory: ScalarTrajectory | None = None) -> dict[str, str]:
 
 
 def draw(path: Path, layout: str) -> None:
-    """Draw the figure as SVG: the trajectory with v_1, the angle of v_1, and the sharpness.
+    """Draw the trajectory with v_1, the angle of v_1 and the sharpness, as SVG.
 
-    Args:
-        path: of the file; its folder is made.
-        layout: ``"wide"``, side by side, or ``"narrow"``, one above the other for a phone.
+    The layout is ``"wide"``, side by side, or ``"narrow"``, one above the other for a phone.
     """
     numbers()
     plotting.use_style()
     with mpl.rc_context({"font.size": 11, "axes.labelsize": 11, "legend.fontsize": 10}):
         figure = Figure(figsize=SIZES[layout], layout="constrained")
-        if layout == "wide":
-            plane, angle, sharpness = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
-        else:
-            plane, angle, sharpness = figure.subplots(3, 1, height_ratios=[1.25, 1, 1])
+        shape, ratios = ((1, 3), "width_ratios") if layout == "wide" else ((3, 1), "height_ratios")
+        plane, angle, sharpness = figure.subplots(*shape, **{ratios: [1.25, 1, 1]})
         plotting.plot_trajectory(plane, run(), SHOWN)
         plotting.plot_sharpness_and_angle((sharpness, angle), run(), RATE, SHOWN)
         sharpness.set_xlabel("step $t$")

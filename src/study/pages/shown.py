@@ -17,6 +17,7 @@ from sphinx.application import Sphinx
 from flatminima._files import write_atomically
 
 FOLDER = "shown"
+MARKS = {nodes.math: "$", nodes.literal: "`", nodes.emphasis: "*"}
 
 
 class watched(nodes.General, nodes.Inline, nodes.Element):
@@ -51,14 +52,8 @@ def markdown(node: nodes.Node) -> str:
     """The text of a node with its code, its emphasis and its formulas as in Markdown."""
     if isinstance(node, nodes.Text):
         return str(node)
-    inner = "".join(map(markdown, node.children))
-    if isinstance(node, nodes.math):
-        return f"${inner}$"
-    if isinstance(node, nodes.literal):
-        return f"`{inner}`"
-    if isinstance(node, nodes.emphasis):
-        return f"*{inner}*"
-    return inner
+    mark = next((mark for kind, mark in MARKS.items() if isinstance(node, kind)), "")
+    return mark + "".join(map(markdown, node.children)) + mark
 
 
 def pieces(app: Sphinx, document: str, node: nodes.Node, external: dict) -> list[list[str]]:

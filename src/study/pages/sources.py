@@ -105,8 +105,8 @@ def page_body(path: Path, highlighted: str) -> str:
         line = lines[number - 1]
         anchor = f'<span class="test-anchor" id="{html.escape(name)}"></span>'
         lines[number - 1] = line[:at] + anchor + line[at:]
-    intro = html.escape(summary(path))
-    return f"<h1>{shown_name(path)}</h1>\n<p>{intro}</p>\n" + "\n".join(lines)
+    intro = f"<h1>{shown_name(path)}</h1>\n<p>{html.escape(summary(path))}</p>"
+    return "\n".join([intro, *lines])
 
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, str], str]]:

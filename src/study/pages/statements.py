@@ -6,11 +6,7 @@ from pathlib import Path
 
 from study.pages import notebooks
 
-LABELS = (
-    *(f"Q{i}" for i in range(1, 6)),
-    *(f"D{i}" for i in range(1, 12)),
-    *(f"G{i}" for i in range(1, 6)),
-)
+LABELS = tuple(f"{part}{i}" for part, n in (("Q", 5), ("D", 11), ("G", 5)) for i in range(1, n + 1))
 """The labels that every statement list must cover: each has a proof, a test and a figure."""
 
 DIRECTIVE = re.compile(
@@ -61,14 +57,14 @@ PRACTISED_TOO = {"D2": ("ex-eos-linear",), "D10": ("ex-noise-echo", "ex-noise-ha
 
 def exercises_on(theory_label: str, chapters: Path) -> list[Entry]:
     """The exercises on a statement: named after its label, or with a reference to it."""
-    found = []
+    prefix, named = f"ex-{theory_label.lower()}-", PRACTISED_TOO.get(theory_label, ())
+    mention = re.compile(rf"\b(thm|prop|def)-{theory_label}\b")
     exercises = {entry.label: entry for entry in entries(chapters) if entry.kind == "exercise"}
-    for label, exercise in exercises.items():
-        named = label.startswith(f"ex-{theory_label.lower()}-")
-        named = named or label in PRACTISED_TOO.get(theory_label, ())
-        mentioned = re.search(rf"\b(thm|prop|def)-{theory_label}\b", _text_of(exercise, chapters))
-        if named or mentioned:
-            found.append(exercise)
+    found = [
+        e
+        for label, e in exercises.items()
+        if label.startswith(prefix) or label in named or mention.search(_text_of(e, chapters))
+    ]
     # Those of its own chapter come first.
     own = {e.document for e in entries(chapters) if e.theory_label == theory_label}
     return sorted(found, key=lambda exercise: exercise.document not in own)

@@ -43,7 +43,7 @@ class ExerciseTable(Generated):
         found = entries(self.chapters)
         solutions = {e.title: e.label for e in found if e.kind == "solution"}
         lines = []
-        for document in contents.names(self.source):
+        for document in contents.names(self.chapters.parent):
             own = [e for e in found if e.document == document and e.kind == "exercise"]
             rows = [(_exercise(e), f"{{ref}}`solution <{solutions[e.label]}>`") for e in own]
             if rows:
