@@ -57,6 +57,7 @@ EMBEDDED = resources.files("flatminima") / "data" / "fashion_mnist_subset.npz"
 _EMBEDDED_SHA256 = "03b14c87337c8eec4bba5ad074b3d1c209797c2865952722c502280e7715f29d"
 
 FOLDER_VARIABLE = "FLATMINIMA_DATA"
+"""The environment variable that names the folder of a user's own data."""
 MIRROR_VARIABLE = "FLATMINIMA_MIRROR"
 """Address that replaces the official homes, for a local mirror; the checksums stay the same."""
 
@@ -116,6 +117,7 @@ _CIFAR_FILE = _RemoteFile(
     "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 )
 CIFAR_SUBSET = "cifar10_subset.npz"
+"""The file in that folder that ``"cifar10-subset"`` stands for."""
 
 Arrays = dict[str, np.ndarray]
 

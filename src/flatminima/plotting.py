@@ -46,6 +46,7 @@ COLORS = {
 green for what is flat or predicted."""
 
 CYCLE = tuple(COLORS[n] for n in ("blue", "vermillion", "green", "orange", "purple", "skyblue"))
+"""The colors of curves, in the order in which they are taken."""
 
 
 def use_style() -> None:

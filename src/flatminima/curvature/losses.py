@@ -72,7 +72,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Loss] = {"mse": mse, "cross_entropy": cross_entropy}
-"""The losses by name."""
+"""Name of a loss -> its function of outputs and targets."""
 
 
 def as_loss(loss: str | Loss) -> Loss:

@@ -319,7 +319,7 @@ def _judged(result: Result) -> dict[str, tuple[Interval, bool]]:
 
 
 MODELS = ("tanh", "relu", "cnn")
-"""The architectures."""
+"""The architectures, each at several learning rates."""
 RATES = {
     ("tanh", "mse"): (0.02, 0.06, 0.1, 0.15),
     ("tanh", "cross_entropy"): (0.02, 0.1, 0.15, 0.2),

@@ -53,7 +53,7 @@ AT_THE_END = (
     "test_accuracy",
     "test_loss",
 )
-"""What `measure` returns."""
+"""The columns that `measure` returns."""
 COOLING = ("reached", "cooling_steps", "final_loss", "undershoot")
 """What `cool` tells of itself."""
 DECISIVE = (
