@@ -6,6 +6,7 @@ what it mends; tests/pages/test_markup.py has a case for each, and the tests of 
 check the result as a whole.
 """
 
+import re
 from pathlib import Path
 
 from bs4 import BeautifulSoup
@@ -137,6 +138,32 @@ def mend_as_written(app):
     templates.render = lambda template, context: mend(render(template, context))
 
 
+BACK = re.compile(r'<a class="viewcode-back" href="([^"#]*)#([^"]*)">.*?</a>')
+
+
+def lead_back(app, pagename, templatename, context, doctree):
+    """Let the links of a module's source lead to where the reference has each name.
+
+    Some names of a module stand under its package there and some under itself, and viewcode knows
+    one of the two for all of them.
+    """
+    if not pagename.startswith("_modules/"):
+        return
+    module = pagename.removeprefix("_modules/").replace("/", ".")
+    known = app.env.get_domain("py").objects
+
+    def mended(link: re.Match) -> str:
+        last = link[2].removeprefix(f"{module}.")
+        tail = ".".join(part for part in last.split(".") if part not in module.split("."))
+        for name in (link[2], f"{module}.{tail}"):
+            if name in known:
+                uri = app.builder.get_relative_uri(pagename, known[name].docname)
+                return link[0].replace(f"{link[1]}#{link[2]}", f"{uri}#{known[name].node_id}")
+        return ""
+
+    context["body"] = BACK.sub(mended, context.get("body", ""))
+
+
 def write_index(app, exception):
     """Lead from the folder of the book to its first page."""
     if not exception and app.builder.format == "html":
@@ -157,4 +184,5 @@ def register(app):
     """Register the rules, the small MathJax and the page that leads to the first one."""
     app.connect("config-inited", use_small_mathjax)
     app.connect("builder-inited", mend_as_written)
+    app.connect("html-page-context", lead_back)
     app.connect("build-finished", write_index)
