@@ -59,7 +59,6 @@ __all__ = [
     "grid",
     "predictions",
     "run",
-    "settings",
     "threshold",
     "tuned",
 ]
