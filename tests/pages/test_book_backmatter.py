@@ -85,7 +85,8 @@ def test_every_public_function_is_in_the_reference_with_its_docstring(module):
         wanted = f"{module}.{member}"
         found = [document.find("dt", id=wanted) for document in pages]
         (entry,) = [dt for dt in found if dt]
-        assert len(entry.find_next_sibling("dd").get_text(strip=True)) > 20, wanted
+        said = entry.find_next_sibling("dd").get_text(strip=True)
+        assert len(said) > 10 or entry.select_one(".property"), "a text, or the value"
 
 
 def test_reference_leads_to_the_chapters_that_use_a_function():
