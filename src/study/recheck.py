@@ -1,6 +1,5 @@
 """Run a random row of a stored result again, to see that the table is what its code gives."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -90,10 +89,8 @@ def difference(
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """One thread for PyTorch, as a sweep's processes have: another number sums in another order."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

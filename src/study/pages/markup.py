@@ -14,21 +14,12 @@ from bs4 import BeautifulSoup
 FIRST_PAGE = "chapters/intro.html"
 INDEX = f"""<!DOCTYPE html>
 <html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="refresh" content="0; url={FIRST_PAGE}">
-<title>Unstable by Design</title>
-</head>
-<body>
-<main>
-<h1>Unstable by Design</h1>
-<p><a href="{FIRST_PAGE}">To the first page</a></p>
-</main>
-</body>
+<head><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={FIRST_PAGE}">
+<title>Unstable by Design</title></head>
+<body><main><h1>Unstable by Design</h1>
+<p><a href="{FIRST_PAGE}">To the first page</a></p></main></body>
 </html>
 """
-
-
 NAMES = {
     "input.sidebar-toggle": "Toggle the sidebar",
     "nav.bd-toc-nav": "On this page",
@@ -138,28 +129,19 @@ def mend_as_written(app):
     templates.render = lambda template, context: mend(render(template, context))
 
 
-BACK = re.compile(r'<a class="viewcode-back" href="([^"#]*)#([^"]*)">.*?</a>')
+BACK = re.compile(r'(class="viewcode-back" href=")[^"#]*#([^"]*)')
 
 
 def lead_back(app, pagename, templatename, context, doctree):
-    """Let the links of a module's source lead to where the reference has each name.
-
-    Some names of a module stand under its package there and some under itself, and viewcode knows
-    one of the two for all of them.
-    """
-    if not pagename.startswith("_modules/"):
-        return
-    module = pagename.removeprefix("_modules/").replace("/", ".")
+    """Lead from a module's source to its names: in the reference some stand under its package."""
+    package, _, own = pagename.removeprefix("_modules/").replace("/", ".").rpartition(".")
     known = app.env.get_domain("py").objects
 
     def mended(link: re.Match) -> str:
-        last = link[2].removeprefix(f"{module}.")
-        tail = ".".join(part for part in last.split(".") if part not in module.split("."))
-        for name in (link[2], f"{module}.{tail}"):
-            if name in known:
-                uri = app.builder.get_relative_uri(pagename, known[name].docname)
-                return link[0].replace(f"{link[1]}#{link[2]}", f"{uri}#{known[name].node_id}")
-        return ""
+        inner = link[2].replace(f"{package}.", f"{package}.{own}.", 1)
+        entry = known.get(link[2]) or known.get(inner)
+        uri = app.builder.get_relative_uri(pagename, entry.docname) if entry else ""
+        return f"{link[1]}{uri}#{entry.node_id if entry else ''}"
 
     context["body"] = BACK.sub(mended, context.get("body", ""))
 
