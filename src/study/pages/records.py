@@ -63,12 +63,8 @@ def chapters_showing(record: dict, chapters: Path, folder: Path) -> list[str]:
     return found
 
 
-def _said(value: object) -> str:
-    return "none" if value is None else str(value)
-
-
 def _listed(values: list) -> str:
-    return ", ".join(_said(value) for value in values)
+    return ", ".join("none" if value is None else str(value) for value in values)
 
 
 def _moment(text: str) -> str:
