@@ -38,7 +38,7 @@ def record_rows(record: dict, shown_in: list[str]) -> list[tuple[str, str]]:
         ("runs", f"{record['runs']} ({counts})"),
         ("varied", "<br>".join(f"`{k}`: {_listed(v)}" for k, v in varied.items()) or "—"),
         ("seeds", _listed(record["seeds"]) or "—"),
-        ("the same for all", ", ".join(f"`{k}` {_said(v)}" for k, v in fixed.items()) or "—"),
+        ("the same for all", ", ".join(f"`{k}` {_listed([v])}" for k, v in fixed.items()) or "—"),
         ("device", " and ".join(record["devices"])),
         ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
         ("computing", provenance.duration(record["seconds"])),
