@@ -11,6 +11,8 @@ from pathlib import Path
 
 from bs4 import BeautifulSoup
 
+from flatminima._files import write_atomically
+
 FIRST_PAGE = "chapters/intro.html"
 INDEX = f"""<!DOCTYPE html>
 <html lang="en">
@@ -149,7 +151,7 @@ def lead_back(app, pagename, templatename, context, doctree):
 def write_index(app, exception):
     """Lead from the folder of the book to its first page."""
     if not exception and app.builder.format == "html":
-        Path(app.outdir, "index.html").write_text(INDEX, encoding="utf-8")
+        write_atomically(Path(app.outdir, "index.html"), INDEX.encode())
 
 
 # Without its menu and its speech engine, MathJax is half as large.

@@ -8,10 +8,6 @@ from typing import TypeVar
 
 from flatminima._files import write_atomically
 
-Cell = dict
-"""A cell as nbformat 4 defines it; its source is a string or a list of lines."""
-
-
 _T = TypeVar("_T")
 
 
@@ -21,8 +17,8 @@ def read_once(function: Callable[[Path], _T]) -> Callable[[Path], _T]:
     return wraps(function)(lambda path: known(path, path.stat().st_mtime_ns))
 
 
-def source(cell: Cell) -> str:
-    """The source of a cell in one piece."""
+def source(cell: dict) -> str:
+    """The source of a cell, which is stored as a string or as a list of lines, in one piece."""
     return "".join(cell["source"])
 
 
@@ -43,7 +39,7 @@ def read(path: Path) -> dict:
     return parse(path.read_text(encoding="utf-8"))
 
 
-def cells(path: Path, kind: str | None = None) -> list[Cell]:
+def cells(path: Path, kind: str | None = None) -> list[dict]:
     """The cells of a notebook in order, or those of one kind, ``"markdown"`` or ``"code"``."""
     return [cell for cell in read(path)["cells"] if kind in (None, cell["cell_type"])]
 
@@ -70,7 +66,7 @@ def outputs(path: Path) -> Iterator[dict]:
         yield from cell.get("outputs", [])
 
 
-def figure(cell: Cell) -> dict:
+def figure(cell: dict) -> dict:
     """The name and the caption of a cell's figure, {} if it has none."""
     return cell["metadata"].get("mystnb", {}).get("figure", {})
 

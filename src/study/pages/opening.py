@@ -6,6 +6,7 @@ anything is run, and a page with cells would open with what Colab and JupyterLab
 """
 
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from flatminima import plotting
+from flatminima._files import write_atomically
 from flatminima.theory.scalar_network import ScalarNetwork, ScalarTrajectory
 
 RATE, EXCESS, STEPS = 0.4, 1.2, 60
@@ -68,8 +70,9 @@ def draw(path: Path, layout: str) -> None:
         points = run().theta
         for point, name, shift in ((points[0], "start", (-44, 8)), (points[-1], "end", (16, -5))):
             plane.annotate(name, point, shift, textcoords="offset points", fontsize=10)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        drawn = BytesIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    write_atomically(path, drawn.getvalue())
 
 
 class OpeningFigure(SphinxDirective):
