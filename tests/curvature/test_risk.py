@@ -223,6 +223,10 @@ def test_flat_vectors_and_named_tensors_are_two_forms_of_one_thing():
     operator = risk.hessian()
     for part, name in zip(operator.split(risk.flat()), risk.names, strict=True):
         assert torch.equal(part, named[name])
+    vector = torch.arange(20.0, dtype=F64)
+    assert torch.equal(risk.flat(risk.unflatten(vector)), vector), "and back"
+    with pytest.raises(ValueError, match=r"must have the names .* got \('0.weight',\)"):
+        risk.flat({"0.weight": vector})
     with pytest.raises(ValueError, match=r"shape \(20,\), got \(3,\)"):
         risk.unflatten(torch.ones(3))
 

@@ -179,9 +179,13 @@ class EmpiricalRisk:
         loss = self.loss if self.pair else Terms(self.terms)
         return HessianOperator(loss, self.parameters if parameters is None else parameters)
 
-    def flat(self) -> Tensor:
-        """(size,) the current parameters as one vector, a copy."""
-        return flattened(self.parameters).detach()
+    def flat(self, named: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(size,) a flat vector of tensors by name, by default of the current parameters."""
+        if named is None:
+            return flattened(self.parameters).detach()
+        if set(named) != set(self.names):
+            raise ValueError(f"named must have the names {self.names}, got {tuple(named)}")
+        return flattened([named[name] for name in self.names])
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """The entries (size,) of a flat vector by the name and in the shape of each parameter."""
