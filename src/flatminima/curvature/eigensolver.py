@@ -36,7 +36,7 @@ class EigenResult:
     Attributes:
         eigenvalues: (k,) float64, on the CPU.
         eigenvectors: (k, n) orthonormal rows, in the operator's dtype and on its device.
-        residuals: (k,) float64, on the CPU: norms of H v - lambda v, from the recurrence. An
+        residuals: (k,) float64, on the CPU: norms of H v - lambda v. An
             eigenvalue lies within a residual of each value given.
         converged: (k,) bool, whether the residual met the tolerance.
         products: number of Hessian-vector products spent.
