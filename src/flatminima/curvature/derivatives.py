@@ -274,7 +274,7 @@ def _check_simple(pairs: EigenResult) -> None:
     if len(pairs.eigenvalues) == 1:
         return
     gap = float(pairs.eigenvalues[0] - pairs.eigenvalues[1])
-    # Residuals of the recurrence can be smaller than the rounding of the products.
+    # Residuals can be smaller than the rounding of the products.
     n, eps = pairs.eigenvectors.shape[1], torch.finfo(pairs.eigenvectors.dtype).eps
     resolved = float(pairs.residuals[:2].sum()) + n * eps * float(pairs.eigenvalues.abs().max())
     if gap <= resolved:
