@@ -22,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import followers, peers
 from benchmarks.workloads import WORKLOADS, Problem, Workload, checkpoints, problem
-from flatminima import curvature
 from flatminima._files import write_atomically
 from flatminima.theory import rotation
 
@@ -88,7 +87,7 @@ def cold(point: Problem, rounds: int) -> dict:
 
 def product_cost(point: Problem, rounds: int) -> dict:
     """Time and floating-point operations of a Hessian product against a gradient."""
-    operator = curvature.HessianOperator(point.loss, point.parameters)
+    operator = point.hessian()
     row = torch.randn(1, operator.shape[0], generator=torch.Generator().manual_seed(0))
     tasks = {"gradient": point.gradient, "product": lambda: operator.matmat(row)}
     seconds = {name: [] for name in tasks}
@@ -132,7 +131,7 @@ def tracking(workload: Workload, state: dict, steps: int, check_every: int) -> d
         for i in order.permutation(len(names)):
             row = table[names[i]]
             start = time.perf_counter()
-            operator = curvature.HessianOperator(point.loss, point.parameters)
+            operator = point.hessian()
             values, vectors, products = follow[i](operator)
             row["seconds"].append(time.perf_counter() - start)
             row["products"].append(products)

@@ -25,8 +25,7 @@ Pairs = tuple[np.ndarray, Tensor]
 def flatminima(problem: Problem, k: int, setting: float, seed: int) -> Pairs:
     """This library: Lanczos with full orthogonalization on one reused gradient graph."""
     generator = torch.Generator().manual_seed(seed)
-    operator = curvature.HessianOperator(problem.loss, problem.parameters)
-    pairs = curvature.top_eigenpairs(operator, k, tol=setting, generator=generator)
+    pairs = curvature.top_eigenpairs(problem, k, tol=setting, generator=generator)
     return pairs.eigenvalues.numpy(), pairs.eigenvectors
 
 
@@ -55,7 +54,7 @@ def curvlinops(problem: Problem, k: int, setting: float, seed: int) -> Pairs:
     """curvlinops' Hessian operator, ARPACK on its SciPy view: the way of its documentation."""
     from curvlinops import HessianLinearOperator
 
-    n = len(problem.inputs)
+    n = len(problem.data[1])
     squared = problem.workload.loss == "mse"
 
     class Mean(torch.nn.Module):
@@ -71,7 +70,7 @@ def curvlinops(problem: Problem, k: int, setting: float, seed: int) -> Pairs:
         problem.model,
         loss,
         problem.parameters,
-        [(problem.inputs, problem.targets)],
+        [problem.data],
         check_deterministic=False,
         num_data=n,
     )
@@ -86,9 +85,7 @@ def pyhessian(problem: Problem, k: int, setting: float, seed: int) -> Pairs:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # backward with create_graph warns of a reference cycle
         problem.model.zero_grad()
-        engine = hessian(
-            problem.model, problem.loss_function, (problem.inputs, problem.targets), cuda=False
-        )
+        engine = hessian(problem.model, problem.loss_function, problem.data, cuda=False)
         values, vectors = engine.eigenvalues(maxIter=PYHESSIAN_LIMIT, tol=setting, top_n=k)
         for p in problem.parameters:
             p.grad = None  # breaks the cycle
@@ -103,7 +100,7 @@ def eigenthings(problem: Problem, k: int, setting: int, seed: int) -> Pairs:
 
     operator = HessianOperator(
         problem.model,
-        [(problem.inputs, problem.targets)],
+        [problem.data],
         supervised_loss(problem.loss_function),
     )
     result = lanczos(operator, k=k, max_iter=setting, reorthogonalize=True, which="LA", seed=seed)

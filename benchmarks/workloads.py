@@ -1,6 +1,5 @@
 """The two fixed workloads, each near initialization and at the edge of stability."""
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flatminima import datasets, models
-from flatminima.curvature import LOSSES, EmpiricalRisk
+from flatminima.curvature import EmpiricalRisk
 from flatminima.training import gradient_descent
 
 IMAGES = 1000
@@ -57,32 +56,16 @@ WORKLOADS = [
 ]
 
 
-@dataclass
-class Problem:
-    """A network at one point of its training, in one precision."""
+class Problem(EmpiricalRisk):
+    """The risk of a workload's network at one point of its training, in one precision."""
 
-    workload: Workload
-    model: nn.Module
-    inputs: Tensor
-    targets: Tensor
-
-    @functools.cached_property
-    def parameters(self) -> list[Tensor]:
-        return list(self.model.parameters())
-
-    @property
-    def loss_function(self):
-        return LOSSES[self.workload.loss]
-
-    def loss(self) -> Tensor:
-        return self.loss_function(self.model(self.inputs), self.targets)
-
-    def gradient(self) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(self.loss(), self.parameters)
+    def __init__(self, workload: Workload, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+        super().__init__(model, workload.loss, data)
+        self.workload = workload
 
     def descend(self) -> None:
         """One step of gradient descent."""
-        gradient = self.gradient()
+        gradient = torch.autograd.grad(self.loss(), self.parameters)
         with torch.no_grad():
             torch._foreach_add_(self.parameters, gradient, alpha=-self.workload.learning_rate)
 
@@ -90,7 +73,7 @@ class Problem:
         """The same point in float64."""
         model = self.workload.model(torch.float64)
         model.load_state_dict({k: v.double() for k, v in self.model.state_dict().items()})
-        return Problem(self.workload, model, self.inputs.double(), self.targets)
+        return Problem(self.workload, model, self.workload.data(torch.float64))
 
 
 def problem(workload: Workload, state: dict[str, Tensor] | None = None) -> Problem:
@@ -98,7 +81,7 @@ def problem(workload: Workload, state: dict[str, Tensor] | None = None) -> Probl
     model = workload.model()
     if state is not None:
         model.load_state_dict(state)
-    return Problem(workload, model, *workload.data())
+    return Problem(workload, model, workload.data())
 
 
 def checkpoints(workload: Workload) -> dict[str, dict[str, Tensor]]:
@@ -106,9 +89,7 @@ def checkpoints(workload: Workload) -> dict[str, dict[str, Tensor]]:
     current = problem(workload)
     done, states = 0, {}
     for name, steps in workload.steps.items():
-        data = current.inputs, current.targets
-        risk = EmpiricalRisk(current.model, workload.loss, data)
-        gradient_descent(risk, workload.learning_rate, steps - done, progress=False)
+        gradient_descent(current, workload.learning_rate, steps - done, progress=False)
         done = steps
         states[name] = {k: v.clone() for k, v in current.model.state_dict().items()}
     return states
