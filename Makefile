@@ -35,15 +35,16 @@ book: $(READY) ## execute the chapters that have changed and build the book
 browser: $(READY)
 	$(BIN)/python tools/browser.py
 
+# Two tests at a time, with one thread each: more would wait for each other.
 test: browser $(PAGECHECK) ## everything: lint, unit and theory tests, all chapters, the book and its pages
 	$(BIN)/python tools/bundle.py
-	$(BIN)/python -m pytest -n 2 -m "not book"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not book"
 	$(BIN)/python tools/execute.py --fresh
 	$(BIN)/jupyter-book build _book --path-output . --all --warningiserror --keep-going --quiet
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "book and not pdf"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "book and not pdf"
 
 search: $(READY) ## run the property tests on new examples, ten times as many as `make test` does
-	$(BIN)/python -m pytest -n 2 -m "not book" --hypothesis-profile=search
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not book" --hypothesis-profile=search
 
 pdf: browser book ## print the built book as one PDF
 	$(BIN)/python tools/make_pdf.py
