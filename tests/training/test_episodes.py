@@ -66,16 +66,28 @@ def test_no_episode_in_evaluation_noise(seed, noise, plateau):
     assert find_episodes(noisy, np.full(500, 9.0), 1.0, loss_accuracy=1.1 * 32 * 2**-24) == []
 
 
-@settings(max_examples=60, deadline=None)
-@given(seed=seeds, product=st.floats(1.2, 1.97))
-def test_no_episode_on_a_skewed_valley(seed, product):
-    """Stable oscillation where one wall is steeper: the loss alternates, and its peaks fall."""
+def skewed_valley(seed, product):
+    """The losses of a stable oscillation where one wall is steeper: they alternate."""
     x, losses = 0.05, []
     skew = np.random.default_rng(seed).uniform(-1, 1)
     for _ in range(400):
         losses.append(product * x**2 / 2 + skew * x**3 / 3)
         x -= product * x + skew * x**2
-    losses = np.array(losses)
+    return np.array(losses)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, product=st.floats(1.2, 1.97))
+def test_no_episode_on_a_skewed_valley(seed, product):
+    """Its peaks fall."""
+    losses = skewed_valley(seed, product)
+    assert find_episodes(losses, np.full(400, 9.0), 1.0) == []
+
+
+@pytest.mark.xfail(strict=True, reason="the second loss, on the steeper wall, is above the first")
+def test_a_start_on_the_shallow_wall_is_no_episode():
+    """Found by a search: one step up, from a start that is no peak, is taken for an episode."""
+    losses = skewed_valley(797996, 1.96875)
     assert find_episodes(losses, np.full(400, 9.0), 1.0) == []
 
 
