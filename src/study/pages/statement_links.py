@@ -7,7 +7,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 from study.pages import sources
-from study.pages.statements import entries, exercises_on, tests_of
+from study.pages.statements import exercises_on, statements, tests_of
 
 
 def add_links_to_statements(app: Sphinx, doctree: nodes.document) -> None:
@@ -15,7 +15,7 @@ def add_links_to_statements(app: Sphinx, doctree: nodes.document) -> None:
     chapters, document = Path(app.srcdir) / "chapters", app.env.docname
     for path in (*sources.test_files(), sources.TESTS):
         app.env.note_dependency(str(path))
-    own = {e.label: e for e in entries(chapters) if e.theory_label}
+    own = {e.label: e for e in statements(chapters)}
     for node in list(doctree.findall(nodes.Element)):
         entry = own.get(node.get("label"))
         if entry is None or entry.document != document.removeprefix("chapters/"):
@@ -23,13 +23,16 @@ def add_links_to_statements(app: Sphinx, doctree: nodes.document) -> None:
         siblings = node.parent.children
         after = siblings.index(node)
         if entry.kind != "definition":
-            proofs = (i for i in range(after + 1, len(siblings)) if _is_proof(siblings[i]))
+            proofs = (i for i in range(after + 1, len(siblings)) if holds_proof(siblings[i]))
             after = next(proofs, after)
         node.parent.insert(after + 1, _links_of(app, entry, chapters))
 
 
-def _is_proof(node: nodes.Node) -> bool:
+def holds_proof(node: nodes.Node) -> bool:
+    """Whether a node is a proof, or the admonition that folds one."""
     # Theorems have the class "proof" as well.
+    if isinstance(node, nodes.admonition):
+        return any(map(holds_proof, node.children))
     return type(node).__name__ == "proof_node"
 
 
@@ -38,13 +41,13 @@ def _links_of(app: Sphinx, entry, chapters: Path) -> nodes.paragraph:
     document = app.env.docname
     line = nodes.paragraph(classes=["statement-links"])
     before = "Checked by "
-    for name in tests_of(entry.theory_label, sources.TESTS):
+    for name in tests_of(entry.name, sources.TESTS):
         file, test = name.split("::")
         said = nodes.Text(sources.in_words(test))
         line += [nodes.Text(before), sources.link(app.config, document, file, test, said)]
         before = ", "
     before = ". Practiced in "
-    for exercise in exercises_on(entry.theory_label, chapters):
+    for exercise in exercises_on(entry.name, chapters):
         line += [nodes.Text(before), _reference(document, exercise.label, exercise.title)]
         before = ", "
     line += [nodes.Text(". "), _reference(document, "theorems", "All statements"), nodes.Text(".")]

@@ -9,7 +9,7 @@ from study import claims, results
 from study.pages import contents, records, sources
 from study.pages.findings import findings
 from study.pages.generated import Generated, table
-from study.pages.statements import LABELS, Entry, entries, exercises_on, tests_of
+from study.pages.statements import LABELS, Entry, entries, exercises_on, statements, tests_of
 
 PARTS = (
     r"Stable and monotone below $2/\eta$; best beyond it",
@@ -22,17 +22,19 @@ PARTS = (
 
 
 class TheoremTable(Generated):
-    """Every statement that has a label: where it is proved, its tests, its exercises."""
+    """Every statement: where it is proved, its tests, its exercises. Those of the theory first."""
 
     def lines(self) -> list[str]:
+        found = statements(self.chapters)
+        order = {label: number for number, label in enumerate(LABELS)}
+        found.sort(key=lambda entry: order.get(entry.theory_label, len(order)))
         rows = []
-        labelled = {e.theory_label: e for e in entries(self.chapters) if e.theory_label}
-        for label in (label for label in LABELS if label in labelled):
-            entry = labelled[label]
-            tests = [f"{{checked}}`{name}`" for name in tests_of(label, sources.TESTS)]
-            practice = [_exercise(found) for found in exercises_on(label, self.chapters)]
+        for entry in found:
+            tests = [f"{{checked}}`{name}`" for name in tests_of(entry.name, sources.TESTS)]
+            practice = [_exercise(on) for on in exercises_on(entry.name, self.chapters)]
             statement = f"{{prf:ref}}`{entry.title} <{entry.label}>`<br>{{doc}}`{entry.document}`"
-            rows.append((label, statement, "<br>".join(tests), "<br>".join(practice)))
+            row = (entry.theory_label, statement, "<br>".join(tests), "<br>".join(practice))
+            rows.append(row)
         return table(("label", "statement and proof", "checked by", "practiced in"), rows)
 
 
