@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import sympy as sp
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.linalg import eigvals
 
@@ -90,7 +90,7 @@ def test_Q1_decrease_of_the_loss_symbolically():
 
 
 @given(seed=seeds, n=st.integers(2, 8))
-def test_Q1_best_step_is_best_and_has_its_rate(seed, n):
+def test_best_step_is_best_and_has_its_rate(seed, n):
     generator = np.random.default_rng(seed)
     eigenvalues = generator.uniform(0.1, 5, n)
     matrix, _ = random_hessian(generator, eigenvalues)
@@ -99,6 +99,8 @@ def test_Q1_best_step_is_best_and_has_its_rate(seed, n):
     factors = np.abs(1 - others[:, None] * eigenvalues).max(axis=1)
     assert np.isclose(np.abs(1 - eta * eigenvalues).max(), rate, atol=100 * n * EPS)
     assert (factors >= rate - 100 * n * EPS).all()
+    # The largest stable step, 2/lambda_1, is as bad as any: its factor is one.
+    assert np.abs(1 - 2 / eigenvalues.max() * eigenvalues).max() > rate
 
 
 @given(st.floats(1.01, 50), st.floats(-1, 1), st.floats(-1, 1))
@@ -120,6 +122,26 @@ def test_Q1_no_two_steps_beat_the_schedule_of_chebyshev(condition, u, v):
     assert worst(steps[0] + u, steps[1] + v) >= best * (1 - 1e-9)
     if abs(condition - (1 + np.sqrt(2))) > 1e-9:
         assert (steps.max() > 2 / high) == (condition > 1 + np.sqrt(2))
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds, kernel=st.integers(0, 3), others=st.integers(1, 4))
+def test_Q1_limit_is_the_projection_on_the_kernel(seed, kernel, others):
+    generator = np.random.default_rng(seed)
+    products = np.concatenate([np.zeros(kernel), generator.uniform(0.1, 1.9, others)])
+    matrix, q = random_hessian(generator, products)
+    start = generator.normal(size=kernel + others)
+    end = quadratic.descend(matrix, start, 1.0, 400)[-1]
+    flat = q[:, :kernel]
+    # Factors are at most 0.9: 400 steps leave 1e-18. Each step rounds at n EPS and forgets none
+    # of it along the kernel.
+    assert np.abs(end - flat @ (flat.T @ start)).max() < 400 * 20 * EPS * np.linalg.norm(start)
+    assert np.abs(matrix @ end).max() < 400 * 40 * EPS * np.linalg.norm(start)
+    # One product outside of [0, 2) and there is no limit: on the threshold, beyond it, below 0.
+    for wrong in (2.0, 2.1, -0.1):
+        matrix, q = random_hessian(generator, np.append(products, wrong))
+        path = quadratic.descend(matrix, q[:, -1] + q[:, 0], 1.0, 400)
+        assert np.linalg.norm(path[-1] - path[-2]) > 0.05
 
 
 # --- Q2 -------------------------------------------------------------------------------------
@@ -155,6 +177,45 @@ def test_Q2_is_tight_along_v1_and_only_there(seed, n, product):
     assert gap[1] > 1e-6 * product**2  # (eta^2/2) sum (1 - lambda_k) c_k^2, no term tiny
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds, n=st.integers(1, 5), product=st.floats(0.05, 1.95), steps=st.integers(1, 60))
+def test_Q2_gradients_fall_at_the_stated_rate(seed, n, product, steps):
+    generator = np.random.default_rng(seed)
+    c, b, w = generator.normal(size=4), generator.normal(size=4), generator.normal(size=(4, n))
+    ell = np.sum(np.abs(c) * np.sum(w**2, axis=1))
+    eta = product / ell
+    theta, losses, squares = generator.normal(size=n), [], []
+    for _ in range(steps + 1):
+        losses.append(np.sum(c * np.cos(w @ theta + b)))
+        gradient = -(c * np.sin(w @ theta + b)) @ w
+        squares.append(gradient @ gradient)
+        theta = theta - eta * gradient
+    # The least loss of the run serves as its lower bound: no other is as strict.
+    bound = (losses[0] - min(losses)) / (steps * eta * (1 - eta * ell / 2))
+    rounding = 100 * EPS * np.sum(np.abs(c)) / (steps * eta * (1 - eta * ell / 2))
+    assert min(squares[:steps]) <= bound + rounding
+
+
+@given(product=st.floats(0.05, 1.95), x=st.floats(0.1, 10))
+def test_Q2_rate_is_attained_by_one_step_on_a_quadratic(product, x):
+    """So no constant in it can be improved: half of the term with ell would be too little."""
+    before, after = x**2 / 2, (1 - product) ** 2 * x**2 / 2
+    for share, holds in ((1 / 2, True), (1 / 4, False)):
+        bound = (before - after) / (product * (1 - product * share))
+        assert (x**2 <= bound * (1 + 100 * EPS / (2 - product))) == holds
+
+
+def test_Q2_gradients_tend_to_zero():
+    path = np.zeros((2001, 2))
+    path[0] = 1.0, -0.7  # L = cos(x) + cos(x + 2 y), ell = 1 + 5
+    for t in range(2000):
+        x, y = path[t]
+        gradient = -np.sin(x) - np.sin(x + 2 * y), -2 * np.sin(x + 2 * y)
+        path[t + 1] = path[t] - 0.3 * np.array(gradient)
+    x, y = path.T
+    assert np.hypot(np.sin(x) + np.sin(x + 2 * y), 2 * np.sin(x + 2 * y))[-1] < 1e-12
+
+
 # --- Q3 -------------------------------------------------------------------------------------
 
 
@@ -185,6 +246,38 @@ def test_Q3_grid_of_scipy_eigenvalues(method):
             ]
         )
         assert (stable == (grid < quadratic.stability_threshold(method, 1.0, **extra))).all()
+
+
+def inside(p, q):
+    """Whether both roots of mu^2 - p mu + q lie inside the unit circle, from the roots."""
+    root = np.emath.sqrt(p**2 - 4 * q)
+    return max(abs(p + root), abs(p - root)) < 2
+
+
+def conditions(p, q):
+    return abs(q) < 1, abs(p) < 1 + q
+
+
+@settings(max_examples=500)
+@given(p=st.floats(-3, 3), q=st.floats(-2, 2))
+def test_jury_conditions_are_those_of_the_roots(p, q):
+    margin = min(abs(abs(q) - 1), abs(abs(p) - 1 - q))
+    assume(margin > 1e-6)  # on the boundary rounding decides; the next test has its cases
+    assert inside(p, q) == all(conditions(p, q))
+
+
+def test_jury_conditions_are_strict_and_both_are_needed():
+    # Roots 1, 1; i, -i; 1, -1; -1, -1/2; 1, 1/2: one at least on the circle.
+    for p, q in ((2, 1), (0, 1), (0, -1), (-1.5, 0.5), (1.5, 0.5)):
+        assert not inside(p, q)
+        assert not all(conditions(p, q))
+    # Roots 3/2 and 1/2 meet the first condition alone, 2 i and -2 i the second alone.
+    for (p, q), met in {(2, 0.75): (True, False), (0, 4): (False, True)}.items():
+        assert not inside(p, q)
+        assert conditions(p, q) == met
+    for p, q in ((1.8, 0.81), (0, 0)):  # double roots, at 0.9 and 0
+        assert inside(p, q)
+        assert all(conditions(p, q))
 
 
 def test_Q3_jury_conditions_symbolically():
@@ -318,6 +411,29 @@ def test_Q4_covariance_with_one_feature_is_the_scalar_factor():
     h = features[:, 0] ** 2
     factor = quadratic.sgd_second_moment(h.mean(), h.var(), 0.3, 2)
     assert np.isclose(quadratic.sgd_covariance_step(features, 0.3, 2)[0, 0], factor, rtol=10 * EPS)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds, n=st.integers(2, 6), p=st.integers(1, 3), product=st.floats(0.1, 3))
+def test_Q4_noise_never_raises_the_threshold_of_a_matrix(seed, n, p, product):
+    """The covariance grows at least as the mean squared, and with the full batch just so."""
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(n, p))
+    values = np.linalg.eigvalsh(features.T @ features / n)
+    eta = product / values[-1]
+    mean = np.abs(1 - eta * values).max() ** 2
+    for batch, replacement in ((1, True), (n - 1, False), (n, True), (n, False)):
+        step = quadratic.sgd_covariance_step(features, eta, batch, replacement=replacement)
+        radius = quadratic.spectral_radius(step)
+        # A matrix of size p^2 with entries up to (1 + 3 n)^2, symmetric as a map of covariances.
+        rounding = 1e3 * EPS * max(1, np.abs(step).max())
+        assert radius >= mean - rounding
+        if radius < 1 - rounding:
+            assert product < 2
+        if not replacement and batch == n:
+            assert abs(radius - mean) <= rounding
+        elif p == 1:
+            assert radius > mean, "one parameter, and noise that is not zero"
 
 
 # --- bad input ------------------------------------------------------------------------------
