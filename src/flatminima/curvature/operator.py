@@ -10,12 +10,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flatminima.curvature._autograd import (
+    DerivativeError,
+    contradiction,
+    differentiable,
+    moved,
+    relative_direction,
+)
 from flatminima.curvature.losses import checked_value
 
-__all__ = ["HessianOperator", "MatrixOperator", "SymmetricOperator", "Terms"]
+__all__ = ["DerivativeError", "HessianOperator", "MatrixOperator", "SymmetricOperator", "Terms"]
 
 Closure = Callable[[], Tensor]
 """A function of no arguments that returns a loss, a scalar tensor, from the current parameters."""
+
+HIDDEN = (
+    "a part of the loss is hidden from autograd. It may be reentrant checkpointing (give "
+    "use_reentrant=False), `detach`, `.data` or `no_grad` in the forward pass, a custom "
+    "autograd.Function whose backward cannot be differentiated, a hook that changes gradients, or "
+    "a parameter given as a view of the one used. With check=False nothing is checked"
+)
+"""What a derivative may be wrong for."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,11 @@ class SymmetricOperator:
     """
 
     def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"curvature is computed in float32 or float64, got {dtype}: convert the model and "
+                "its inputs, as model.float() does"
+            )
         self.shape, self.dtype, self.device = (n, n), dtype, device
         self.products = 0
 
@@ -65,15 +85,29 @@ class SymmetricOperator:
 
 
 class MatrixOperator(SymmetricOperator):
-    """The operator of a symmetric matrix that is stored in full, (n, n)."""
+    r"""The operator of a symmetric matrix that is stored in full, (n, n).
+
+    A matrix assembled from products is symmetric up to rounding only. What is stored is its
+    symmetric part, the nearest symmetric matrix; the antisymmetric part must be at most
+    :math:`\sqrt\epsilon` of the matrix in the Frobenius norm, which bounds what the eigenvalues
+    move by. Rounding is of the size of :math:`\epsilon` times what a product amplifies it, and a
+    matrix that is wrong misses symmetry by the order of 1: this is halfway, in powers of ten.
+    """
 
     def __init__(self, matrix: Tensor) -> None:
         square = matrix.ndim == 2 and len(matrix) == matrix.shape[1] > 0
-        if not square or not torch.allclose(matrix, matrix.T):
+        if not square or not torch.isfinite(matrix).all():
             given = f"got one of shape {tuple(matrix.shape)}"
             raise ValueError(f"matrix must be (n, n), symmetric and finite, {given}")
         super().__init__(len(matrix), matrix.dtype, matrix.device)
-        self.matrix = matrix
+        unit = matrix.double() / (matrix.abs().max().double() or 1.0)  # whose squares are numbers
+        skew = float((unit - unit.T).norm() / 2)
+        if skew > torch.finfo(matrix.dtype).eps ** 0.5 * float(unit.norm()):
+            raise ValueError(
+                "matrix must be symmetric up to rounding, got one whose antisymmetric part is "
+                f"{skew / float(unit.norm()):.2g} of it"
+            )
+        self.matrix = matrix / 2 + matrix.T / 2
 
     def _products(self, rows: Tensor) -> Tensor:
         return rows @ self.matrix
@@ -90,13 +124,17 @@ class HessianOperator(SymmetricOperator):
     The loss must be deterministic (`EmpiricalRisk.hessian` checks it) and twice differentiable
     where it is evaluated. Of ReLU PyTorch's second derivative is zero everywhere: the products
     leave its kinks out. Parameters that the loss does not depend on give rows and columns of zeros.
-    A tensor that is used in several places of a model is one parameter, and given once.
+    A tensor that is used in several places of a model is one parameter, and given once. Attention
+    and normalization are evaluated in parts that PyTorch differentiates rightly.
 
     Args:
         loss: function of no arguments that returns the loss, a scalar tensor, from the current
             parameters. Or `Terms`: the graph of each part is then built anew in each call of
             matmat, at the cost of one further gradient: ask for several products in a call.
-        parameters: tensors that require a gradient, all of one floating dtype and on one device.
+        parameters: tensors that require a gradient, all float32 or all float64, on one device.
+        check: whether differences of the gradient are held against the first product, at the cost
+            of about four gradients, and against the first third derivative. So what is hidden from
+            autograd (in ``detach``, a custom function, a hook) is found.
 
     Attributes:
         loss: value of the loss, a float.
@@ -105,6 +143,8 @@ class HessianOperator(SymmetricOperator):
     Raises:
         ValueError: parameters empty, repeated, of several dtypes or devices, or not requiring a
             gradient; a loss that is not a scalar, not finite or that depends on no parameter.
+        DerivativeError: the loss has no second derivative, or not the one that PyTorch computes;
+            or it writes to the parameters, which are then put back.
 
     Example:
         >>> import torch
@@ -114,33 +154,52 @@ class HessianOperator(SymmetricOperator):
         tensor([4., 2.])
     """
 
-    def __init__(self, loss: Closure | Terms, parameters: Iterable[Tensor]) -> None:
+    def __init__(
+        self, loss: Closure | Terms, parameters: Iterable[Tensor], *, check: bool = True
+    ) -> None:
         self.parameters = _checked_parameters(parameters)
         self._sizes = [p.numel() for p in self.parameters]
         first = self.parameters[0]
         super().__init__(sum(self._sizes), first.dtype, first.device)
-        self._versions = [p._version for p in self.parameters]
         if not callable(loss) and not isinstance(loss, Terms):
             raise ValueError(
                 f"loss must be a function of no arguments or Terms, got {type(loss).__name__}"
             )
         self.terms = loss.each if isinstance(loss, Terms) else lambda: [(1.0, loss)]
+        self.unchecked = {2, 3} if check else set()
+        """Orders of derivatives that are yet to be checked; operators of one risk share them."""
+        self._versions = [p._version for p in self.parameters]
+        self._kept = flattened(self.parameters).detach()
         self.loss = 0.0
         self.gradient = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
-        depends = False
+        self._used = [False] * len(self.parameters)
         for weight, part in self.terms():
             graph = _GradientGraph(part, self.parameters)
-            depends = depends or graph.depends
+            self._used = [a or b for a, b in zip(self._used, graph.used, strict=True)]
             self.loss += weight * graph.loss
             self.gradient += weight * flattened(graph.gradients).detach()
-        if not depends:
-            raise ValueError("loss must depend on the parameters, got one without a gradient graph")
+        if [p._version for p in self.parameters] != self._versions:
+            for p, part in zip(self.parameters, self.split(self._kept), strict=True):
+                p.data.copy_(part)
+            raise DerivativeError(
+                "the loss writes to the parameters while it is evaluated, as "
+                "Embedding(max_norm=...) does: give it without"
+            )
+        if not any(self._used):
+            raise ValueError(
+                "loss must depend on the parameters, got one without a gradient graph from them: "
+                "give the tensors that the model holds, not views of them"
+            )
         # Of a loss in one piece the graph serves all products. Of several parts none is kept.
         self._graph = None if isinstance(loss, Terms) else graph
 
     def check_current(self) -> None:
         """RuntimeError if the parameters have changed since the operator was made."""
-        if [p._version for p in self.parameters] != self._versions:
+        # A write through `.data` moves no version: the entries are compared, to the bit.
+        now = flattened(self.parameters).detach()
+        if [p._version for p in self.parameters] != self._versions or not torch.equal(
+            now.view(torch.uint8), self._kept.view(torch.uint8)
+        ):
             raise RuntimeError(
                 "the parameters have changed since this operator was made: make a new one"
             )
@@ -152,27 +211,94 @@ class HessianOperator(SymmetricOperator):
 
     def _products(self, rows: Tensor) -> Tensor:
         self.check_current()
+        if 2 in self.unchecked:
+            self._check_idle()
+            self.check_order(
+                2,
+                lambda _: self.gradient_now(),
+                lambda d: self.products_now(d[None], self._graph)[0],
+                here=self.gradient,
+            )
+        return self.products_now(rows, self._graph)
+
+    def gradient_now(self) -> Tensor:
+        """(n,) gradient at the parameters as they are now."""
+        graphs = (
+            (weight, _GradientGraph(part, self.parameters, False)) for weight, part in self.terms()
+        )
+        return sum(weight * flattened(graph.gradients) for weight, graph in graphs)
+
+    def products_now(self, rows: Tensor, graph: "_GradientGraph | None" = None) -> Tensor:
+        """Products at the parameters as they are now, uncounted, through new graphs or one."""
         result = torch.zeros_like(rows)
         for weight, part in self.terms():
-            graph = self._graph or _GradientGraph(part, self.parameters)
+            current = graph or _GradientGraph(part, self.parameters)
             for target, row in zip(result, rows, strict=True):
-                target.add_(flattened(graph.product(self.split(row))), alpha=weight)
+                target.add_(flattened(current.product(self.split(row))), alpha=weight)
         return result
+
+    def check_order(
+        self,
+        order: int,
+        vector: Callable[[Tensor], Tensor],
+        derivative: Callable[[Tensor], Tensor],
+        here: Tensor | None = None,
+    ) -> None:
+        """Hold differences of a vector, of a random direction d, against its derivative along d.
+
+        ``here`` is the vector at the parameters if it is known. Raises DerivativeError if they
+        certainly disagree; else that order counts as checked. Parameters, their versions and
+        random numbers stay as they are.
+        """
+        parts, scale = relative_direction(self.parameters)
+        d = flattened(parts)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            here, slope = vector(d) if here is None else here, derivative(d)
+            miss = contradiction(self.parameters, lambda: vector(d), here, slope, parts, scale)
+        if miss:
+            raise DerivativeError(
+                f"differences contradict PyTorch's derivatives of order {order}, which miss them "
+                f"by {miss:.0%}: {HIDDEN}"
+            )
+        self.unchecked.discard(order)
+
+    def _check_idle(self) -> None:
+        """Parameters without a gradient must not change the loss: DerivativeError if they do."""
+        idle = [i for i, used in enumerate(self._used) if not used]
+        if not idle:
+            return
+        parameters = [self.parameters[i] for i in idle]
+        with moved(parameters, relative_direction(parameters)[0], 0.1):
+            value = sum(
+                weight * _GradientGraph(part, self.parameters, False).loss
+                for weight, part in self.terms()
+            )
+        # Not by rounding, which on a GPU differs from call to call.
+        if abs(value - self.loss) > torch.finfo(self.dtype).eps ** 0.5 * abs(self.loss):
+            raise DerivativeError(
+                f"parameters number {', '.join(map(str, idle))} have no gradient, yet a change of "
+                f"them changes the loss: {HIDDEN}"
+            )
 
 
 class _GradientGraph:
     """The loss of one part and its gradients, with the graph that differentiates them again."""
 
-    def __init__(self, loss: Closure, parameters: list[Tensor]) -> None:
-        with torch.enable_grad():
+    def __init__(self, loss: Closure, parameters: list[Tensor], again: bool = True) -> None:
+        self.parameters = parameters
+        with differentiable():
             value = checked_value(loss())
             self.loss = value.item()
-            self.depends = value.requires_grad
-            self.parameters = parameters
-            if self.depends:
-                self.gradients = gradients(value, parameters, create_graph=True)
-            else:
-                self.gradients = [torch.zeros_like(p) for p in parameters]
+            found = [None] * len(parameters)
+            if value.requires_grad:
+                found = torch.autograd.grad(
+                    value, parameters, create_graph=again, allow_unused=True
+                )
+        self.used = [g is not None for g in found]
+        self.gradients = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)
+        ]
 
     def product(self, parts: list[Tensor]) -> Sequence[Tensor]:
         # A part of the gradient that does not depend on the parameters (the loss is linear in
@@ -180,14 +306,15 @@ class _GradientGraph:
         live = [i for i, g in enumerate(self.gradients) if g.requires_grad]
         if not live:
             return [torch.zeros_like(p) for p in self.parameters]
-        return torch.autograd.grad(
-            [self.gradients[i] for i in live],
-            self.parameters,
-            [parts[i] for i in live],
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        with differentiable():
+            return torch.autograd.grad(
+                [self.gradients[i] for i in live],
+                self.parameters,
+                [parts[i] for i in live],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
 
 
 def gradients(

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from flatminima._validation import one_of
+from flatminima.curvature._autograd import differentiable
 from flatminima.curvature.losses import Loss, as_loss, checked_value, name_of
 from flatminima.curvature.operator import (
     Closure,
@@ -49,7 +50,8 @@ class EmpiricalRisk:
             their sizes) or ``"sum"``; by default what ``loss.reduction`` says, else ``"mean"``.
         size_of: function of (inputs, targets) that says how many examples a batch counts for, by
             default ``len(targets)``. For a mean over the tokens that a mask leaves, their number.
-        check: whether `check` is called before the first Hessian.
+        check: whether `check` is called before the first Hessian, and differences are held against
+            the first derivatives of second and of third order, as `HessianOperator` says.
 
     Attributes:
         names: the name of each parameter, as in ``model.named_parameters()``.
@@ -101,6 +103,7 @@ class EmpiricalRisk:
             _check_batches(data)
         self._total: float | None = None
         self._unchecked = check
+        self._orders = {2, 3} if check else set()
 
     def __repr__(self) -> str:
         data = f"{self.examples:g} examples" if self.pair else type(self.data).__name__
@@ -168,7 +171,8 @@ class EmpiricalRisk:
         """(size,) gradient at the current parameters, in one pass over the batches."""
         total = torch.zeros(self.size, dtype=self.parameters[0].dtype, device=self.device)
         for weight, loss in self.terms():
-            parts = gradients(checked_value(loss()), self.parameters)
+            with differentiable():
+                parts = gradients(checked_value(loss()), self.parameters)
             total.add_(flattened(parts), alpha=weight)
         return total
 
@@ -177,7 +181,12 @@ class EmpiricalRisk:
         if self._unchecked:
             self.check()
         loss = self.loss if self.pair else Terms(self.terms)
-        return HessianOperator(loss, self.parameters if parameters is None else parameters)
+        whole = self.parameters if parameters is None else parameters
+        operator = HessianOperator(loss, whole, check=False)
+        # What one operator has found right need not be checked by the next one; of a block, the
+        # rest of the Hessian has not been seen.
+        operator.unchecked = self._orders if parameters is None else set(self._orders)
+        return operator
 
     def flat(self, named: Mapping[str, Tensor] | None = None) -> Tensor:
         """(size,) a flat vector of tensors by name, by default of the current parameters."""
@@ -201,9 +210,11 @@ class EmpiricalRisk:
         """Evaluate the risk twice, and raise NondeterministicRiskError unless both agree.
 
         Dropout and batch normalization in training mode and loaders that shuffle are found so,
-        and the layers named. Random numbers and running averages are left as they were.
+        and the layers named. Random numbers, running averages and parameters are left as they were.
         """
         buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
+        weights = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        versions = {name: p._version for name, p in self.model.named_parameters()}
         devices = [self.device] if self.device.type == "cuda" else []
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=devices):
@@ -213,6 +224,14 @@ class EmpiricalRisk:
             moved = [name for name in now if not torch.equal(now[name], buffers[name])]
             for name, buffer in now.items():
                 buffer.copy_(buffers[name])
+            written = [n for n, p in self.model.named_parameters() if p._version != versions[n]]
+            for name in written:
+                self.model.get_parameter(name).data.copy_(weights[name])
+        if written:
+            raise NondeterministicRiskError(
+                "the model writes to its parameters while it is evaluated, as "
+                f"Embedding(max_norm=...) does: to {_quoted(written)}. Give it without"
+            )
         if moved:
             layers = sorted({name.rpartition(".")[0] or "the model itself" for name in moved})
             raise NondeterministicRiskError(

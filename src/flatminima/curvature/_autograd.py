@@ -1,0 +1,227 @@
+"""What PyTorch's derivatives need in order to be right: layers in their parts, errors that say what
+to do, and differences that contradict a derivative.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+STEPS = {
+    torch.float32: (2.0**-8, 2.0**-10, 2.0**-12),
+    torch.float64: (2.0**-17, 2.0**-20, 2.0**-23),
+}
+"""Of differences, relative to the parameters: from where a central one is best, eps^(1/3), down."""
+
+CLOSE, STEADY = 0.01, 0.05
+"""Below the first a miss is none; differences are one if they are apart by the second of a miss."""
+
+HINTS = {
+    "scaled_dot_product": "fused attention has no second derivative: leave the choice of the "
+    "kernel to the library, or write `with torch.nn.attention.sdpa_kernel("
+    "torch.nn.attention.SDPBackend.MATH):` around the model",
+    "aot_autograd": "a compiled model has no second derivative: give the model itself, which "
+    "torch.compile keeps as `model._orig_mod`",
+    "cudnn_rnn": "cuDNN's recurrent layers have no second derivative: write "
+    "`with torch.backends.cudnn.flags(enabled=False):` around the call",
+    "use_reentrant": "reentrant checkpointing hides a part of the model from autograd: write "
+    "`checkpoint(..., use_reentrant=False)`",
+    "once_differentiable": "a function of the model has a first derivative only",
+    "modified by an inplace operation": "the loss changes a tensor in place that its derivatives "
+    "need: write `x = x + y` for `x += y`, and leave parameters and data as they are",
+    "a second time": "a part of the loss was computed before the function was called, and its "
+    "graph is gone: compute all of it within",
+    "is not implemented": "a layer or loss of the model has no second derivative in PyTorch: "
+    "write it in simpler operations",
+}
+"""What an error of PyTorch holds -> what to do about it."""
+
+
+class DerivativeError(RuntimeError):
+    """PyTorch has no derivative of the order that is needed, or a wrong one; the text says why."""
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Where losses are evaluated: their derivatives of all orders are then right, or an error.
+
+    PyTorch's attention kernels have no second derivative; its layer, batch and instance
+    normalization have a wrong third one, and weight normalization a wrong second one, without a
+    word (https://github.com/pytorch/pytorch/issues/175754 and 186256). Here they are evaluated in
+    parts that PyTorch differentiates rightly.
+    """
+    try:
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _InParts():
+            yield
+    except RuntimeError as error:
+        for sign, hint in HINTS.items():
+            if sign in str(error) and not isinstance(error, DerivativeError):
+                said = str(error).strip().split("\n")[0]
+                raise DerivativeError(f"{hint}. PyTorch says: {said}") from error
+        raise
+
+
+class _InParts(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return _PARTS.get(func, func)(*args, **(kwargs or {}))
+
+
+def _normalized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    centered = x - x.mean(dims, keepdim=True)
+    return centered * (centered.square().mean(dims, keepdim=True) + eps).rsqrt()
+
+
+def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None, channels: bool = True) -> Tensor:
+    shape = (-1,) + (1,) * (x.ndim - 2) if channels else None
+    for factor, rule in ((weight, torch.mul), (bias, torch.add)):
+        if factor is not None:
+            x = rule(x, factor.view(shape) if shape else factor)
+    return x
+
+
+def _layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True) -> Tensor:
+    dims = tuple(range(-len(normalized_shape), 0))
+    return _scaled(_normalized(x, dims, eps), weight, bias, channels=False)
+
+
+def _batch_norm(
+    x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+) -> Tensor:
+    rest = (running_mean, running_var, weight, bias, training, momentum, eps)
+    if not training:  # the averages are constants
+        return functional.batch_norm(x, *rest)
+    if running_mean is not None:
+        with torch.no_grad():
+            functional.batch_norm(x, *rest)  # moves the averages
+    return _scaled(_normalized(x, (0, *range(2, x.ndim)), eps), weight, bias)
+
+
+def _instance_norm(
+    x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True,
+    momentum=0.1, eps=1e-5,
+) -> Tensor:  # fmt: skip
+    rest = (running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    if not use_input_stats:
+        return functional.instance_norm(x, *rest)
+    if running_mean is not None:
+        with torch.no_grad():
+            functional.instance_norm(x, *rest)
+    return _scaled(_normalized(x, tuple(range(2, x.ndim)), eps), weight, bias)
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    dims = [i for i in range(v.ndim) if dim == -1 or i != dim % v.ndim]
+    return v * (g / torch.linalg.vector_norm(v, dim=dims, keepdim=True))
+
+
+def _in_order(rule: Callable) -> Callable:
+    """Of torch.batch_norm and torch.instance_norm: weight and bias come before the averages."""
+
+    def called(x, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled):
+        return rule(x, running_mean, running_var, weight, bias, training, momentum, eps)
+
+    return called
+
+
+def _embedding(indices: Tensor, weight: Tensor, *args, **kwargs) -> Tensor:
+    """With gradients that are dense: sparse ones have no derivative."""
+    names = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
+    options = dict(zip(names, args, strict=False)) | kwargs
+    return functional.embedding(indices, weight, **(options | {"sparse": False}))
+
+
+_PARTS = {
+    functional.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    functional.batch_norm: _batch_norm,
+    torch.batch_norm: _in_order(_batch_norm),
+    functional.instance_norm: _instance_norm,
+    torch.instance_norm: _in_order(_instance_norm),
+    torch._weight_norm: _weight_norm,
+    functional.embedding: _embedding,
+}
+
+
+def relative_direction(parameters: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """A random direction that moves each tensor by about its own size, and the sizes (n,).
+
+    The size is the root mean square of the entries; of a tensor of zeros that of all entries.
+    """
+    squares = [p.detach().double().square().sum().item() for p in parameters]
+    whole = sum(squares) / max(sum(p.numel() for p in parameters), 1)
+    means = [s / p.numel() if s else whole or 1.0 for s, p in zip(squares, parameters, strict=True)]
+    generator = torch.Generator().manual_seed(0)
+    sizes = [
+        torch.full(p.shape, mean**0.5, dtype=torch.float64)
+        for mean, p in zip(means, parameters, strict=True)
+    ]
+    parts = [
+        (size * torch.randn(size.shape, generator=generator, dtype=torch.float64)).to(p)
+        for size, p in zip(sizes, parameters, strict=True)
+    ]
+    return parts, torch.cat([size.reshape(-1) for size in sizes]).to(parameters[0].device)
+
+
+@contextmanager
+def moved(parameters: Sequence[Tensor], parts: Sequence[Tensor], step: float) -> Iterator[None]:
+    """The parameters lie at step times ``parts`` away, and then where they were, to the bit.
+
+    Their version counters do not see it: graphs stay valid.
+    """
+    kept = [p.detach().clone() for p in parameters]
+    try:
+        for p, part in zip(parameters, parts, strict=True):
+            p.data.add_(part, alpha=step)
+        yield
+    finally:
+        for p, origin in zip(parameters, kept, strict=True):
+            p.data.copy_(origin)
+
+
+def contradiction(
+    parameters: Sequence[Tensor],
+    vector: Callable[[], Tensor],
+    here: Tensor,
+    derivative: Tensor,
+    parts: Sequence[Tensor],
+    scale: Tensor,
+) -> float:
+    r"""How far differences certainly miss the derivative of a vector along ``parts``; 0 for not.
+
+    A derivative is wrong only where the vector is smooth and its slope another one. So the central
+    differences at three steps must agree with each other, and at each the two one-sided ones, far
+    better than with the derivative. A jump of the vector (a kink of ReLU between the points)
+    contributes jump / step to a difference, and N of them of random signs differ from step to step
+    by their :math:`1/\sqrt N`-th part; a jump of its slope at the very point (ELU at 0) parts
+    the one-sided differences; rounding grows as 1 / step. None of them passes for agreement, and
+    what cannot be decided counts as right.
+
+    Args:
+        vector: at the parameters as they are when it is called; here at the point itself.
+        scale: (n,) weights of the entries in all norms.
+
+    """
+
+    def at(step: float) -> Tensor:
+        with moved(parameters, parts, step):
+            return vector().double() * scale
+
+    here, derivative, last = here.double() * scale, derivative.double() * scale, None
+    for step in STEPS[parameters[0].dtype]:
+        try:
+            ahead, behind = at(step), at(-step)
+        except (ArithmeticError, AssertionError, RuntimeError, ValueError):
+            return 0.0  # the model refuses such parameters
+        slope, bend = (ahead - behind) / (2 * step), (ahead - 2 * here + behind) / step
+        miss = float((slope - derivative).norm())
+        size = max(float(slope.norm()), float(derivative.norm()))
+        if not miss > CLOSE * size or float(bend.norm()) > STEADY * miss:
+            return 0.0
+        if last is not None and float((slope - last).norm()) > STEADY * miss:
+            return 0.0
+        last = slope
+    return miss / size
