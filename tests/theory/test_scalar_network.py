@@ -104,7 +104,8 @@ def test_D1_zero_entries_are_exact():
 def test_D1_minimum_of_a_tie_with_the_wrong_sign_is_a_saddle():
     network = ScalarNetwork(2, 1.0)
     assert np.isnan(network.minimum([0.5, -0.5])).all()
-    assert np.isnan(network.minimum_sharpness([0.5, -0.5]))
+    # What the imbalances say is defined all the same: the balanced minima, of sharpness 2 |y|.
+    assert network.minimum_sharpness([0.5, -0.5]) == pytest.approx(2, abs=1e-14)
     # A single smallest entry passes through zero instead.
     assert network.residual(network.minimum([0.5, -0.7])) == pytest.approx(0, abs=1e-14)
 
@@ -354,6 +355,7 @@ def test_noise_is_recorded_and_enters_the_residual():
         (lambda: residual_imbalance_dynamics(0.1, 1.0, 1.0, -0.1, 5), "learning_rate"),
         (lambda: ScalarNetwork(3, 1.0).escape_margin(np.ones(3), 0.1), "escape_margin"),
         (lambda: ScalarNetwork(2, 1.0).escape_margin([1.0, 1.0], 0.0), "learning_rate"),
+        (lambda: ScalarNetwork(3, 1.0).swing(np.ones(3), -0.1), "learning_rate"),
         (lambda: ScalarNetwork(2, 0.0).stabilization([1.0, 0.0], 0.1), "target"),
         (lambda: instability.reflected_sharpness(25.0, 0.1, target=10.0), "target"),
     ],

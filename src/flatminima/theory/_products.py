@@ -27,14 +27,20 @@ def leave_two_out(theta: np.ndarray) -> np.ndarray:
 
 
 def on_orbit(theta: np.ndarray, output: np.ndarray) -> np.ndarray:
-    """The point with the given output on the gradient-flow orbit of theta; NaN if there is none.
+    """The point with the given output on the gradient-flow orbit of theta; NaN if there is none."""
+    size = np.abs(theta)
+    smallest = size == size.min(axis=-1, keepdims=True)
+    return _with_signs(theta, np.sqrt(orbit_squares(theta, output)), smallest, output)
 
-    Along the orbit theta_i^2 = q + gap_i with fixed gaps >= 0, the least of them 0, so q >= 0
-    solves sum_i log(q + gap_i) = log(output^2), whose left side is convex and increasing in log q.
+
+def orbit_squares(theta: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """The squares of a point with the imbalances of theta and an output of the given size.
+
+    They are q + gap_i with fixed gaps >= 0, the least of them 0, so q >= 0 solves
+    sum_i log(q + gap_i) = log(output^2), whose left side is convex and increasing in log q.
     """
     size = np.abs(theta)
     least = size.min(axis=-1, keepdims=True)
-    smallest = size == least
     with np.errstate(divide="ignore"):
         gaps = np.log((size - least) * (size + least))
         goal = 2 * np.log(np.abs(output))
@@ -50,8 +56,7 @@ def on_orbit(theta: np.ndarray, output: np.ndarray) -> np.ndarray:
         start = np.where(reachable, goal / depth, -np.inf)
         log_q = decreasing_newton(excess, np.broadcast_to(start, theta.shape[:-1]))
         squares = np.exp(np.logaddexp(log_q[..., None], gaps))
-    squares = np.where((output == 0)[..., None] & smallest, 0.0, squares)
-    return _with_signs(theta, np.sqrt(squares), smallest, output)
+    return np.where((output == 0)[..., None] & (size == least), 0.0, squares)
 
 
 def _with_signs(

@@ -1,4 +1,4 @@
-r"""Scalar networks, the smallest models whose Hessian eigenvectors rotate (D1 to D9).
+r"""Scalar networks, the smallest models whose Hessian eigenvectors rotate (D1 to D9, M4).
 
 The network multiplies its parameters, pi = theta_1 ... theta_d, and is trained on one target y:
 
@@ -143,11 +143,23 @@ class ScalarNetwork:
         return _products.on_orbit(self._parameters(theta), np.asarray(self.target))
 
     def minimum_sharpness(self, theta: object) -> np.ndarray:
-        """Return the sharpness of :meth:`minimum`, shape (...); NaN where that is NaN.
+        """Return the sharpness of the minima with the imbalances of theta, shape (...).
 
-        At depth 2 it is sqrt(kappa^2 + 4 target^2) (D4).
+        These minima differ in signs alone, and :meth:`minimum` is one of them wherever there is
+        one ahead. At depth 2 it is sqrt(kappa^2 + 4 target^2) (D4).
         """
-        return np.sum(leave_one_out(self.minimum(theta)) ** 2, axis=-1)
+        squares = _products.orbit_squares(self._parameters(theta), np.asarray(self.target))
+        return np.sum(leave_one_out(squares), axis=-1)
+
+    def swing(self, theta: object, learning_rate: object) -> np.ndarray:
+        """Return eta |r| times the largest product that leaves two entries out, shape (...).
+
+        A step of swing at most 1 does not raise :meth:`minimum_sharpness` (M4). At depth 2 it is
+        eta |r|, and sqrt(2) is enough (D7). ``learning_rate`` broadcasts; 0 at depth 1.
+        """
+        theta = self._parameters(theta)
+        largest = np.abs(leave_two_out(theta)).max(axis=(-2, -1))
+        return checked_rates(learning_rate) * np.abs(self.residual(theta)) * largest
 
     def start_with_sharpness(
         self, sharpness: object, generator: np.random.Generator, residual: object = 0.0
@@ -285,9 +297,9 @@ class ScalarNetwork:
         r"""Return 4 - eta (a^2 + b^2) + eta^2 y r, shape (...); depth 2 only.
 
         For eta |y| < 2 its sign never changes along gradient descent: where it is positive the
-        run stays bounded, with eta |r| < 2; where it is negative the run is unbounded unless it
-        lands on r = 0 exactly (theorem on the boundary of divergence, in the chapter on flatness
-        bias). For eta |y| >= 2 it says nothing. ``learning_rate`` broadcasts.
+        run stays bounded, with eta |r| < 2; where it is negative |theta| tends to infinity unless
+        the run lands on r = 0 exactly (theorem on the boundary of divergence, in the chapter on
+        flatness bias). For eta |y| >= 2 it says nothing. ``learning_rate`` broadcasts.
         """
         _descent.needs_depth_two(self, "escape_margin")
         theta, rates = self._parameters(theta), checked_rates(learning_rate)
