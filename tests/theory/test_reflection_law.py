@@ -160,3 +160,57 @@ def test_D8_counts_the_starting_residual(depth):
         predicted = -np.sqrt(excess**2 + c * residual**2)
         errors.append(abs(run.sharpness[-1] - limit - predicted) / limit)
     assert 3 < errors[0] / errors[1] < 5
+
+
+def misses_from(network, eta, minimum, direction, sizes):
+    """|final sharpness - law| from starts minimum + size * direction, and the h of each."""
+    c, found = network.stabilization(minimum, eta), []
+    for size in sizes:
+        start = minimum + size * direction
+        excess = network.minimum_sharpness(start) - 2 / eta
+        h = np.sqrt(excess**2 + c * network.residual(start) ** 2)
+        run = network.descend(start, eta, int(60 / (eta * h)), record_every=None)
+        found.append((abs(run.sharpness[-1] - (2 / eta - h)), h, excess))
+    return np.array(found).T
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_D8_from_starts_in_general_directions(depth):
+    """Both signs of the excess, and the residual as large as the excess: the miss is O(h^2)."""
+    network = ScalarNetwork(depth, 1.0)
+    limit = 2.2 * network.flattest_sharpness
+    eta, generator, signs = 2 / limit, np.random.default_rng(depth), []
+    minimum = network.start_with_sharpness(limit, np.random.default_rng(1))
+    for _ in range(12):
+        direction = generator.normal(size=depth)
+        direction /= np.linalg.norm(direction)
+        slope = network.minimum_sharpness(minimum + 1e-4 * direction) - limit
+        scale = 0.01 * limit / max(abs(slope) / 1e-4, limit / 10)
+        sizes = scale / np.array([1, 2, 4])
+        misses, h, excess = misses_from(network, eta, minimum, direction, sizes)
+        signs.append(excess[0] > 0)
+        # C tends to a constant; an error of first order would double it each time.
+        constants = misses / h**2
+        assert constants[2] < 1.3 * constants[1] + 0.1 / limit, (direction, constants)
+    assert 2 <= sum(signs) <= 10, "starts on both sides of the threshold"
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, -2.0])
+def test_D8_below_and_on_the_threshold(share):
+    """An excess of zero or below, in units of sqrt(c) |r|: the law with h, not with the excess."""
+    for depth in (2, 3):
+        network = ScalarNetwork(depth, 1.0)
+        limit = 2 * network.flattest_sharpness
+        eta, misses, naive = 2 / limit, [], []
+        c = network.stabilization(
+            network.start_with_sharpness(limit, np.random.default_rng(2)), eta
+        )
+        for residual in (0.02, 0.01):
+            excess = share * np.sqrt(c) * residual
+            start = network.start_with_sharpness(limit + excess, np.random.default_rng(2), residual)
+            h = np.sqrt(excess**2 + c * residual**2)
+            run = network.descend(start, eta, int(60 / (eta * h)), record_every=None)
+            misses.append(abs(run.sharpness[-1] - limit + h))
+            naive.append(abs(run.sharpness[-1] - limit + abs(excess)))
+        assert 3 < misses[0] / misses[1] < 5, (depth, misses)
+        assert 1.5 < naive[0] / naive[1] < 2.5, "without the residual it would be of first order"

@@ -119,6 +119,27 @@ class DiagonalNetwork:
         """
         return np.sum(_rest(self._parameters(theta)) ** 2, axis=-2)
 
+    def trace(self, theta: object) -> np.ndarray:
+        """Return tr H = sum_k C_kk s_k, shape (...), at every point (D11).
+
+        Example:
+            The trace bounds a weighted l1 norm of the weights, here |w_1| + |w_2| = 3 (M7):
+
+            >>> network = DiagonalNetwork([[1.0, 1.0], [1.0, -1.0]], [0.0, 0.0])
+            >>> theta = [[1.0, 2.0], [1.0, -1.0]]
+            >>> float(network.trace(theta)), float(network.least_trace(network.weights(theta)))
+            (7.0, 6.0)
+        """
+        return self.tangent_squares(theta) @ np.diag(self.gram)
+
+    def least_trace(self, weights: object) -> np.ndarray:
+        """Return d sum_k C_kk |w_k|^(2 - 2/d): the least tr H at given weights (..., features)."""
+        weights = finite_array("weights", weights)
+        if weights.shape[-1:] != (self.features,):
+            raise ValueError(f"weights must have shape (..., {self.features}), got {weights!r}")
+        powers = np.abs(weights) ** (2 - 2 / self.depth)
+        return self.depth * powers @ np.diag(self.gram)
+
     def minimum_sharpness(self, theta: object) -> np.ndarray:
         """Return lambda_1(X diag(s) X^T) / n, shape (...): the sharpness where gamma = 0 (D11).
 

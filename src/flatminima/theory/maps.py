@@ -2,7 +2,8 @@ r"""Gradient descent past the threshold, without a quadratic: low-dimensional ma
 
 A loss of one variable turns gradient descent into a map of the line, x' = x - eta L'(x). Its fixed
 points are the critical points of the loss; past the threshold it may settle on a cycle instead
-(Proposition Q5). The uv model is the map of a two-layer linear network with one hidden unit.
+(Proposition Q5). The uv model is the map of a two-layer linear network with one hidden unit. With
+more parameters the small cycles next to a minimum are those of Theorem M8.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from flatminima.theory._descent import recurrence
 __all__ = [
     "Orbit",
     "Polynomial",
+    "SmallCycle",
     "UVTrajectory",
     "Wide",
     "bifurcation_diagram",
     "cycle_length",
     "multiplier",
     "orbit",
+    "period_two",
     "period_two_orbit",
     "quartic",
     "superstable_rates",
@@ -173,6 +176,76 @@ def period_two_orbit(curvature: object, c: object, learning_rate: object) -> np.
     eta = checked_rates(learning_rate)
     square = (2 - eta * finite_array("curvature", curvature)) / (eta * c)
     return np.sqrt(np.where(square > 0, square, np.nan))
+
+
+class SmallCycle(NamedTuple):
+    """The small cycle of two points next to a minimum, to leading order (Theorem M8).
+
+    Example:
+        >>> period_two(1.0, 0.0, -6.0, 2.1).multiplier.round(9).tolist()  # 1 - 4 (2.1 - 2)
+        0.6
+    """
+
+    strength: np.ndarray
+    """a in lambda_1 - 2/eta = a A^2 + O(A^4): past the threshold if positive, shape (...)."""
+    amplitude: np.ndarray
+    """A > 0; NaN where the learning rate is on the other side of the threshold, shape (...)."""
+    points: np.ndarray
+    """The two points, from the minimum, up to O(A^3); shape (2, ..., p)."""
+    multiplier: np.ndarray
+    """1 - 4 (eta lambda_1 - 2): it attracts along v_1 if below one, shape (...)."""
+
+
+def period_two(hessian: object, third: object, fourth: object, learning_rate: object) -> SmallCycle:
+    """Return the small cycle next to a nondegenerate minimum, from derivatives there (M8).
+
+    ``hessian`` has shape (..., p, p), ``third`` (..., p, p, p) and ``fourth`` (..., p, p, p, p),
+    all symmetric; for p = 1 numbers will do. ``learning_rate`` broadcasts against (...). ValueError
+    unless all eigenvalues of the Hessian are positive and the largest is simple.
+
+    Example:
+        A stiff direction holds an oscillation that the fourth derivative alone would not:
+
+        >>> third = np.zeros((2, 2, 2))
+        >>> third[0, 0, 1] = third[0, 1, 0] = third[1, 0, 0] = 1.0
+        >>> cycle = period_two(np.diag([2.0, 1.0]), third, np.zeros((2,) * 4), 1.02)
+        >>> float(cycle.strength), cycle.points.round(3).tolist()
+        (0.5, [[0.28, -0.039], [-0.28, -0.039]])
+    """
+    h, t, q = (
+        finite_array(name, value)
+        for name, value in (("hessian", hessian), ("third", third), ("fourth", fourth))
+    )
+    if h.ndim == t.ndim == q.ndim == 0:
+        h, t, q = h.reshape(1, 1), t.reshape(1, 1, 1), q.reshape(1, 1, 1, 1)
+    p = h.shape[-1] if h.ndim else 0
+    if any(x.shape[-k:] != (p,) * k or x.ndim < k for k, x in ((2, h), (3, t), (4, q))):
+        raise ValueError(
+            "hessian, third and fourth must have shapes (..., p, p), (..., p, p, p) and "
+            f"(..., p, p, p, p), got {h.shape}, {t.shape} and {q.shape}"
+        )
+    values, vectors = np.linalg.eigh(h)
+    top, v = values[..., -1], vectors[..., -1]
+    slack = 1e-12 * np.abs(top)
+    if np.any(values[..., 0] <= slack) or (p > 1 and np.any(top - values[..., -2] <= slack)):
+        raise ValueError(
+            "hessian must have positive eigenvalues, the largest of them simple, "
+            f"got {values.tolist()}"
+        )
+    c = np.einsum("...ijk,...i,...j->...k", t, v, v)
+    back = np.linalg.solve(h, c[..., None])[..., 0]
+    along = np.einsum("...ijkl,...i,...j,...k,...l->...", q, v, v, v, v)
+    strength = np.sum(c * back, axis=-1) / 2 - along / 6
+    eta = checked_rates(learning_rate)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        square = (top - 2 / eta) / strength
+    amplitude = np.sqrt(np.where((square > 0) & np.isfinite(square), square, np.nan))
+    swing, centre = amplitude[..., None] * v, amplitude[..., None] ** 2 * back / 2
+    # The sign of v_1 is nobody's choice: the first point is where its largest entry is positive.
+    largest = np.take_along_axis(v, np.abs(v).argmax(axis=-1)[..., None], axis=-1)
+    swing = swing * np.sign(largest)
+    points = np.stack([swing - centre, -swing - centre])
+    return SmallCycle(strength, amplitude, points, 1 - 4 * (eta * top - 2))
 
 
 def bifurcation_diagram(
