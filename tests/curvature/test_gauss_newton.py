@@ -117,6 +117,36 @@ def test_any_loss_that_a_risk_takes(name):
     assert (operator.gradient - problem.gradient()).abs().max() <= allowed(operator.gradient)
 
 
+class Written(nn.Module):
+    """nn.LayerNorm(5) in plain operations, with its parameters."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x):
+        away = x - x.mean(-1, keepdim=True)
+        scale = (away.square().mean(-1, keepdim=True) + self.eps).sqrt()
+        return away / scale * self.weight + self.bias
+
+
+def test_layer_normalization_is_differentiated_right():
+    """In forward mode PyTorch's second derivative of it is wrong (pytorch/pytorch issue 196700)."""
+    first, last, norm = nn.Linear(4, 5).double(), nn.Linear(5, 3).double(), nn.LayerNorm(5).double()
+    with torch.no_grad():
+        for p in (*first.parameters(), *last.parameters(), *norm.parameters()):
+            p.copy_(torch.linspace(-1, 1.5, p.numel()).cos().view_as(p))
+    fused, plain = (
+        Problem(nn.Sequential(first, layer, last), "cross_entropy", (real(4), labels((EXAMPLES,))))
+        for layer in (norm, Written(norm))
+    )
+    expected, rest = dense(plain)
+    rows = torch.eye(fused.size, dtype=torch.float64)
+    hessian = fused.hessian().matmat(rows)
+    assert (hessian - expected - rest).abs().max() <= 2 * allowed(hessian)
+    assert (GaussNewtonOperator(fused).matmat(rows) - expected).abs().max() <= allowed(expected)
+
+
 def test_of_a_cross_entropy_it_is_the_fisher_matrix():
     """The mean over the inputs of sum_c p_c grad log p_c (grad log p_c)', class by class."""
     problem = case("deep-gelu-cross-entropy")
