@@ -1,0 +1,201 @@
+"""Small networks with exact derivatives at their manifolds of minima: the library."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from smooth_networks import NETWORKS, directions, starts_at, torch_outputs, well_posed_minima
+
+from flatminima.theory import manifold
+from flatminima.theory.rotation import rotation_field
+
+EPS = np.finfo(float).eps
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+@every_network
+def test_derivatives_are_those_of_autodiff(name):
+    """Outputs, gradient and Hessian anywhere, and the third derivative at a minimum."""
+    network = NETWORKS[name]
+    outputs = torch_outputs(name)
+    generator = np.random.default_rng(1)
+    theta, targets_at = generator.normal(size=(2, 4, network.size))
+    network = network.with_minimum_at(targets_at)
+    v = generator.normal(size=(4, 2, network.size))
+    third = network.third_at_minimum(targets_at, v)
+    for k in range(4):
+        y = torch.tensor(network.targets[k])
+
+        def loss(t, y=y):
+            return ((outputs(t) - y) ** 2).sum() / (2 * network.examples)
+
+        at, minimum = torch.tensor(theta[k]), torch.tensor(targets_at[k])
+        hessian = torch.func.hessian(loss)
+        pairs = (
+            (outputs(at), network.outputs(theta)[k]),
+            (loss(at), network.loss(theta)[k]),
+            (torch.func.grad(loss)(at), network.gradient(theta)[k]),
+            (hessian(at), network.hessian(theta)[k]),
+            (torch.func.jacrev(hessian)(minimum), third[k]),
+        )
+        for expected, found in pairs:
+            expected = expected.numpy()
+            if expected.ndim == 3:
+                expected = np.einsum("pqs,ap,bq->abs", expected, v[k], v[k])
+            # Sums of some dozen products, each rounded a few times.
+            assert np.allclose(
+                found, expected, rtol=0, atol=1e4 * EPS * (1 + np.abs(expected).max())
+            )
+
+
+# --- M1: the reflection law -----------------------------------------------------------------------
+
+
+SCALES = (0.016, 0.008, 0.004)
+"""Radii h in units of the sharpness."""
+
+
+def orders(errors):
+    """The powers of h by which errors over a batch shrink from one radius to the next.
+
+    The norm over the batch is C h^2 (1 + O(h)) where the law holds, and of first order where not.
+    """
+    sizes = np.linalg.norm(errors, axis=-1)
+    return np.log2(sizes[:-1] / sizes[1:])
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """By network: the problem, the learning rates, and starts and ends for each h, cached."""
+    cache = {}
+
+    def get(name):
+        if name not in cache:
+            network, theta, frame = well_posed_minima(name, 8, seed=2)
+            rates = 2 / frame.eigenvalues[:, 0]
+            starts = [starts_at(theta, frame, h, np.random.default_rng(3)) for h in SCALES]
+            steps = int(20 / SCALES[-1])
+            ends = network.descend(np.array(starts), rates, steps, record_every=None)[-1]
+            ends = network.minimum_near(ends)
+            after = manifold.minimum_frame(network, ends).eigenvalues[..., 0]
+            cache[name] = network, theta, frame, rates, np.array(starts), after
+        return cache[name]
+
+    return get
+
+
+def law(network, starts, rates, share=0.5):
+    """2/eta - sqrt(eps^2 + share * beta x^2), and eps, at the minimum ahead."""
+    minimum = network.minimum_near(starts)
+    frame = manifold.minimum_frame(network, minimum)
+    x = np.sum((starts - minimum) * frame.leading[..., 0, :], axis=-1)
+    excess = frame.eigenvalues[..., 0] - 2 / rates
+    return 2 / rates - np.sqrt(excess**2 + share * frame.slope_squared * x**2), excess
+
+
+@every_network
+def test_M1_error_is_of_second_order(name, runs):
+    """In every direction of the start, above and below the threshold."""
+    network, _, _, rates, starts, after = runs(name)
+    predicted, excess = law(network, starts, rates)
+    assert np.all(excess[:, :4] > 0)
+    assert np.all(excess[:, 4:] < 0)
+    assert np.array_equal(predicted, manifold.reflected_end(network, starts, rates))
+    assert np.all(after < 2 / rates), "every run ends below the threshold"
+    found = orders((after - predicted) * rates)
+    assert np.all((found > 1.5) & (found < 2.5))
+
+
+@every_network
+def test_M1_needs_the_factor_one_half(name, runs):
+    """The law with beta x^2 in place of beta x^2 / 2 has an error of first order."""
+    network, _, _, rates, starts, after = runs(name)
+    wrong, _ = law(network, starts, rates, share=1.0)
+    assert np.all(orders((after - wrong) * rates) < 1.5)
+
+
+@every_network
+def test_M1_one_step_moves_the_minimum_ahead_down_the_slope(name):
+    """By -(eta/2) x^2 grad_M lambda_1, in which the leading order is quadratic, up to x^3."""
+    network, theta, frame = well_posed_minima(name, 5, seed=4)
+    rates, errors = 2 / frame.eigenvalues[:, :1], []
+    for x in (1e-2, 5e-3):
+        moved = theta + x * frame.leading[:, 0]
+        after = network.minimum_near(moved - rates * network.gradient(moved))
+        before = network.minimum_near(moved)
+        drift = -rates / 2 * x**2 * frame.couplings[..., 0, 0]
+        found = np.einsum("bkp,bp->bk", frame.tangent, after - before)
+        errors.append(np.linalg.norm(found - drift, axis=-1))
+        assert np.all(errors[-1] < 0.5 * np.linalg.norm(drift, axis=-1))
+    assert np.median(errors[0] / errors[1]) > 2**2.5  # 2^3 up to the next order, or 2^4
+
+
+def test_M1_exceptional_starts_form_a_hypersurface_and_keep_their_excess():
+    """The x at which a start with a stiff displacement w stays is of the order of w^2."""
+    name = "tanh, one hidden layer"
+    network, theta, frame = well_posed_minima(name, 5, seed=5)
+    rates = 2 / frame.eigenvalues[:, 0] * 1.01
+    stiff, edge = directions(frame, np.random.default_rng(6))[2], frame.leading[:, 0]
+    found, steps = [], 300
+    for w in (0.04, 0.02):
+        low, high = np.full((2, 5), -1.0) * [[1], [-1]] * w
+        for _ in range(40):
+            x = (low + high) / 2
+            end = network.descend(theta + w * stiff + x[:, None] * edge, rates, steps, None)[-1]
+            # After an even number of steps the side on which the run leaves shows.
+            side = np.sum((end - network.minimum_near(end)) * edge, axis=-1)
+            low, high = np.where(side < 0, x, low), np.where(side < 0, high, x)
+        found.append(np.abs(x))
+        stays = network.descend(theta + w * stiff + x[:, None] * edge, rates, steps, None)[-1]
+        kept = manifold.minimum_frame(network, network.minimum_near(stays)).eigenvalues[:, 0]
+        ahead = network.minimum_near(theta + w * stiff)
+        before = manifold.minimum_frame(network, ahead).eigenvalues[:, 0]
+        assert np.all(np.abs(kept / before - 1) < w)
+    assert np.all(found[1] < found[0])
+    assert 2**1.5 < np.median(found[0] / found[1]) < 2**2.5
+
+
+# --- M2: rotation pays for flatness ---------------------------------------------------------------
+
+
+@every_network
+def test_M2_rotation_along_the_minima_is_the_gradient_of_the_logarithm(name):
+    """P_T rho of Theorem G2 is grad_M log lambda_1, here against a difference quotient too."""
+    network, theta, frame = well_posed_minima(name, 5, seed=7)
+    h, p = 1e-4, network.size
+    sharpness = frame.eigenvalues[:, 0]
+    third = network.third_at_minimum(theta, frame.leading)[:, 0, 0]
+    values, columns = np.linalg.eigh(network.hessian(theta))
+    rho = rotation_field(values[:, ::-1], np.swapaxes(columns, -1, -2)[:, ::-1], third)
+    found = np.einsum("bkp,bp->bk", frame.tangent, rho)
+    slope = frame.couplings[..., 0, 0] / sharpness[:, None]
+    assert np.allclose(found, slope, rtol=0, atol=p * 1e4 * EPS * np.abs(slope).max())
+    logs = []
+    for sign in (1, -1):
+        at = theta[:, None] + sign * h * frame.tangent
+        own = replace(network, targets=network.targets[:, None])
+        logs.append(np.log(manifold.minimum_frame(own, own.minimum_near(at)).eigenvalues[..., 0]))
+    size = np.abs(slope).max() + np.linalg.norm(network.hessian(theta)) / sharpness.min()
+    assert np.allclose((logs[0] - logs[1]) / (2 * h), slope, atol=100 * size**3 * h**2 + 1e-9)
+
+
+@every_network
+def test_M2_squared_angles_add_up_to_the_logarithm_of_the_sharpness(name):
+    network, theta, frame = well_posed_minima(name, 3, seed=8)
+    rates, errors, wrong = 2 / frame.eigenvalues[:, 0], [], []
+    for h in SCALES:
+        starts = starts_at(theta, frame, h, np.random.default_rng(9))
+        path = network.descend(starts, rates, int(16 / h))
+        spent = np.sum(turns_toward_flat_in_parts(network, path) ** 2, axis=0)
+        ends = network.minimum_near(path[[0, -1]])
+        before, after = manifold.minimum_frame(network, ends).eigenvalues[..., 0]
+        errors.append(np.log(before / after) - spent)
+        wrong.append(np.log(before / after) - spent / 2)
+    assert np.all((orders(errors) > 1.5) & (orders(errors) < 2.5))
+    assert np.all(orders(wrong) < 1.5), "half of the sum misses by first order"
+
+
+def turns_toward_flat_in_parts(network, path):
+    parts = np.array_split(path, 1 + len(path) // 500)
+    return np.concatenate([manifold.turns_toward_flat(network, part) for part in parts])
