@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flatminima.curvature._autograd import differentiable
 from flatminima.curvature.eigensolver import sharpness, top_eigenpairs
 from flatminima.curvature.losses import checked_value
 from flatminima.curvature.operator import (
@@ -67,7 +68,9 @@ class GaussNewtonOperator(SymmetricOperator):
             risk.check()
         # As Terms, so that it keeps no graph: what is wanted is the loss, the gradient, the checks.
         at = HessianOperator(
-            Terms(risk.terms), risk.parameters if parameters is None else parameters
+            Terms(risk.terms),
+            risk.parameters if parameters is None else parameters,
+            check=False,
         )
         super().__init__(at.shape[0], at.dtype, at.device)
         self.risk, self.parameters = risk, at.parameters
@@ -146,14 +149,14 @@ class _OutputGraph:
 
         handle = model.register_forward_hook(cut)
         try:
-            with torch.enable_grad():
+            with differentiable():
                 value = checked_value(loss())
         finally:
             handle.remove()
         if len(seen) != 1:
             raise ValueError(f"the loss must call the model once, got {len(seen)} calls")
         self.outputs, self.cut = seen[0]
-        with torch.enable_grad():
+        with differentiable():
             self.slope = gradients(value, [self.cut], create_graph=True)[0]
             # J'u as a function of u: linear, so that its derivative along v is u -> <u, J v>.
             self.probe = torch.zeros_like(self.outputs, requires_grad=True)
@@ -173,11 +176,13 @@ class _OutputGraph:
         live = [i for i, pulled in enumerate(self.pulled) if pulled.requires_grad]
         if not live or not self.slope.requires_grad:
             return [torch.zeros_like(p) for p in self.parameters]
-        pushed = torch.autograd.grad(
-            [self.pulled[i] for i in live], self.probe, [parts[i] for i in live], retain_graph=True
-        )[0]
-        bent = torch.autograd.grad(
-            self.slope, self.cut, pushed, retain_graph=True, allow_unused=True,
-            materialize_grads=True,
-        )[0]  # fmt: skip
-        return self._pull(bent)
+        chosen = [self.pulled[i] for i in live], [parts[i] for i in live]
+        with differentiable():
+            pushed = _derivative(chosen[0], self.probe, chosen[1])
+            return self._pull(_derivative([self.slope], self.cut, [pushed]))
+
+
+def _derivative(values: list[Tensor], of: Tensor, weights: list[Tensor]) -> Tensor:
+    return torch.autograd.grad(
+        values, of, weights, retain_graph=True, allow_unused=True, materialize_grads=True
+    )[0]
