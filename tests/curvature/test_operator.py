@@ -134,11 +134,21 @@ def test_split_gives_the_parts_of_a_vector_in_the_parameters_shapes():
 
 def test_a_stale_operator_refuses_products():
     problem = case("mlp-tanh-mse")
-    operator = problem.hessian()
-    with torch.no_grad():
-        problem.parameters[0].add_(0.1)
-    with pytest.raises(RuntimeError, match="make a new one"):
-        operator.matvec(problem.flat())
+    v = problem.flat()
+
+    def written(change):
+        operator = problem.hessian()
+        operator.matvec(v)
+        with torch.no_grad():
+            change(problem.parameters[1])
+        with pytest.raises(RuntimeError, match="make a new one"):
+            operator.matvec(v)
+
+    written(lambda p: p.add_(0.1))
+    # Of these the version counter knows nothing.
+    written(lambda p: p.data.add_(0.1))
+    written(lambda p: p.data[-1:].mul_(1 + 2 * EPS))
+    written(lambda p: setattr(p, "data", p.data + 1))
 
 
 # Refusals
@@ -218,6 +228,54 @@ def test_matrix_operators_refuse_what_is_not_symmetric():
     ):
         with pytest.raises(ValueError, match="matrix must"):
             MatrixOperator(matrix)
+
+
+def drawn(n, dtype=torch.float64):
+    return torch.randn(n, n, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["mlp-tanh-cross-entropy", "cnn-tanh-mse"])
+def test_a_hessian_assembled_from_products_is_a_matrix(name):
+    problem = next(c for c in CASES if c.name == name).build(torch.float32)
+    operator = problem.hessian()
+    matrix = operator.matmat(identity(operator))
+    assert not torch.equal(matrix, matrix.T), "rounding"
+    stored = MatrixOperator(matrix).matrix
+    assert torch.equal(stored, stored.T)
+    assert (stored - matrix).norm() <= 1e-5 * matrix.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("power", [-100, -30, 0, 30, 100])
+def test_symmetry_is_judged_by_the_matrix_and_its_precision(dtype, power):
+    """The antisymmetric part may be sqrt(eps) of the matrix, whatever its units."""
+    scale, eps = 2.0**power, torch.finfo(dtype).eps
+    draw = drawn(20, torch.float64)
+    whole, skew = draw + draw.T, draw - draw.T
+    skew *= whole.norm() / skew.norm()
+    for share, fine in ((0.9, True), (1.1, False)):
+        matrix = (scale * (whole + share * eps**0.5 * skew)).to(dtype)
+        if fine:
+            stored = MatrixOperator(matrix).matrix
+            assert torch.equal(stored, stored.T)
+            assert (stored.double() - scale * whole).norm() <= 2 * eps * scale * whole.norm()
+        else:
+            with pytest.raises(ValueError, match="symmetric up to rounding"):
+                MatrixOperator(matrix)
+    with pytest.raises(ValueError, match="antisymmetric part is 1 of it"):
+        MatrixOperator((1e-9 * scale * torch.tensor([[0.0, 1.0], [-1.0, 0.0]])).to(dtype))
+    exact = (scale * whole).to(dtype)
+    assert torch.equal(MatrixOperator(exact).matrix, exact), "what is symmetric stays as it is"
+    assert not MatrixOperator(torch.zeros(3, 3, dtype=dtype)).matrix.any()
+
+
+def test_autocast_around_a_call_has_no_effect():
+    problem = next(c for c in CASES if c.name == "mlp-tanh-mse").build(torch.float32)
+    products = problem.hessian().matmat(identity(problem.hessian()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert problem.model(problem.data[0]).dtype == torch.bfloat16
+        assert torch.equal(problem.hessian().matmat(identity(problem.hessian())), products)
+        assert torch.equal(problem.gradient(), problem.hessian().gradient)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

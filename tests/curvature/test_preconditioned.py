@@ -174,6 +174,86 @@ def test_sgd_crosses_its_edge_where_it_is_said_to_be(options, side):
     assert (sizes[-1] > sizes[100]) == (side > 1)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_with_several_rates_the_largest_is_eta_and_p_holds_the_rest(name):
+    problem = CASES[0].build()
+    optimizer = OPTIMIZERS[name](problem.parameters)
+    extra = {k: v for k, v in optimizer.param_groups[0].items() if k not in ("params", "lr")}
+    rates = (0.001, 0.02, 0.005, 0.02)
+    groups = [
+        {"params": [p], "lr": rate, **extra}
+        for p, rate in zip(problem.parameters, rates, strict=True)
+    ]
+    optimizer = type(optimizer)(groups)
+    for _ in range(3):
+        gradient, before, after = step(problem, optimizer)
+    states = [optimizer.state[p] for p in problem.parameters]
+    momentum = gradient
+    if "exp_avg" in states[0]:
+        momentum = flat(state["exp_avg"] for state in states)
+    elif extra["weight_decay"]:
+        momentum = gradient + extra["weight_decay"] * before
+    if name == "adamw":
+        own = flat(torch.full_like(p, r) for p, r in zip(problem.parameters, rates, strict=True))
+        before = before * (1 - own * extra["weight_decay"])
+    predicted = -max(rates) * momentum / curvature.preconditioner(optimizer)
+    # As above, and two further roundings for the ratio of the rates.
+    bound = 10 * EPS * (predicted.abs() + before.abs() + after.abs())
+    assert ((after - before - predicted).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("side", [0.98, 1.02])
+def test_several_rates_cross_their_edge_together(side):
+    """Rates (eta, eta / 10) on curvatures (1, 30): the second direction is the sharpest, at 3."""
+    curve = torch.tensor([1.0, 30.0], dtype=torch.float64)
+    parts = [torch.full((1,), 1e-9, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    loss = lambda: 0.5 * (curve * torch.cat(parts) ** 2).sum()  # noqa: E731
+    optimizer = SGD([{"params": parts[:1]}, {"params": parts[1:], "lr": 0.1}], lr=1.0, momentum=0.8)
+    operator = HessianOperator(loss, parts)
+    sharpness = curvature.preconditioned_sharpness(operator, optimizer, tol=1e-9)
+    assert sharpness == pytest.approx(3.0, rel=1e-9)
+    factor = side * curvature.edge_of_stability(optimizer) / sharpness
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+    assert curvature.preconditioned_sharpness(operator, optimizer, tol=1e-9) == pytest.approx(3.0)
+    sizes = []
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        sizes.append(float(parts[1].abs()))
+    assert (sizes[-1] > sizes[100]) == (side > 1)
+
+
+def test_a_rate_of_zero_moves_nothing():
+    problem = CASES[0].build()
+    optimizer = SGD([{"params": problem.parameters[:2], "lr": 0.0},
+                     {"params": problem.parameters[2:], "lr": 0.1}])  # fmt: skip
+    free = curvature.sharpness(problem.hessian(problem.parameters[2:]), tol=1e-9)
+    found = curvature.preconditioned_sharpness(problem, optimizer, tol=1e-9)
+    assert found == pytest.approx(free, rel=2e-9)
+
+
+def test_adamw_need_not_be_a_subclass_of_adam(monkeypatch):
+    """As it was not before PyTorch 2.7."""
+
+    class Old(torch.optim.Optimizer):
+        pass
+
+    theta = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    new = AdamW([theta], lr=0.1)
+    (theta**2).sum().backward()
+    new.step()
+    old = torch.optim.SGD([theta], lr=0.1)
+    old.__class__ = Old
+    old.param_groups, old.state = new.param_groups, new.state
+    with pytest.raises(ValueError, match="got Old"):
+        curvature.preconditioner(old)
+    monkeypatch.setattr("flatminima.curvature.preconditioned.AdamW", Old)
+    assert torch.equal(curvature.preconditioner(old), curvature.preconditioner(new))
+    assert curvature.edge_of_stability(old) == curvature.edge_of_stability(new)
+
+
 def test_an_optimizer_may_bring_its_own_preconditioner():
     class Own(SGD):
         pass
@@ -201,9 +281,14 @@ def test_bad_arguments_are_named():
         curvature.preconditioned_sharpness(problem, LBFGS(parameters))
     with pytest.raises(ValueError, match="no step yet"):
         curvature.preconditioned_sharpness(problem, Adam(parameters))
-    groups = [{"params": parameters[:1], "lr": 0.1}, {"params": parameters[1:]}]
-    with pytest.raises(ValueError, match="one learning rate"):
-        curvature.preconditioner(Adam(groups))
+    with pytest.raises(ValueError, match="a learning rate above 0"):
+        curvature.preconditioner(SGD(parameters, lr=0.0))
+    groups = [{"params": parameters[:1], "betas": (0.8, 0.999)}, {"params": parameters[1:]}]
+    with pytest.raises(ValueError, match=r"one betas in all groups, got \[\(0.8"):
+        curvature.edge_of_stability(Adam(groups))
+    groups = [{"params": parameters[:1], "momentum": 0.5}, {"params": parameters[1:]}]
+    with pytest.raises(ValueError, match="one momentum in all groups"):
+        curvature.edge_of_stability(SGD(groups, lr=0.1))
     with pytest.raises(ValueError, match="maximize"):
         curvature.preconditioner(Adam(parameters, maximize=True))
     with pytest.raises(ValueError, match="number 0 does not"):

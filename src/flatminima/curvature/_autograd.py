@@ -3,7 +3,7 @@ to do, and differences that contradict a derivative.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -11,11 +11,9 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-STEPS = {
-    torch.float32: (2.0**-8, 2.0**-10, 2.0**-12),
-    torch.float64: (2.0**-17, 2.0**-20, 2.0**-23),
-}
-"""Of differences, relative to the parameters: from where a central one is best, eps^(1/3), down."""
+STEPS = {torch.float32: (6, 8, 10, 12), torch.float64: (17, 20, 23)}
+"""Of differences, as powers of 1/2 relative to the parameters: from about eps^(1/3), where a
+central difference is best, down to where fewer kinks are crossed and rounding begins to tell."""
 
 CLOSE, STEADY = 0.01, 0.05
 """Below the first a miss is none; differences are one if they are apart by the second of a miss."""
@@ -33,6 +31,8 @@ HINTS = {
     "once_differentiable": "a function of the model has a first derivative only",
     "modified by an inplace operation": "the loss changes a tensor in place that its derivatives "
     "need: write `x = x + y` for `x += y`, and leave parameters and data as they are",
+    "torch.utils.checkpoint": "activation checkpointing did not evaluate the same a second time: "
+    "switch it off for the model",
     "a second time": "a part of the loss was computed before the function was called, and its "
     "graph is gone: compute all of it within",
     "is not implemented": "a layer or loss of the model has no second derivative in PyTorch: "
@@ -52,10 +52,12 @@ def differentiable() -> Iterator[None]:
     PyTorch's attention kernels have no second derivative; its layer, batch and instance
     normalization have a wrong third one, and weight normalization a wrong second one, without a
     word (https://github.com/pytorch/pytorch/issues/175754 and 186256). Here they are evaluated in
-    parts that PyTorch differentiates rightly.
+    parts that PyTorch differentiates rightly, and in full precision, whatever autocast says.
     """
     try:
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _InParts():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _InParts(), ExitStack() as full:
+            for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+                full.enter_context(torch.autocast(kind, enabled=False))
             yield
     except RuntimeError as error:
         for sign, hint in HINTS.items():
@@ -63,6 +65,24 @@ def differentiable() -> Iterator[None]:
                 said = str(error).strip().split("\n")[0]
                 raise DerivativeError(f"{hint}. PyTorch says: {said}") from error
         raise
+
+
+def derivatives(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    create_graph: bool,
+    retain_graph: bool,
+) -> Sequence[Tensor | None]:
+    """The derivatives of the outputs in the inputs, weighted and summed; None for no dependence.
+
+    As ``torch.autograd.grad``, which steps out of `differentiable` for as long as it runs: what
+    activation checkpointing evaluates anew then would not be what was evaluated first.
+    """
+    return torch.autograd.Variable._execution_engine.run_backward(
+        tuple(outputs), tuple(weights), retain_graph, create_graph, tuple(inputs),
+        allow_unreachable=True, accumulate_grad=False,
+    )  # fmt: skip
 
 
 class _InParts(TorchFunctionMode):
@@ -193,35 +213,40 @@ def contradiction(
     r"""How far differences certainly miss the derivative of a vector along ``parts``; 0 for not.
 
     A derivative is wrong only where the vector is smooth and its slope another one. So the central
-    differences at three steps must agree with each other, and at each the two one-sided ones, far
-    better than with the derivative. A jump of the vector (a kink of ReLU between the points)
-    contributes jump / step to a difference, and N of them of random signs differ from step to step
-    by their :math:`1/\sqrt N`-th part; a jump of its slope at the very point (ELU at 0) parts
-    the one-sided differences; rounding grows as 1 / step. None of them passes for agreement, and
-    what cannot be decided counts as right.
+    differences of three steps in a row must agree, far better than with the derivative; and the
+    one-sided ones must approach each other as the step itself. A jump of the vector (a kink of ReLU
+    between the points) adds jump / step to a difference, and N of them of random signs change it
+    from step to step by their :math:`1/\sqrt N`-th part; a jump of its slope at the very point (ELU
+    at 0) keeps the one-sided differences apart; rounding grows as 1 / step. None of them passes for
+    agreement, and what cannot be decided counts as right.
 
     Args:
-        vector: at the parameters as they are when it is called; here at the point itself.
+        vector: at the parameters as they are when it is called; ``here`` at the point itself.
         scale: (n,) weights of the entries in all norms.
-
     """
 
     def at(step: float) -> Tensor:
         with moved(parameters, parts, step):
             return vector().double() * scale
 
-    here, derivative, last = here.double() * scale, derivative.double() * scale, None
-    for step in STEPS[parameters[0].dtype]:
+    here, derivative = here.double() * scale, derivative.double() * scale
+    before, agreed = None, 0
+    for power in STEPS[parameters[0].dtype]:
+        step = 0.5**power
         try:
             ahead, behind = at(step), at(-step)
         except (ArithmeticError, AssertionError, RuntimeError, ValueError):
             return 0.0  # the model refuses such parameters
-        slope, bend = (ahead - behind) / (2 * step), (ahead - 2 * here + behind) / step
+        slope, bend = (ahead - behind) / (2 * step), (ahead - 2 * here + behind) / step**2
         miss = float((slope - derivative).norm())
         size = max(float(slope.norm()), float(derivative.norm()))
-        if not miss > CLOSE * size or float(bend.norm()) > STEADY * miss:
+        if not miss > CLOSE * size:
             return 0.0
-        if last is not None and float((slope - last).norm()) > STEADY * miss:
-            return 0.0
-        last = slope
-    return miss / size
+        change = torch.inf
+        if before is not None:
+            change = max(float((slope - before[0]).norm()), step * float((bend - before[1]).norm()))
+        agreed = agreed + 1 if change <= STEADY * miss else 0
+        if agreed == 2:
+            return miss / size
+        before = slope, bend
+    return 0.0

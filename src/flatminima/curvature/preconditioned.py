@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer, RMSprop
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from flatminima.curvature.eigensolver import sharpness
 from flatminima.curvature.operator import HessianOperator, SymmetricOperator, flattened
@@ -63,22 +63,26 @@ def preconditioner(optimizer: Optimizer, parameters: Iterable[Tensor] | None = N
     another one        what its method ``preconditioner(parameters)`` returns, as `ClippedAdam` has
     ================== =====================================================================
 
+    With several learning rates eta is the largest, and P of a group with the rate :math:`\eta_i` is
+    multiplied by :math:`\eta / \eta_i`: what is said of one rate then holds of them all.
+
     Both of Adam's bias corrections are in it, so that m is the plain average ``exp_avg`` that the
     optimizer stores, and Proposition Q3 speaks of. For RMSprop and SGD m is the gradient, or their
     momentum.
 
     Args:
         optimizer: torch.optim.Adam, AdamW, RMSprop, SGD or a subclass, or one with a method
-            ``preconditioner``; with one learning rate.
+            ``preconditioner``.
         parameters: the tensors whose entries are wanted, in order; by default all that require a
             gradient, in the order of the optimizer.
 
     Returns:
-        (n,) positive; inf for a tensor that the optimizer has never moved while it moved others.
+        (n,) positive; inf for a tensor that the optimizer has never moved while it moved others,
+        or whose learning rate is 0.
 
     Raises:
-        ValueError: another optimizer, several learning rates, ``maximize``, a parameter that is
-            not the optimizer's, or no step made.
+        ValueError: another optimizer, ``maximize``, a parameter that is not the optimizer's, no
+            step made, or no learning rate above 0.
 
     Example:
         >>> import torch
@@ -94,17 +98,29 @@ def preconditioner(optimizer: Optimizer, parameters: Iterable[Tensor] | None = N
     if parameters is None:
         parameters = (p for group in groups for p in group["params"] if p.requires_grad)
     parameters = list(parameters)
-    if isinstance(optimizer, SGD):
-        return flattened(torch.ones_like(p) for p in parameters)
     own = getattr(optimizer, "preconditioner", None)
-    if own is not None:
-        return own(parameters)
     missing = [i for i, p in enumerate(parameters) if id(p) not in owner]
-    if missing:
+    if missing and (own is None or len(groups) > 1):
         raise ValueError(f"parameters must belong to the optimizer, number {missing[0]} does not")
+    if own is not None:
+        diagonal = own(parameters)
+    elif isinstance(optimizer, SGD):
+        diagonal = flattened(torch.ones_like(p) for p in parameters)
+    else:
+        diagonal = _from_states(optimizer, owner, parameters)
+    rate = _largest_rate(groups)
+    if all(float(group["lr"]) == rate for group in groups):
+        return diagonal
+    return diagonal * flattened(
+        torch.full_like(p, rate) / float(owner[id(p)]["lr"]) for p in parameters
+    )
+
+
+def _from_states(optimizer: Optimizer, owner: dict, parameters: list[Tensor]) -> Tensor:
     if not any(optimizer.state.get(p) for p in parameters):
         raise ValueError("optimizer has made no step yet, and has no preconditioner before it")
-    rule = _adam if isinstance(optimizer, Adam) else _rmsprop
+    # Before PyTorch 2.7 AdamW was no subclass of Adam.
+    rule = _adam if isinstance(optimizer, (Adam, AdamW)) else _rmsprop
     states = [optimizer.state.get(p) for p in parameters]
     return flattened(
         rule(owner[id(p)], state) if state else torch.full_like(p, torch.inf)
@@ -150,7 +166,12 @@ def edge_of_stability(optimizer: Optimizer) -> float:
     r"""The preconditioned sharpness beyond which an optimizer is unstable on a quadratic, P fixed.
 
     That of `flatminima.theory.quadratic.stability_threshold` (Proposition Q3) with the optimizer's
-    own coefficients. It takes the optimizers that `preconditioner` takes, ValueError for others.
+    own coefficients, and with the largest of its learning rates: the `preconditioner` holds what
+    the others are smaller. So it is the edge for the largest eigenvalue of
+    :math:`D^{1/2} H D^{1/2}`, D the diagonal of :math:`\eta_i / (\eta P_i)`, for any rates.
+
+    It takes the optimizers that `preconditioner` takes; ValueError for others, and for groups of
+    different momentum, which have no edge in one number.
 
     Example:
         >>> import torch
@@ -158,8 +179,13 @@ def edge_of_stability(optimizer: Optimizer) -> float:
         >>> round(edge_of_stability(adam) * 0.01, 6)
         38.0
     """
-    group = _checked_groups(optimizer)[0]
-    rate = float(group["lr"])
+    groups = _checked_groups(optimizer)
+    group, rate = groups[0], _largest_rate(groups)
+    for key in ("betas", "momentum", "nesterov", "dampening"):
+        found = [g.get(key) for g in groups]
+        # Of Adam the first coefficient alone is momentum; P has the second.
+        if len({f[0] if key == "betas" and f else f for f in found}) > 1:
+            raise ValueError(f"optimizer must have one {key} in all groups, got {found}")
     if "betas" in group:
         beta1 = float(group["betas"][0])
         return float(quadratic.stability_threshold("adam", rate, beta1=beta1))
@@ -171,18 +197,24 @@ def edge_of_stability(optimizer: Optimizer) -> float:
 
 
 def _checked_groups(optimizer: Optimizer) -> list[dict]:
-    if not isinstance(optimizer, (Adam, RMSprop, SGD)) and not hasattr(optimizer, "preconditioner"):
+    known = isinstance(optimizer, (Adam, AdamW, RMSprop, SGD))
+    if not known and not hasattr(optimizer, "preconditioner"):
         raise ValueError(
             "optimizer must be Adam, AdamW, RMSprop or SGD, or have a method preconditioner, got "
             f"{type(optimizer).__name__}"
         )
     groups = optimizer.param_groups
-    rates = {float(group["lr"]) for group in groups}
-    if len(rates) > 1:
-        raise ValueError(f"optimizer must have one learning rate, got {sorted(rates)}")
     if any(group.get("maximize") for group in groups):
         raise ValueError("optimizer must minimize, got one with maximize=True")
     return groups
+
+
+def _largest_rate(groups: list[dict]) -> float:
+    """The learning rate eta that the others are measured by."""
+    rate = max(float(group["lr"]) for group in groups)
+    if not rate > 0:
+        raise ValueError(f"optimizer must have a learning rate above 0, got {rate:g}")
+    return rate
 
 
 def _adam(group: dict, state: dict) -> Tensor:
