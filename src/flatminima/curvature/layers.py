@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from flatminima.curvature.eigensolver import sharpness
+from flatminima.curvature.operator import SymmetricOperator, flattened
 from flatminima.curvature.risk import EmpiricalRisk
 from flatminima.curvature.spectrum import trace
 from flatminima.statistics import Estimate
@@ -60,19 +62,34 @@ def layer_curvature(
             block = (name.rpartition(".")[0] or name) if by is None else by(name)
             blocks.setdefault(block, []).append(name)
         by = blocks
-    named = dict(zip(risk.names, risk.parameters, strict=True))
+    hessian = risk.hessian()
+    # Of a block the graph of the whole serves as well, and it knows what the loss leaves idle.
+    places = risk.unflatten(torch.arange(risk.size, device=risk.device))
     result = {}
     for block, names in by.items():
         names = [names] if isinstance(names, str) else list(names)
-        if not names or not set(names) <= set(named):
+        if not names or not set(names) <= set(places):
             raise ValueError(
-                f"block {block!r} must hold names of the risk's parameters ({', '.join(named)}), "
+                f"block {block!r} must hold names of the risk's parameters ({', '.join(places)}), "
                 f"got {names}"
             )
-        operator = risk.hessian([named[name] for name in names])
+        operator = _Block(hessian, flattened(places[name] for name in names))
         result[block] = LayerCurvature(
             operator.shape[0],
             sharpness(operator, tol=tol, generator=generator),
             trace(operator, products=products, generator=generator),
         )
     return result
+
+
+class _Block(SymmetricOperator):
+    """The diagonal block of an operator at some places, (m,) indices."""
+
+    def __init__(self, whole: SymmetricOperator, places: Tensor) -> None:
+        super().__init__(len(places), whole.dtype, whole.device)
+        self.whole, self.places = whole, places
+
+    def _products(self, rows: Tensor) -> Tensor:
+        wide = rows.new_zeros(len(rows), self.whole.shape[0])
+        wide[:, self.places] = rows
+        return self.whole.matmat(wide)[:, self.places]
