@@ -13,6 +13,7 @@ from torch import Tensor
 from flatminima.curvature._autograd import (
     DerivativeError,
     contradiction,
+    derivatives,
     differentiable,
     moved,
     relative_direction,
@@ -252,6 +253,10 @@ class HessianOperator(SymmetricOperator):
         """
         parts, scale = relative_direction(self.parameters)
         d = flattened(parts)
+        if self.gradient.any():
+            # An entry without a gradient may be held fixed, as Embedding(padding_idx=...) does.
+            d *= self.gradient != 0
+            parts = self.split(d)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             here, slope = vector(d) if here is None else here, derivative(d)
@@ -292,13 +297,9 @@ class _GradientGraph:
             self.loss = value.item()
             found = [None] * len(parameters)
             if value.requires_grad:
-                found = torch.autograd.grad(
-                    value, parameters, create_graph=again, allow_unused=True
-                )
+                found = derivatives([value], parameters, [torch.ones_like(value)], again, again)
         self.used = [g is not None for g in found]
-        self.gradients = [
-            torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)
-        ]
+        self.gradients = _materialized(found, parameters)
 
     def product(self, parts: list[Tensor]) -> Sequence[Tensor]:
         # A part of the gradient that does not depend on the parameters (the loss is linear in
@@ -307,23 +308,30 @@ class _GradientGraph:
         if not live:
             return [torch.zeros_like(p) for p in self.parameters]
         with differentiable():
-            return torch.autograd.grad(
+            found = derivatives(
                 [self.gradients[i] for i in live],
                 self.parameters,
                 [parts[i] for i in live],
+                create_graph=False,
                 retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
             )
+        return _materialized(found, self.parameters)
 
 
 def gradients(
     value: Tensor, parameters: Sequence[Tensor], create_graph: bool = False
 ) -> Sequence[Tensor]:
     """The derivatives of a scalar in each of the parameters; zeros where there is no dependence."""
-    return torch.autograd.grad(
-        value, parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    if not value.requires_grad:
+        return [torch.zeros_like(p) for p in parameters]
+    weights = [torch.ones_like(value)]
+    return _materialized(
+        derivatives([value], parameters, weights, create_graph, create_graph), parameters
     )
+
+
+def _materialized(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
 
 def flattened(tensors: Iterable[Tensor]) -> Tensor:

@@ -49,7 +49,8 @@ class EmpiricalRisk:
         reduction: what the loss does over a batch: ``"mean"`` (the batches are then weighted by
             their sizes) or ``"sum"``; by default what ``loss.reduction`` says, else ``"mean"``.
         size_of: function of (inputs, targets) that says how many examples a batch counts for, by
-            default ``len(targets)``. For a mean over the tokens that a mask leaves, their number.
+            default ``len(targets)``, less what PyTorch's cross-entropies ignore, by class weight.
+            For a mean over the tokens that a mask leaves, their number.
         check: whether `check` is called before the first Hessian, and differences are held against
             the first derivatives of second and of third order, as `HessianOperator` says.
 
@@ -95,8 +96,9 @@ class EmpiricalRisk:
         self.loss_function = as_loss(loss)
         if reduction is None:
             reduction = getattr(self.loss_function, "reduction", "mean")
+            reduction = "mean" if reduction == "batchmean" else reduction
         self.reduction = one_of("reduction", reduction, ("mean", "sum"))
-        self._size_of = size_of or _examples
+        self._size_of = size_of or self._counted
         self.data = data
         self.pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
         if not self.pair:
@@ -142,6 +144,16 @@ class EmpiricalRisk:
         # PyTorch's fused attention kernels have no second derivative; the plain one has.
         with sdpa_kernel(SDPBackend.MATH):
             return self.loss_function(call(self.model, inputs), targets)
+
+    def _counted(self, inputs: Any, targets: Any) -> float:
+        """What a batch counts for in the mean of the loss."""
+        ignored = getattr(self.loss_function, "ignore_index", None)
+        if ignored is None or not isinstance(targets, Tensor) or targets.is_floating_point():
+            return len(targets)
+        kept = targets[targets != ignored]
+        weight = getattr(self.loss_function, "weight", None)
+        share = len(kept) if weight is None else float(weight[kept.to(weight.device)].sum())
+        return len(targets) * share / max(targets.numel(), 1)
 
     def terms(self) -> Iterator[tuple[float, Closure]]:
         """(weight, function that returns the loss of a batch): the risk is their weighted sum."""
@@ -315,10 +327,6 @@ def as_operator(operator: SymmetricOperator | EmpiricalRisk) -> SymmetricOperato
             f"needed, got {type(operator).__name__}"
         )
     return operator
-
-
-def _examples(inputs: Any, targets: Any) -> int:
-    return len(targets)
 
 
 def _check_batches(data: object) -> None:
