@@ -204,7 +204,7 @@ def test_M7_flatness_does_not_see_a_unit_that_no_example_wakes():
 
 
 @settings(deadline=None)
-@given(st.floats(0, 1), st.floats(0, 1e4), st.integers(2, 10**6), st.floats(0.01, 0.999))
+@given(st.floats(0, 1), st.floats(0, 1e4), st.integers(8, 10**6), st.floats(0.01, 0.999))
 def test_M7_pac_bayes_bound_inverts_the_divergence(training, divergence, n, confidence):
     level = (divergence + np.log(2 * np.sqrt(n) / (1 - confidence))) / n
 

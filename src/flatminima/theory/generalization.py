@@ -103,7 +103,7 @@ def pac_bayes_bound(
     """Return the largest q with kl(training, q) <= (divergence + log(2 sqrt n / delta)) / n.
 
     This is the PAC-Bayes bound on the expected loss in [0, 1] of a random network: ``training`` is
-    its mean loss on the n ``examples``, ``divergence`` the Kullback-Leibler divergence of its law
+    its mean loss on the n >= 8 ``examples``, ``divergence`` the Kullback-Leibler divergence of its law
     from one that does not depend on them, delta = 1 - ``confidence`` (Maurer 2004). Arguments
     broadcast.
 
@@ -116,7 +116,7 @@ def pac_bayes_bound(
     )
     if np.any(p > 1):
         raise ValueError(f"training must be at most 1, got {training!r}")
-    n = positive_int("examples", examples)
+    n = positive_int("examples", examples, 8)
     level = (kl + np.log(2 * np.sqrt(n) / _failure(confidence))) / n
     low, high = p.astype(float), np.ones(p.shape)
     # kl(p, q) increases for q >= p: 60 bisections leave an interval below the rounding of 1.
