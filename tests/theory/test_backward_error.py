@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import sympy as sp
 from scipy.integrate import solve_ivp
+from small_cycles import random_loss, slopes
 
 from flatminima.theory.backward_error import modified_factor, modified_gradient
 from flatminima.theory.tanh_network import TanhNetwork
@@ -46,6 +47,61 @@ def test_B1_error_of_one_step_is_of_third_order():
         # 2^3 and 2^2 up to eta |H|, a few hundredths, times the ratio of the next orders.
         assert 7 < gain[0] < 9
         assert 3.5 < gain[1] < 4.5
+
+
+def one_step_errors(losses, x, eta, factor=1.0):
+    """Distances of a step from the flow of L + factor (eta/4)|g|^2 over eta, by Runge and Kutta."""
+
+    def slope(z):
+        return -modified_gradient(*slopes(z, *losses), factor * eta)
+
+    end, h = x.copy(), eta / 8
+    for _ in range(8):
+        k1 = slope(end)
+        k2 = slope(end + h / 2 * k1)
+        k3 = slope(end + h / 2 * k2)
+        end = end + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(end + h * k3))
+    return np.linalg.norm(x - eta * slopes(x, *losses)[0] - end, axis=1)
+
+
+def test_B1_over_a_thousand_losses():
+    """Third order on every one of them; with another factor, second."""
+    generator = np.random.default_rng(4)
+    losses = random_loss(generator, 1000, 3)
+    x = generator.normal(size=(1000, 3)) * 0.5
+    coarse, fine = (one_step_errors(losses, x, eta) for eta in (0.004, 0.002))
+    # 2^3 up to eta times a ratio of derivatives; the fourth-order method adds errors of fifth.
+    low, middle, high = np.quantile(coarse / fine, [0.01, 0.5, 0.99])
+    assert abs(middle - 8) < 0.1
+    assert low > 7
+    assert high < 9
+    wrong = [np.median(one_step_errors(losses, x, eta, 0.9)) for eta in (0.004, 0.002)]
+    assert wrong[0] / wrong[1] < 5
+
+
+@pytest.mark.parametrize(
+    ("values", "start"),
+    [
+        ([1.0, 0.0], [1.0, 1.0]),  # a flat direction
+        ([1.0, 1.0], [1.0, -2.0]),  # a repeated eigenvalue
+        ([1.0, -1.0], [0.3, 0.4]),  # a saddle
+        ([-1.0, -2.0], [0.1, 0.2]),  # a maximum
+        ([1.0, 1e-6], [0.0, 1.0]),  # no step along the sharp direction
+        ([1.0, 1e3], [1.0, 1e-3]),  # an ill-conditioned one
+        ([0.0, 0.0], [1.0, 1.0]),  # no second derivative at the origin
+        ([1.0, 0.5], [0.0, 0.0]),  # a start at a critical point
+        ([5.0, 0.1], [3.0, 3.0]),  # far away
+        ([1.0, 0.9], [1e-4, 1e-4]),  # next to the minimum
+    ],
+)
+def test_B1_in_adversarial_cases(values, start):
+    third, fourth = (x[:1] for x in random_loss(np.random.default_rng(5), 1, 2)[1:])
+    losses = np.diag(values)[None], third, fourth
+    x, size = np.array([start]), max(np.abs(values).max(), 1) * (1 + np.abs(start).max()) ** 2
+    etas = 0.01 / size / np.array([1, 2])
+    coarse, fine = (one_step_errors(losses, x, eta)[0] for eta in etas)
+    # Where there is no error to speak of, what is left is rounding.
+    assert fine < max(coarse / 7, 1e-15 * (1 + np.abs(start).max()))
 
 
 def test_B1_error_over_a_fixed_time_is_of_second_order():
