@@ -404,7 +404,7 @@ def test_matrix_imbalance_aligned_networks_are_scalar_networks(a, b, seed):
 # --- M4 for several features ------------------------------------------------------------------
 
 
-def test_features_a_small_swing_never_sharpens():
+def test_several_features_a_small_swing_never_sharpens():
     """Diagonal networks with a single minimizer w: each feature by itself, then all together."""
     generator, tried, worse = np.random.default_rng(4), 0, 0
     for _ in range(300):

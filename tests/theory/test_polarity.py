@@ -108,6 +108,44 @@ def test_D1_gradient_flow_reaches_the_minimum_of_its_orbit(depth, y, seed):
     assert np.all(np.sign(flow.y[kept]) == np.sign(start[kept])[:, None])
 
 
+@given(st.integers(2, 5), st.integers(1, 5), seeds)
+def test_D1_target_zero(depth, zeros, seed):
+    assume(zeros <= depth)
+    generator = np.random.default_rng(seed)
+    network = ScalarNetwork(depth, 0.0)
+    theta = generator.choice([-1.0, 1.0], depth) * generator.uniform(0.5, 1.5, depth)
+    assert network.loss(theta) > 0
+    theta[generator.permutation(depth)[:zeros]] = 0.0
+    assert network.loss(theta) == 0
+    rest = np.prod(theta[theta != 0] ** 2) if zeros == 1 else 0.0
+    values = network.eigenvalues(theta)
+    assert values[0] == pytest.approx(rest, rel=100 * EPS)
+    assert np.abs(values[1:]).max() <= 100 * EPS * max(rest, 1)
+    assert network.minimum_sharpness(theta) == pytest.approx(rest, rel=1e-12)
+
+
+@pytest.mark.parametrize("ties", [1, 2, 3])
+def test_D1_gradient_flow_at_target_zero(ties):
+    network, generator = ScalarNetwork(4, 0.0), np.random.default_rng(ties)
+    sizes = np.concatenate([np.full(ties, 0.6), generator.uniform(0.9, 1.5, 4 - ties)])
+    start = sizes * generator.choice([-1.0, 1.0], 4)
+    time = 400.0
+    flow = solve_ivp(lambda t, w: -network.gradient(w), (0, time), start, "LSODA", rtol=1e-10,
+                     atol=1e-13)  # fmt: skip
+    end = flow.y[:, -1]
+    ahead = np.sign(start) * np.sqrt(sizes**2 - 0.36)
+    # A tie of k entries falls as du/dt = -u^(2k - 1) prod (u^2 + gap) <= -c u^(2k - 1) with c the
+    # product of the gaps; one entry as du/dt <= -c u.
+    c = np.prod(sizes[ties:] ** 2 - 0.36)
+    bound = (2 * (ties - 1) * c * time) ** (-0.5 / (ties - 1)) if ties > 1 else np.exp(-c * time)
+    assert np.abs(end[:ties]).max() <= bound + 1e-9
+    assert np.abs(end[ties:] ** 2 - ahead[ties:] ** 2).max() <= bound**2 + 1e-8
+    assert np.all(np.sign(end[ties:]) == np.sign(start[ties:]))
+    expected = np.prod(ahead[1:] ** 2) if ties == 1 else 0.0
+    assert network.minimum_sharpness(start) == pytest.approx(expected, abs=1e-12)
+    assert np.abs(network.minimum(start)[:ties]).max() == 0
+
+
 @pytest.mark.parametrize("target", [1.0, -1.0])
 def test_D1_a_tie_keeps_its_signs(target):
     network = ScalarNetwork(3, target)
