@@ -159,3 +159,49 @@ def test_M6_cone_needs_a_small_ball():
         u1, s1 = (np.linalg.norm(z, axis=1) for z in (after[:, :unstable], after[:, unstable:]))
         left += np.sum((u > s) & (u1 <= s1))
     assert left > 0
+
+
+def quadratic_part(values):
+    """Bad points of many kinds: a step F(x) = x - eta g(x) of a polynomial loss at the origin."""
+    values = np.array(values)
+    mix = np.random.default_rng(7).normal(size=(len(values),) * 3)
+    mix = sum(np.transpose(mix, order) for order in
+              ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))) / 6  # fmt: skip
+    return lambda x: values * x + np.einsum("ijk,nj,nk->ni", mix, x, x) / 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [2.5, 0.5],  # too sharp
+        [2.5, 1.0],  # and the step map is singular there
+        [2.5, 2.5],  # a repeated eigenvalue beyond the threshold
+        [2.5, 2.0],  # one beyond and one on it
+        [2.5, 0.0],  # a flat direction
+        [2.5, -0.5],  # too sharp, and a saddle
+        [0.5, -0.5],  # a saddle that is not sharp
+        [-1.0, -2.0],  # a maximum
+        [2.001, 0.3],  # hardly too sharp
+        [2.5],  # one parameter
+    ],
+)
+def test_M6_no_neighbor_of_a_bad_point_stays(values):
+    """At eta = 1: of 1,000 starts next to it, none is still in a small ball after many steps."""
+    slope, radius = quadratic_part(values), 1e-3
+    x = np.random.default_rng(8).uniform(-radius, radius, (1000, len(values))) / 10
+    stays = np.ones(1000, dtype=bool)
+    factor = np.abs(1 - np.array(values)).max()
+    # From 1e-12 of the radius, smaller than any of these starts, to the radius.
+    for _ in range(int(np.log(1e12) / np.log(factor)) + 1):
+        x = np.clip(x - slope(x), -1, 1)
+        stays &= np.linalg.norm(x, axis=1) < 10 * radius
+    assert not stays.any()
+
+
+def test_M6_neighbors_of_a_good_point_do_stay():
+    """With all eigenvalues inside (0, 2) the same count finds all of them."""
+    slope = quadratic_part([1.9, 0.5])
+    x = np.random.default_rng(8).uniform(-1e-4, 1e-4, (1000, 2))
+    for _ in range(1000):
+        x = x - slope(x)
+    assert np.all(np.linalg.norm(x, axis=1) < 1e-3)
