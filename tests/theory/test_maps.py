@@ -313,6 +313,20 @@ def test_M8_on_a_network():
     assert 1.6 < misses[0] / misses[1] < 2.4
 
 
+def test_Q5_up_to_its_sign_the_map_has_one_extremum_on_an_interval_it_keeps():
+    eta, x = sp.symbols("eta x", positive=True)
+    step = (1 - eta) * x + eta * x**3
+    turned = -step
+    assert sp.expand(turned.subs(x, turned) - step.subs(x, step)) == 0
+    (extremum,) = sp.solve(sp.diff(turned, x), x)
+    assert sp.simplify(extremum**2 - (eta - 1) / (3 * eta)) == 0
+    rates = np.array([1.5, 2.5, 3.3, 1 + 1.5 * np.sqrt(3)])
+    right = np.sqrt(1 - 1 / rates)
+    top = 2 / 3 * (rates - 1) * np.sqrt((rates - 1) / (3 * rates))
+    assert np.all(top <= right * (1 + 4 * EPS))
+    assert top[-1] == pytest.approx(right[-1])
+
+
 # --- Q5: the catapult -----------------------------------------------------------------------
 
 

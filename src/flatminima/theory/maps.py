@@ -294,8 +294,8 @@ def superstable_rates(levels: int) -> np.ndarray:
     """Return eta_1 < eta_2 < ... at which L = x^2/2 - x^4/4 has a superstable cycle of 2^k points.
 
     A cycle is superstable, its multiplier 0, if it contains a critical point of the map,
-    x_c^2 = (eta - 1)/(3 eta). The gaps shrink by Feigenbaum's ratio 4.669... in the limit
-    (Feigenbaum 1978). There are ``levels`` >= 2 of them, from 2 points on; each is found to
+    x_c^2 = (eta - 1)/(3 eta). As measured, the gaps shrink by Feigenbaum's ratio 4.669... in the
+    limit (Feigenbaum 1978). There are ``levels`` >= 2 of them, from 2 points on; each is found to
     rounding, in which their differences are lost beyond about 9.
 
     Example:
