@@ -5,7 +5,7 @@
 
 from importlib import import_module
 
-PARTS = "scripts launch tables opening roles statement_links reference sources markup shown"
+PARTS = "scripts launch tables limits opening roles statement_links reference sources markup shown"
 
 
 def setup(app):
