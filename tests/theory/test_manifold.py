@@ -199,3 +199,69 @@ def test_M2_squared_angles_add_up_to_the_logarithm_of_the_sharpness(name):
 def turns_toward_flat_in_parts(network, path):
     parts = np.array_split(path, 1 + len(path) // 500)
     return np.concatenate([manifold.turns_toward_flat(network, part) for part in parts])
+
+
+# --- the fibers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mu", [0.4, 1.0, 1.7])
+@pytest.mark.parametrize("excess", [-0.05, 0.0, 0.03])
+def test_fibers_are_tangent_to_the_stiff_directions(mu, excess):
+    """On (2 + z) x^2 / 2 + mu w^2 / 2 + x w^2 / 2, eta = 1, Z is x = alpha w^2 + O(w^3).
+
+    alpha is that of the exercise, with the excess z: a start on Z ends without oscillation, and one
+    beside it with an oscillation of the distance from Z, which alternates and grows by 1 + z.
+    """
+    alpha = -0.5 / (1 + excess + (1 - mu) ** 2)
+    left = []
+    for w0 in (0.02, 0.01):
+        x, w, z = alpha * w0**2 + w0**2 * np.array([0.0, 0.1, -0.2]), w0, excess
+        for _ in range(40):
+            x, w, z = -(1 + z) * x - w**2 / 2, (1 - mu - x) * w, z - x**2 / 2
+        left.append(x / (1 + excess) ** 40 / w0**2)
+    # The next order in w: it halves. Steps of 40, all shrink w by 0.7^40 at least.
+    assert np.all(np.abs(left[1] - [0.0, 0.1, -0.2]) < 0.02)
+    assert np.all(np.abs(left[1] - [0, 0.1, -0.2]) <= 0.6 * np.abs(left[0] - [0, 0.1, -0.2]) + 1e-9)
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+LINE = manifold.layered_network((1, 1, 1), [[1.0]], "linear")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: manifold.layered_network((2,), np.ones((1, 2))), "two entries"),
+        (lambda: manifold.layered_network((3, 1), np.ones((1, 2))), "widths must begin"),
+        (lambda: manifold.layered_network((2, 1), np.ones(2)), "inputs must have shape"),
+        (lambda: manifold.layered_network((1, 1), [[1.0]], "relu"), "activation"),
+        (lambda: manifold.attention_network(np.ones((2, 2)), 1), "inputs must have shape"),
+        (lambda: manifold.convolution_network(np.ones((1, 2)), 1, 3), "kernel must be at most"),
+        (lambda: LINE.outputs([1.0]), "theta must have shape"),
+        (lambda: LINE.gradient([1.0, 1.0]), "no targets"),
+        (lambda: LINE.with_minimum_at([1.0, np.nan]), "finite"),
+        (lambda: manifold.minimum_frame(LINE, [0.0, 0.0]), "full row rank"),
+        (lambda: manifold.minimum_frame(LINE, [1.0, 1.0], 2), "2 directions"),
+        (lambda: LINE.with_minimum_at([1.0, 1.0]).minimum_near([0.0, 0.0]), "lost rank"),
+        (lambda: LINE.with_minimum_at([1.0, 1.0]).descend([1.0, 1.0], -1.0, 3), "learning_rate"),
+    ],
+)
+def test_bad_input_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_divergence_is_an_error_and_not_a_number():
+    network = LINE.with_minimum_at([1.0, 1.0])
+    with pytest.warns(RuntimeWarning, match="overflow"), pytest.raises(FloatingPointError):
+        network.descend([3.0, 1.0], 5.0, 100)
+
+
+def test_paths_are_recorded_as_asked():
+    network = LINE.with_minimum_at([2.0, 1.0])
+    full = network.descend([2.0, 1.1], 0.1, 7)
+    assert full.shape == (8, 2)
+    assert np.array_equal(network.descend([2.0, 1.1], 0.1, 7, record_every=3), full[[0, 3, 6, 7]])
+    assert np.array_equal(network.descend([2.0, 1.1], 0.1, 7, record_every=None), full[[0, 7]])
