@@ -1,5 +1,6 @@
 """curvature.derivatives: sharpness gradient (G1), rotation field (G2), directional derivatives."""
 
+import dataclasses
 import functools
 import math
 
@@ -209,9 +210,10 @@ def test_G2_rotation_field_truncated_and_exact(case):
         assert (solved.field - exact).norm() <= solved.error_bound + slack
         assert solved.error_bound <= 2 * tol * float(gradient.norm()) / gap
     # All eigenpairs: nothing is truncated.
-    full = curvature.EigenResult(
-        values, vectors, torch.zeros_like(values), torch.ones_like(values, dtype=torch.bool), 0
-    )
+    full = dataclasses.replace(
+        pairs, eigenvalues=values, eigenvectors=vectors, residuals=torch.zeros_like(values),
+        converged=torch.ones_like(values, dtype=torch.bool),
+    )  # fmt: skip
     whole = curvature.rotation_field(operator, pairs=full)
     assert (whole.field - exact).norm() <= ROUNDING * float(gradient.norm()) / gap
 

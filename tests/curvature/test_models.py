@@ -18,9 +18,11 @@ from flatminima.curvature import (
     NondeterministicRiskError,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+
 F64 = torch.float64
 PADDED = "embedding with padding"
-# Of these the largest eigenvalue is not simple, or the Hessian is zero.
+# Of these the Hessian is constant.
 UNTURNED = ("linear model of a linear loss",)
 
 

@@ -98,6 +98,33 @@ def test_the_reduction_is_read_off_the_losses_of_pytorch():
         EmpiricalRisk(model, nn.CrossEntropyLoss(reduction="none"), parts)
 
 
+def test_ignored_places_and_class_weights_count_as_in_the_whole():
+    torch.manual_seed(0)
+    x, y = batch()
+    y[[0, 1, 4, 8]] = -100
+    model, weights = net(), torch.tensor([1.0, 3.0, 0.2], dtype=F64)
+    parts = [(x[:2], y[:2]), (x[2:5], y[2:5]), (x[5:], y[5:])]
+    smooth = {"label_smoothing": 0.1}
+    for options in ({}, {"weight": weights}, smooth, {"weight": weights, **smooth}):
+        loss = nn.CrossEntropyLoss(**options)
+        whole = EmpiricalRisk(model, loss, (x, y)).value()
+        # The first batch has nothing to say: PyTorch's mean over it is 0 / 0.
+        assert EmpiricalRisk(model, loss, parts[1:]).value() == pytest.approx(whole, rel=1e-13)
+
+
+def test_targets_of_other_kinds_count_by_their_tensors():
+    x, y = batch()
+    loss = lambda outputs, targets: functional.cross_entropy(outputs, targets["label"])  # noqa: E731
+    model = net()
+    whole = EmpiricalRisk(model, "cross_entropy", (x, y)).value()
+    parts = [(x[:2], {"label": y[:2]}), (x[2:], {"label": y[2:]})]
+    assert EmpiricalRisk(model, loss, parts).value() == pytest.approx(whole, rel=1e-14)
+    odd = [(x, {"label": y, "of": y[:3]})]
+    with pytest.raises(ValueError, match=r"size_of must say .* lengths \[3, 12\]"):
+        EmpiricalRisk(model, loss, odd).value()
+    assert EmpiricalRisk(model, loss, odd, size_of=lambda x, t: len(x)).value() == whole
+
+
 class Twofold(nn.Module):
     def __init__(self):
         super().__init__()
@@ -330,6 +357,7 @@ def test_whoever_knows_better_can_switch_the_check_off():
     [
         ((lambda x: x, "mse", batch()), TypeError, "torch.nn.Module, got function"),
         ((nn.Tanh(), "mse", batch()), ValueError, "at least one trainable parameter"),
+        ((nn.LazyLinear(3), "mse", batch()), ValueError, "call it once, for its lazy layers"),
         ((net(), "hinge", batch()), ValueError, "one of mse, cross_entropy; got 'hinge'"),
         ((net(), 3, batch()), TypeError, "one of mse, cross_entropy or a function"),
         ((net(), "mse", batch()[0]), TypeError, r"a pair .* got Tensor"),

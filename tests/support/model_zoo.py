@@ -454,6 +454,47 @@ def _():
     return Through(way, **layers), "cross_entropy", (torch.randn(N, 4), labels())
 
 
+@model("physics: a derivative in the inputs")
+def _():
+    def way(m, x):
+        x = x.detach().requires_grad_()
+        u = m.body(x)
+        return torch.autograd.grad(u.sum(), x, create_graph=True)[0] - u
+
+    body = nn.Sequential(nn.Linear(1, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 1))
+    return Through(way, body=body), "mse", (torch.randn(N, 1), torch.zeros(N, 1))
+
+
+@model("a step within the model")
+def _():
+    def way(m, x):
+        inner = torch.func.grad(lambda w: torch.tanh(x @ w).square().mean())
+        return x @ (m.weight - 0.5 * inner(m.weight))
+
+    weight = {"weight": nn.Parameter(torch.randn(4, 3))}
+    return Through(way, **weight), "cross_entropy", (torch.randn(N, 4), labels())
+
+
+@model("an ensemble by vmap")
+def _():
+    way = lambda m, x: torch.vmap(lambda w: torch.tanh(x @ w))(m.weight).mean(0)  # noqa: E731
+    weight = {"weight": nn.Parameter(torch.randn(2, 4, 3))}
+    return Through(way, **weight), "cross_entropy", (torch.randn(N, 4), labels())
+
+
+@model("scripted")
+def _():
+    return torch.jit.script(mlp()), "cross_entropy", (torch.randn(N, 4), labels())
+
+
+@model("sparse inputs")
+def _():
+    way = lambda m, x: m.two(torch.tanh(torch.sparse.mm(x, m.one)))  # noqa: E731
+    layers = {"one": nn.Parameter(torch.randn(4, 5)), "two": nn.Linear(5, 3)}
+    inputs = torch.randn(N, 4) * (torch.rand(N, 4) < 0.6)
+    return Through(way, **layers), "cross_entropy", (inputs.to_sparse(), labels())
+
+
 @model("linear model of a linear loss")
 def _():
     loss = lambda outputs, targets: (outputs * targets).mean()  # noqa: E731

@@ -349,7 +349,8 @@ def _checked_parameters(parameters: Iterable[Tensor]) -> list[Tensor]:
         raise ValueError("parameters must name each tensor once; a shared one is one parameter")
     for i, parameter in enumerate(parameters):
         if not isinstance(parameter, Tensor) or not parameter.is_floating_point():
-            raise ValueError(f"parameters must be floating-point tensors, number {i} is not")
+            given = getattr(parameter, "dtype", type(parameter).__name__)
+            raise ValueError(f"parameters must be floating-point tensors, number {i} is {given}")
         if not parameter.requires_grad:
             raise ValueError(
                 f"parameters must all require a gradient, number {i} does not: leave it out to "

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import UninitializedTensorMixin
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from flatminima._validation import one_of
@@ -87,6 +88,8 @@ class EmpiricalRisk:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if any(isinstance(p, UninitializedTensorMixin) for p in model.parameters()):
+            raise ValueError("model must have its parameters: call it once, for its lazy layers")
         if not trainable:
             raise ValueError("model must have at least one trainable parameter, got none")
         self.model = model
@@ -148,7 +151,15 @@ class EmpiricalRisk:
     def _counted(self, inputs: Any, targets: Any) -> float:
         """What a batch counts for in the mean of the loss."""
         ignored = getattr(self.loss_function, "ignore_index", None)
-        if ignored is None or not isinstance(targets, Tensor) or targets.is_floating_point():
+        if not isinstance(targets, Tensor):
+            sizes = {len(leaf) for leaf in tree_leaves(targets) if isinstance(leaf, Tensor)}
+            if len(sizes) != 1:
+                raise ValueError(
+                    "size_of must say how many examples a batch counts for: the tensors of its "
+                    f"targets have lengths {sorted(sizes)}"
+                )
+            return sizes.pop()
+        if ignored is None or targets.is_floating_point():
             return len(targets)
         kept = targets[targets != ignored]
         weight = getattr(self.loss_function, "weight", None)
@@ -229,13 +240,14 @@ class EmpiricalRisk:
         versions = {name: p._version for name, p in self.model.named_parameters()}
         devices = [self.device] if self.device.type == "cuda" else []
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            # With gradients: a model may use some of its own, as those of physics do.
+            with torch.enable_grad(), torch.random.fork_rng(devices=devices):
                 first, second = _Witness(self), _Witness(self)
         finally:
             now = dict(self.model.named_buffers())
             moved = [name for name in now if not torch.equal(now[name], buffers[name])]
             for name, buffer in now.items():
-                buffer.copy_(buffers[name])
+                buffer.data.copy_(buffers[name])
             written = [n for n, p in self.model.named_parameters() if p._version != versions[n]]
             for name in written:
                 self.model.get_parameter(name).data.copy_(weights[name])
@@ -278,12 +290,13 @@ class _Witness:
         hooks = [
             module.register_forward_hook(self._note(name), with_kwargs=True)
             for name, module in risk.model.named_modules()
+            if not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
         ]
         try:
             self.value = 0.0
             for inputs, targets in risk.batches():
                 self.data.append((_signature(inputs), _signature(targets)))
-                self.value += float(risk.batch_loss(inputs, targets))
+                self.value += risk.batch_loss(inputs, targets).item()
         finally:
             for hook in hooks:
                 hook.remove()
@@ -361,7 +374,10 @@ def _signature(tree: Any) -> list[tuple[float, float, float]]:
     found = []
     for tensor in tree_leaves(tree):
         if isinstance(tensor, Tensor):
-            flat = tensor.detach().reshape(-1).double()
+            tensor = tensor.detach()
+            if tensor.layout != torch.strided:
+                tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.values()
+            flat = tensor.reshape(-1).double()
             weights = torch.arange(len(flat), dtype=torch.float64, device=flat.device).cos()
             found.append((float(flat.sum()), float(flat @ weights), float(flat.abs().sum())))
     return found
