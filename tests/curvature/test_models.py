@@ -1,5 +1,6 @@
 """Other people's models: the curvature is right, or an error says what is wrong and what to do."""
 
+import copy
 import math
 
 import pytest
@@ -17,6 +18,7 @@ from flatminima.curvature import (
     HessianOperator,
     NondeterministicRiskError,
 )
+from flatminima.curvature._autograd import differentiable
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 
@@ -160,6 +162,52 @@ def test_third_derivatives_of_normalization_are_those_of_the_formula(kind):
     third = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
     third = sum(float((s * p).sum()) for s, p in zip(third, parts, strict=True))
     assert abs(third - float(exact[3])) > 1e-3 * abs(float(exact[3]))
+
+
+LAYERS = {
+    "layer": (nn.LayerNorm(4), (3, 5, 4)),
+    "layer of two axes": (nn.LayerNorm((5, 4), eps=1e-2), (3, 5, 4)),
+    "layer without weights": (nn.LayerNorm(4, elementwise_affine=False), (3, 4)),
+    "layer without a shift": (nn.LayerNorm(4, bias=False), (3, 4)),
+    "batch": (nn.BatchNorm1d(4), (6, 4)),
+    "batch of images": (nn.BatchNorm2d(3, momentum=0.3, eps=1e-3), (4, 3, 2, 5)),
+    "batch without averages": (nn.BatchNorm1d(4, track_running_stats=False), (6, 4, 3)),
+    "batch, evaluated": (nn.BatchNorm1d(4).eval(), (6, 4)),
+    "batch, cumulative": (nn.BatchNorm1d(4, momentum=None), (6, 4)),
+    "instance": (nn.InstanceNorm2d(3, affine=True), (2, 3, 4, 5)),
+    "instance with averages": (nn.InstanceNorm1d(3, track_running_stats=True), (2, 3, 5)),
+    "instance, evaluated": (nn.InstanceNorm1d(3, track_running_stats=True).eval(), (2, 3, 5)),
+    "weight": (nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), (5, 4)),
+    "weight of a filter": (nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 3, 2)), (5, 2, 4)),
+    "weight, transposed": (nn.utils.parametrizations.weight_norm(nn.Linear(4, 3), dim=1), (5, 4)),
+    "weight as a whole": (nn.utils.parametrizations.weight_norm(nn.Linear(4, 3), dim=None), (5, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_in_parts_a_layer_is_what_it_is(name):
+    """The same values, derivatives and running averages as the layer in one."""
+    layer, shape = LAYERS[name]
+    layer = copy.deepcopy(layer).double()
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.normal_()
+    other = copy.deepcopy(layer)
+    x = torch.randn(shape, dtype=F64, requires_grad=True)
+    weights = torch.randn_like(copy.deepcopy(layer)(x))
+
+    def gradient(layer):
+        value = (weights * layer(x)).sum()
+        return value, torch.autograd.grad(value, [x, *layer.parameters()])
+
+    plain = gradient(layer)
+    with differentiable():
+        parts = gradient(other)
+    assert parts[0].item() == pytest.approx(plain[0].item(), rel=1e-13)
+    for one, same in zip(parts[1], plain[1], strict=True):
+        assert (one - same).norm() <= 1e-13 * (1 + same.norm())
+    for one, same in zip(other.buffers(), layer.buffers(), strict=True):
+        assert torch.equal(one, same)
 
 
 class Twice(torch.autograd.Function):

@@ -220,7 +220,7 @@ for _kind in (nn.RNN, nn.LSTM, nn.GRU):
 
 @model("two directions and layers")
 def _():
-    layers = {"recur": nn.GRU(2, 2, 2, bidirectional=True), "head": nn.Linear(4, 3)}
+    layers = {"recur": nn.GRU(2, 1, 2, bidirectional=True), "head": nn.Linear(2, 3)}
     way = lambda m, x: m.head(m.recur(x.transpose(0, 1))[0][-1])  # noqa: E731
     return Through(way, **layers), "cross_entropy", (torch.randn(N, 4, 2), labels())
 

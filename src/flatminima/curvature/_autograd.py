@@ -35,7 +35,7 @@ HINTS = {
     "switch it off for the model",
     "a second time": "a part of the loss was computed before the function was called, and its "
     "graph is gone: compute all of it within",
-    "is not implemented": "a layer or loss of the model has no second derivative in PyTorch: "
+    "derivative for": "a layer or loss of the model has no second derivative in PyTorch: "
     "write it in simpler operations",
 }
 """What an error of PyTorch holds -> what to do about it."""
