@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from flatminima.statistics import Interval
+from flatminima.theory import manifold
 from study import ROOT, claims, results
 from study.claims import Effect, Evidence, MissingEvidenceError, evidence, verdicts
 from study.figures import GluedNumber
@@ -30,6 +31,7 @@ PRESENT = {
         "epi-linear": 7.8e-7,
         "epi-overlap-stable": 0.92,
     },
+    "manifold_of_minima": {"m2-worst": 1.0036, "m2-worst-first": 1.0443, "m1-low": 3.4},
     "adam": {"adam-higher-least": 1.3, "adam-episodes": 6},
 }
 ABSENT = {
@@ -40,6 +42,7 @@ ABSENT = {
     "negative": ("episodes_and_rotation", {"epi-lambda_min": Interval(-3.0, -12.0, 8.0)}),
     "no-depth": ("episodes_and_rotation", {"epi-linear": 0.07}),
     "damping": ("adam", {"adam-higher-least": 0.9}),
+    "proof": ("manifold_of_minima", {"m2-worst": 0.4}),
 }
 # Just within and just past a criterion, where a rounded text would say otherwise.
 NEAR = {
@@ -52,8 +55,9 @@ NEAR = {
         Interval(-0.5, -0.9, 0.001),
     ),
     "damping": ("adam", "adam-higher-least", 1.001, 0.999),
+    "proof": ("manifold_of_minima", "m1-low", 2.83, 2.82),
 }
-PROVED = {label: ["test_x.py::test_x"] for label in ("Q1", "Q2", "D7", "G3")}
+PROVED = {label: ["test_x.py::test_x"] for label in ("Q1", "Q2", "M1", "M2", "M3")}
 
 
 def only_default(name: str, preset: str) -> results.Result:
@@ -173,8 +177,52 @@ def test_a_value_of_another_kind_is_named_with_its_claim(key, document, name, va
 
 def test_a_statement_without_test_is_no_proof():
     assert judged("proof").verdict == verdicts.REPRODUCED
-    with pytest.raises(MissingEvidenceError, match=r"proof.*G3"):
-        judged("proof", proved={**PROVED, "G3": []})
+    for key, label in (("proof", "M3"), ("monotone", "Q2")):
+        with pytest.raises(MissingEvidenceError, match=rf"{key}.*{label}"):
+            judged(key, proved={**PROVED, label: []})
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict"),
+    [
+        # Flattening without rotation, or as much rotation without flattening.
+        ({"m2-worst": 0.0, "m2-worst-first": 0.0}, verdicts.PARTLY),
+        ({"m2-worst": 50.0, "m2-worst-first": 12.0}, verdicts.PARTLY),
+        # A ratio near one that does not tend to it: no identity to leading order.
+        ({"m2-worst": 1.05, "m2-worst-first": 1.04}, verdicts.PARTLY),
+        # A law that is off in first order, too.
+        ({"m2-worst": 0.5, "m2-worst-first": 0.5, "m1-low": 2.0}, verdicts.NOT),
+    ],
+)
+def test_a_proof_that_the_measured_runs_contradict_is_not_reproduced(numbers, verdict):
+    chapter = "manifold_of_minima"
+    assert judged("proof", {**PRESENT, chapter: PRESENT[chapter] | numbers}).verdict == verdict
+
+
+@pytest.mark.parametrize(("rotates", "verdict"), [(True, True), (False, False)])
+def test_the_ratio_of_the_claim_sees_a_rotation_that_is_taken_away(rotates, verdict):
+    """On a network of two layers, its own v_1 at each step, or that of the minimum ahead."""
+    network = manifold.layered_network((1, 2, 1), np.ones((1, 1)), "linear")
+    theta = np.array([0.3, -0.5, 1.5, 0.4])
+    network, ratios = network.with_minimum_at(theta), []
+    frame = manifold.minimum_frame(network, theta)
+    rate = 2 / frame.eigenvalues[0]
+    slope = frame.couplings[:, 0, 0] @ frame.tangent
+    for h in (0.016, 0.004):
+        # The minimum ahead has the excess h / rate; next to it, off the exceptional starts.
+        start = network.minimum_near(theta + h * frame.eigenvalues[0] * slope / (slope @ slope))
+        leading = manifold.minimum_frame(network, start).leading[0]
+        path = network.descend(start + h / 100 * leading, rate, int(15 / h))
+        shown = path if rotates else network.minimum_near(path)
+        turned = manifold.turns_toward_flat(network, shown)
+        ends = manifold.minimum_frame(network, network.minimum_near(path[[0, -1]]))
+        before, after = ends.eigenvalues[:, 0]
+        assert after < before
+        ratios.append(float(np.sum(turned**2) / np.log(before / after)))
+    numbers = dict(zip(("m2-worst-first", "m2-worst"), ratios, strict=True))
+    chapter = "manifold_of_minima"
+    finding = judged("proof", {**PRESENT, chapter: PRESENT[chapter] | numbers})
+    assert finding.effects[0].met == verdict
 
 
 # --- stored results

@@ -113,12 +113,15 @@ class Evidence:
             found.append((setting, stored, self._computed[key]))
         return found
 
-    def tests(self, label: str) -> Sequence[str]:
-        """The tests of a proved statement, one at least."""
-        if not self.proved.get(label):
-            raise MissingEvidenceError(f"{label} must be proved in a chapter and have tests")
+    def tests(self, *labels: str) -> None:
+        """Note that statements are proved; each must have a test at least.
+
+        That a proof is there is no effect: it could not be absent, and the verdict would not move.
+        """
+        for label in labels:
+            if not self.proved.get(label):
+                raise MissingEvidenceError(f"{label} must be proved in a chapter and have tests")
         self._note("proof")
-        return self.proved[label]
 
     def _glued(self, document: str, name: str) -> GluedNumber:
         try:
