@@ -352,7 +352,7 @@ def test_the_check_leaves_no_trace(dtype):
     assert torch.equal(torch.get_rng_state(), draws)
 
 
-def test_the_check_is_made_once_a_risk_and_costs_three_evaluations():
+def test_the_check_is_made_once_a_risk_and_costs_two_evaluations_and_a_product():
     risk = risk_of(middle(lambda two, h: two(h)))
     v, calls = torch.ones(risk.size, dtype=F64), []
     risk.model.register_forward_hook(lambda *_: calls.append(1))

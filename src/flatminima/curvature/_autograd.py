@@ -50,9 +50,10 @@ def differentiable() -> Iterator[None]:
     """Where losses are evaluated: their derivatives of all orders are then right, or an error.
 
     PyTorch's attention kernels have no second derivative; its layer, batch and instance
-    normalization have a wrong third one, and weight normalization a wrong second one, without a
-    word (https://github.com/pytorch/pytorch/issues/175754 and 186256). Here they are evaluated in
-    parts that PyTorch differentiates rightly, and in full precision, whatever autocast says.
+    normalization have a wrong third one (https://github.com/pytorch/pytorch/issues/175754 and
+    186256), and weight normalization, in version 2.13 on a CPU, a wrong second one, without a word.
+    Here they are evaluated in parts that PyTorch differentiates rightly, and in full precision,
+    whatever autocast says.
     """
     try:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _InParts(), ExitStack() as full:

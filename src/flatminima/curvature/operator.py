@@ -135,7 +135,8 @@ class HessianOperator(SymmetricOperator):
         parameters: tensors that require a gradient, all float32 or all float64, on one device.
         check: whether differences of the gradient are held against the first product, at the cost
             of about four gradients, and against the first third derivative. So what is hidden from
-            autograd (in ``detach``, a custom function, a hook) is found.
+            autograd (in ``detach``, a custom function, a hook) is found. The loss is evaluated
+            twice more for it: state that it keeps, such as running averages, moves on.
 
     Attributes:
         loss: value of the loss, a float.
