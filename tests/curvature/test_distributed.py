@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from curvature_cases import CASES, EXAMPLES
 from torch import distributed
 
-from flatminima import curvature
+from flatminima import curvature, models
 from flatminima.curvature import DistributedOperator, EmpiricalRisk, MatrixOperator
+from study import ROOT
+from study.pages import notebooks
 
 SUPPORT = Path(__file__).parents[1] / "support"
 NAME, SHARDS, TOL = "mlp-tanh-cross-entropy", (9, EXAMPLES - 9), 1e-9
@@ -180,3 +183,24 @@ def test_an_operator_needs_a_weight():
 def test_without_a_group_it_says_what_to_do():
     with pytest.raises(RuntimeError, match="call init_process_group first"):
         DistributedOperator(MatrixOperator(torch.eye(2)), 1)
+
+
+@needs_gloo
+def test_the_script_of_the_chapter_runs_under_torchrun(tmp_path):
+    text = "\n".join(notebooks.markdown(ROOT / "chapters" / "large_models.ipynb"))
+    script = re.search(r"```python\n(# sharpness_ddp\.py.*?)```", text, re.DOTALL)[1]
+    (tmp_path / "sharpness_ddp.py").write_text(script)
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*run, "sharpness_ddp.py"],
+        cwd=tmp_path, env=dict(os.environ, OMP_NUM_THREADS="1"),
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    data = torch.randn(100, 8), torch.randint(3, (100,))
+    whole = EmpiricalRisk(models.mlp([8, 16, 3], seed=0), "cross_entropy", data)
+    # Both to a residual of 1e-4, printed to four digits.
+    said = re.search(r"sharpness over 2 processes: (\d+\.\d{4})", done.stdout)[1]
+    expected = curvature.sharpness(whole)
+    assert abs(float(said) - expected) <= 2e-4 * expected + 5e-5

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flatminima._validation import positive_float, positive_int
+from flatminima.curvature._autograd import moved
 from flatminima.curvature.eigensolver import ConvergenceError
 from flatminima.curvature.operator import HessianOperator, SymmetricOperator
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
@@ -152,31 +153,22 @@ def critical_sharpness(
     if risk._unchecked:
         risk.check()
     parts = list(risk.unflatten(update.to(risk.device, risk.parameters[0].dtype)).values())
-    kept = [p.detach().clone() for p in risk.parameters]
     base, passes, low, high = risk.value(), 1, 0.0, math.inf
-    try:
-        with torch.no_grad():
-            while high == math.inf or high - low > tol * (high + low):
-                if passes == max_passes:
-                    raise ConvergenceError(
-                        f"after {passes} passes the critical rate is known to lie from {low:.3g} "
-                        f"to {high:.3g} only: is the update a direction of descent, and the loss "
-                        "not flat?",
-                        CriticalSharpness(2 / rate, rate, passes),
-                    )
-                for p, origin, part in zip(risk.parameters, kept, parts, strict=True):
-                    p.copy_(origin).sub_(part, alpha=rate)
-                # Where the loss is not finite it has risen.
-                if risk.value() <= base:
-                    low = rate
-                else:
-                    high = rate
-                passes += 1
-                rate = 2 * low if high == math.inf else high / 2 if not low else (low + high) / 2
-    finally:
-        with torch.no_grad():
-            for p, origin in zip(risk.parameters, kept, strict=True):
-                p.copy_(origin)
+    while high == math.inf or high - low > tol * (high + low):
+        if passes == max_passes:
+            raise ConvergenceError(
+                f"after {passes} passes the critical rate is known to lie from {low:.3g} to "
+                f"{high:.3g} only: is the update a direction of descent, and the loss not flat?",
+                CriticalSharpness(2 / rate, rate, passes),
+            )
+        with moved(risk.parameters, parts, -rate):
+            # Where the loss is not finite it has risen.
+            if risk.value() <= base:
+                low = rate
+            else:
+                high = rate
+        passes += 1
+        rate = 2 * low if high == math.inf else high / 2 if not low else (low + high) / 2
     return CriticalSharpness(2 / rate, rate, passes)
 
 
