@@ -182,6 +182,25 @@ def test_M5_the_ellipse_decides_at_every_width(width):
     assert 0.1 < run.diverged.mean() < 0.9
 
 
+@pytest.mark.parametrize("width", [2, 6])
+def test_M5_the_mirror_holds_at_every_width(width):
+    """D8: the error over the square of the excess tends to a constant, as at width one."""
+    y, eta, generator = 0.7, 0.5, np.random.default_rng(width)
+    network, scalar, misses = MatrixNetwork([[y]], width), ScalarNetwork(2, y), []
+    for excess in (0.04, 0.02, 0.01):
+        a, b = scalar.at(1e-3 * excess, np.sqrt((2 / eta + excess) ** 2 - 4 * y**2))
+        e, g = generator.normal(size=(2, width))
+        total, gap = (a + b) * e / np.linalg.norm(e), (b - a) * g / np.linalg.norm(g)
+        start = np.stack([total - gap, total + gap]) / 2
+        run = network.descend(start, eta, int(80 / excess), record_every=None)
+        end = np.sum(run.theta[-1] ** 2)
+        misses.append((end - (2 / eta - excess)) / excess**2)
+        assert end - 2 / eta == pytest.approx(-excess, rel=0.02)
+    # A constant up to the next order in the excess: halving it halves the change.
+    first, second = np.diff(misses)
+    assert abs(second) < 0.7 * abs(first) < 0.01
+
+
 @given(st.integers(1, 6), st.floats(0.5, 3.9), seeds)
 @settings(deadline=None, max_examples=30)
 def test_M5_at_target_zero_is_the_catapult(width, product, seed):
@@ -240,7 +259,7 @@ def relu_run(weights, outer, x, y, eta, steps):
 
 def test_relu_neurons_on_one_example_follow_the_law():
     """Exactly while none dies; a death removes rows of Delta, which shrinks it further."""
-    generator, deaths, steps = np.random.default_rng(9), 0, 0
+    generator, deaths, steps, unscaled = np.random.default_rng(9), 0, 0, 0
     for _ in range(300):
         width, size = generator.integers(1, 6), generator.integers(1, 4)
         x, y = generator.normal(size=size), generator.normal()
@@ -261,10 +280,14 @@ def test_relu_neurons_on_one_example_follow_the_law():
             assert np.abs(np.outer(v, v) - np.outer(u, u) - stated).max(initial=0) <= rounding
             if kept.any():
                 assert nuclear(stated) <= abs(factor) * nuclear(delta) + rounding
+                # Without |x| in the factor, as a mutation.
+                wrong = (1 - (eta * old[0]) ** 2) * delta[np.ix_(kept, kept)]
+                unscaled += np.abs(wrong - stated).max() > 10 * rounding
             deaths += np.count_nonzero(alive) - np.count_nonzero(later)
             steps += 1
     assert deaths > 20
     assert steps > 1000
+    assert unscaled > 500
 
 
 # --- matrices ---------------------------------------------------------------------------------
