@@ -4,8 +4,9 @@ from math import prod
 
 import numpy as np
 import torch
+from scipy.optimize import least_squares
 
-from flatminima.theory import manifold
+from flatminima.theory import averaged, manifold
 
 _DRAWS = np.random.default_rng(0)
 _POINTS = np.array([[1.5, 0.2], [-0.3, 1.5], [1.0, -1.2]])
@@ -93,3 +94,41 @@ def starts_at(theta, frame, h, generator):
     radius = (h * frame.eigenvalues[:, 0] / np.sqrt(frame.slope_squared))[:, None]
     plane = np.cos(angle)[:, None] * up + np.sqrt(2) * np.sin(angle)[:, None] * frame.leading[:, 0]
     return theta + radius * (plane + 0.5 * level + 0.3 * stiff)
+
+
+def edge_minimum(name, multiplicity, seed):
+    """A random minimum at which the leading eigenvalues coincide, with a direction that lowers all.
+
+    Returns the network with its targets there, the minimum, its frame, and the unit vector n of
+    Theorem M3. Parameters are found that make the nonzero eigenvalues of H in a fixed basis of the
+    outputs equal for the first, and smaller for the others.
+    """
+    network, generator = NETWORKS[name], np.random.default_rng(seed)
+    r = multiplicity
+    for _ in range(50):
+        begin = 1.5 * generator.normal(size=network.size)
+        rank = network.outputs(begin).size
+        turn = np.linalg.qr(generator.normal(size=(rank, rank)))[0]
+
+        def misfit(theta, turn=turn, rank=rank):
+            jacobian = turn @ network._outputs(theta, 1).first
+            gram = jacobian @ jacobian.T
+            ties = [gram[a, b] for a in range(rank) for b in range(a)]
+            return np.array(ties + [gram[a, a] - gram[0, 0] for a in range(1, r)])
+
+        theta = least_squares(misfit, begin, xtol=1e-15, ftol=1e-15, gtol=1e-15).x
+        if np.abs(misfit(theta)).max() > 1e-12:
+            continue
+        there = network.with_minimum_at(theta)
+        frame = manifold.minimum_frame(there, theta, r)
+        values = frame.eigenvalues
+        n = averaged.stabilizing_direction(frame.couplings)
+        if n is None or np.ptp(values[:r]) > 1e-9 * values[0]:
+            continue
+        slope = np.linalg.eigvalsh(np.tensordot(n, frame.couplings, 1))[0]
+        stiff = values[r:rank]
+        if slope * np.linalg.norm(theta) > 0.3 * values[0] and np.all(
+            (stiff < 0.8 * values[0]) & (stiff > 0.03 * values[0])
+        ):
+            return there, theta, frame, n
+    raise AssertionError(f"{name}: no minimum with {r} equal eigenvalues was found")

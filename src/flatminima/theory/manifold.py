@@ -157,7 +157,8 @@ class SmoothNetwork:
         every = steps if record_every is None else positive_int("record_every", record_every)
         path = [theta]
         for t in range(1, steps + 1):
-            theta = theta - rates * self.gradient(theta)
+            with np.errstate(over="ignore", invalid="ignore"):
+                theta = theta - rates * self.gradient(theta)
             if not np.all(np.isfinite(theta)):
                 raise FloatingPointError(f"gradient descent diverged at step {t}")
             if t % every == 0 or t == steps:
