@@ -91,7 +91,7 @@ def test_a_resumed_run_measures_the_same_bits(tmp_path, broken_at):
 
         return {"stop": probe}
 
-    options = {"scan_every": 3}
+    options = {"look_every": 3}
     first = Following(2, **options)
     expected = run(first, stop(-1)).probes
     again = {"checkpoint": tmp_path / "run.pt", "checkpoint_every": 1}

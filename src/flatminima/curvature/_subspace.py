@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.special import betainc
 from torch import Tensor
 
 from flatminima.curvature.operator import SymmetricOperator
@@ -61,10 +62,9 @@ class Subspace:
                 continue
             row = row / largest
             length = float(row.norm())
-            # Thrice, so that nothing more is lost; what rounding alone leaves has no direction.
-            for _ in range(3):
-                row = row - self.rows[: self.used].T @ (self.rows[: self.used] @ row)
+            row = self.outside(row)
             rest = float(row.norm())
+            # What rounding alone leaves has no direction.
             if rest > ROUNDING * eps * length:
                 self.rows[self.used] = row / rest
                 self.used += 1
@@ -113,6 +113,34 @@ class Subspace:
         rows = self.shifted(chosen, self.values[chosen])
         return rows, rows.norm(dim=1).double().cpu().numpy()
 
+    def errors(self, top: int, bottom: int = 0, vectors: bool = True) -> np.ndarray:
+        """Norms of the residuals of the pairs at the ends: they bound errors of either kind.
+
+        Without ``vectors``, and of the top alone, what bounds the values: for the first j together
+        the sum of their squared residuals over the gap to the next (Mathias 1998), if it is less.
+        """
+        norms = self.residuals(self.ends(top + (not vectors), bottom))[1]
+        if vectors or self.used <= top:
+            return norms
+        gaps = self.values[:top] - self.values[1 : top + 1] - norms[1:]
+        with np.errstate(divide="ignore"):
+            bounds = np.where(gaps > 0, np.cumsum(norms[:-1] ** 2) / gaps.clip(0), np.inf)
+        return np.minimum(norms[:-1], np.minimum.accumulate(bounds[::-1])[::-1])
+
+    def level(self, top: int, tol: float, upper: bool = True) -> float:
+        """A little above the last of the ``top`` values (or below, from the other end).
+
+        By a half to two ``tol``, relative, where no Ritz value is near.
+        """
+        values = self.values if upper else -self.values[::-1]
+        levels = values[min(top, self.used) - 1] + tol * (self.scale or 1.0) * np.linspace(0.5, 2, 16)
+        near = np.abs(levels[:, None] - values).min(axis=1)
+        return float(levels[near.argmax()]) * (1 if upper else -1)
+
+    def beyond(self, level: float, upper: bool = True) -> int:
+        """How many Ritz values are above a level, or below it."""
+        return int(np.sum(self.values > level if upper else self.values < level))
+
     def ends(self, top: int, bottom: int = 0) -> np.ndarray:
         """Indices of the ``top`` first and the ``bottom`` last Ritz values, as far as there are."""
         top = min(top, self.used)
@@ -127,27 +155,71 @@ class Subspace:
         *,
         block: int = 1,
         capacity: int | None = None,
+        vectors: bool = True,
     ) -> None:
-        """Add residuals, ``block`` at a time, until those of the wanted pairs are small.
+        """Add residuals, ``block`` at a time, until the errors of the wanted pairs are small.
 
-        Wanted are ``top`` and ``bottom`` pairs from either end, to ``tol`` times ``scale``. Where
-        the residuals hold no new direction, random ones are added. It ends as well when the
-        products are used up, or the basis spans everything; beyond ``capacity`` vectors it restarts
-        from the best.
+        Wanted are ``top`` and ``bottom`` pairs from either end, to ``tol`` times ``scale``; what is
+        small is the `errors`. Where the residuals hold no new direction, random ones are added. It
+        ends as well when the products are used up, or the basis spans everything; beyond
+        ``capacity`` vectors it restarts from the best.
         """
         while self.room(block):
             wanted = self.ends(top, bottom)
+            enough = len(wanted) == min(top + bottom, self.operator.shape[0])
+            if enough and (self.errors(top, bottom, vectors) <= tol * self.scale).all():
+                return
             near = self.ends(max(top, block if top else 0), max(bottom, block if bottom else 0))
             rows, norms = self.residuals(near)
-            enough = len(wanted) == min(top + bottom, self.operator.shape[0])
-            if enough and (norms[np.isin(near, wanted)] <= tol * self.scale).all():
-                return
             if capacity is not None and self.used + block > capacity < self.operator.shape[0]:
                 self._restart(wanted, capacity - 2 * block)
             worst = np.argsort(-norms, kind="stable")[:block]
             added = self.expand(rows[worst.tolist()]) if norms.max() > 0 else 0
             if added < block:
                 self.expand(random_rows(self.operator, block - added, generator))
+
+    def doubt(
+        self, goal: float, most: int, level: float, generator: torch.Generator, upper: bool = True
+    ) -> float:
+        """The chance at most that H has more eigenvalues above ``level`` than the basis shows.
+
+        (Below it, if not ``upper``.) Where T is the matrix of the basis and C what H takes out of
+        its span, H has as many eigenvalues above y as T and, on the complement,
+        S(y) = H + C' (y - T)^-1 C have together (Haynsworth 1968). So Lanczos vectors of S(y) from
+        a random start are added, ``most`` of them at most. One may show a value above y: then there
+        is a further pair, the doubt is 1, and the basis holds what was found. Else an eigenvector
+        above y has a part of the start that is at most the product of the recurrence's
+        coefficients over the characteristic polynomial at y (van Dorsselaer, Hochstenbach and van
+        der Vorst 2000), and a random start has so small a part by the chance returned.
+        """
+        old, n, flip = self.used, self.operator.shape[0], 1.0 if upper else -1.0
+        inverse = np.linalg.inv(flip * (level * np.eye(old) - self.matrix))
+        row, logs, chance = random_rows(self.operator, 1, generator), 0.0, float(old < n)
+        for count in range(1, most + 1):
+            if chance <= goal or not self.room() or not self.expand(row):
+                break
+            coupling = flip * self.matrix[:old, old:]
+            inner = flip * self.matrix[old:, old:] + coupling.T @ inverse @ coupling
+            if np.linalg.eigvalsh(inner)[-1] >= flip * level:
+                return 1.0
+            weights = torch.as_tensor(inverse @ coupling[:, -1]).to(row)
+            row = flip * self.outside(self.images[self.used - 1] + weights @ self.images[:old])
+            rest = float(row.norm())
+            if self.used == n or rest <= ROUNDING * torch.finfo(row.dtype).eps * self.scale:
+                return 0.0
+            logs += math.log(rest)
+            left = np.linalg.slogdet(flip * level * np.eye(count) - inner)[1]
+            part = math.exp(min(2 * (logs - left), 0.0))
+            chance = min(chance, float(betainc(0.5, (n - old - 1) / 2, part)))
+            row = row[None]
+        return chance
+
+    def outside(self, row: Tensor) -> Tensor:
+        """The part (n,) of a row that is orthogonal to the basis."""
+        # Thrice, so that nothing more is lost.
+        for _ in range(3):
+            row = row - self.rows[: self.used].T @ (self.rows[: self.used] @ row)
+        return row
 
     def _restart(self, wanted: np.ndarray, most: int) -> None:
         """Keep the wanted Ritz vectors and, up to half of the rest of the room, those beside."""
@@ -171,6 +243,12 @@ def random_rows(
     else:
         draw = torch.randn(shape, generator=generator, device=generator.device)
     return draw.to(operator.device, operator.dtype)
+
+
+def unit(vector: Tensor) -> Tensor:
+    """A vector that is not zero over its norm, whatever its scale."""
+    vector = vector / vector.abs().max()
+    return vector / vector.norm()
 
 
 def orthonormalized(rows: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """Eigenpairs at either end of a symmetric operator's spectrum: block Lanczos, thick restarts.
 
 The basis is orthogonalized in full at each step, so that what a run finds does not depend on how
-rounding happens to break orthogonality.
+rounding happens to break orthogonality. Small residuals say that the pairs found are pairs, and
+not that they are the outermost: a start has no part in some eigenvectors, and of a repeated
+eigenvalue one vector sees one copy. So a second search, from another random vector in what the
+first left out, goes on until the chance that it has missed one is small.
 """
 
 from dataclasses import dataclass
@@ -11,11 +14,14 @@ import torch
 from torch import Tensor
 
 from flatminima._validation import one_of, positive_float, positive_int
-from flatminima.curvature._subspace import ROUNDING, Subspace, orthonormalized, random_rows
+from flatminima.curvature._subspace import ROUNDING, Subspace, orthonormalized, random_rows, unit
 from flatminima.curvature.operator import SymmetricOperator
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
 
 __all__ = ["ConvergenceError", "EigenResult", "sharpness", "top_eigenpairs"]
+
+SEARCH = 20
+"""Products that a search for missed pairs may take beyond as many as the pairs themselves took."""
 
 RANDOM_SHARE = 0.3
 """Length of the random part of a warm start, relative to that of the vectors given."""
@@ -38,7 +44,11 @@ class EigenResult:
         eigenvectors: (k, n) orthonormal rows, in the operator's dtype and on its device.
         residuals: (k,) float64, on the CPU: norms of H v - lambda v. An
             eigenvalue lies within a residual of each value given.
-        converged: (k,) bool, whether the residual met the tolerance.
+        converged: (k,) bool, whether the pair met the tolerance. Of pairs that were missed it says
+            nothing; that does the next.
+        doubt: a bound of the probability, over the random start of the second search, that
+            eigenvalues beyond those given (by more than 2 tol, relative) have been missed; 1 where
+            none was made.
         products: number of Hessian-vector products spent.
     """
 
@@ -46,6 +56,7 @@ class EigenResult:
     eigenvectors: Tensor
     residuals: Tensor
     converged: Tensor
+    doubt: float
     products: int
 
 
@@ -59,13 +70,17 @@ def top_eigenpairs(
     max_products: int | None = None,
     block: int = 1,
     max_basis: int | None = None,
+    vectors: bool = True,
+    doubt: float = 1e-3,
 ) -> EigenResult:
     r"""The k largest (algebraically) or smallest eigenvalues and their eigenvectors.
 
     A pair has converged when its residual :math:`\|Hv - \lambda v\|` is at most ``tol`` times the
     largest eigenvalue in absolute value seen. That bounds the error of the eigenvalue, which is in
     fact about residual^2 / gap; the error of the eigenvector is an angle of about residual / gap,
-    the gap being the distance to the next eigenvalue.
+    the gap being the distance to the next eigenvalue. Then what was left out is searched, for about
+    6 further products in networks, where the k eigenvalues stand out, and for as many as the pairs
+    themselves took where they lie close to the next ones.
 
     Args:
         k: number of eigenpairs, 1 <= k <= n (for ``"both"``: 2k <= n).
@@ -73,12 +88,17 @@ def top_eigenpairs(
         tol: relative residual; no smaller than 10 eps of the operator's dtype.
         start: (n,) or (m, n) vectors near the eigenvectors sought, such as those of a nearby
             point. Their sum starts the recurrence, with a random share so that a direction that
-            they miss is still found.
-        generator: of the random start.
+            they miss is still found. By default a random vector, and the gradient of a Hessian's
+            loss: it lies mostly along the leading eigenvectors.
+        generator: of the random starts.
         max_products: products to spend at most; by default 20 (k + 10) a wanted end, at least.
         block: number of vectors advanced together: of an exactly repeated eigenvalue as many
             copies are found.
-        max_basis: vectors kept at most before the recurrence is restarted from the best.
+        max_basis: vectors kept at most before the recurrence is restarted from the best; by default
+            the number of pairs and 20.
+        vectors: False if only the eigenvalues have to be within the tolerance, which saves a fifth.
+        doubt: the second search ends at this probability of having missed a pair, or after 20
+            products more than the first took; with 1 there is none.
 
     Raises:
         ValueError: an argument outside what is said above, or a product that is not finite.
@@ -100,30 +120,68 @@ def top_eigenpairs(
         raise ValueError(f"k must ask for at most n = {n} eigenpairs in all, got {wanted}")
     tol = checked_tolerance(tol, operator.dtype)
     block = min(positive_int("block", block), n)
+    doubt = checked_doubt(doubt)
     if max_basis is None:
-        max_basis = max(3 * wanted + 2 * block, 80)
+        max_basis = wanted + 20 + 2 * block
     max_basis = min(positive_int("max_basis", max_basis, minimum=min(n, wanted + 2 * block)), n)
     if max_products is None:
         max_products = max(20 * (wanted + 10), 2 * n if n < 500 else 500)
     max_products = positive_int("max_products", max_products)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     space = Subspace(operator, max_products, -1.0 if which == "smallest" else 1.0)
-    space.expand(_start_rows(operator, start, block, generator)[:max_products])
+    space.expand(start_rows(operator, start, block, generator)[:max_products])
     ends = (k, k if which == "both" else 0)
-    space.converge(*ends, tol, generator, block=block, capacity=max_basis)
+    options = {"block": block, "capacity": max_basis, "vectors": vectors}
+    space.converge(*ends, tol, generator, **options)
+    doubts = [1.0]
+    if doubt < 1:
+        doubts = [
+            assured(space, ends, tol, generator, doubt, space.products + SEARCH, upper, **options)
+            for upper in ((True, False) if which == "both" else (True,))
+        ]
     chosen = space.ends(*ends)
-    norms = space.residuals(chosen)[1]
+    errors = space.errors(*ends, vectors=vectors)
     order = np.arange(len(chosen))[:: int(space.sign)]
     result = EigenResult(
-        torch.as_tensor(space.sign * space.unit * space.values[chosen][order]),
-        orthonormalized(space.vectors(chosen[order])),
-        torch.as_tensor(space.unit * norms[order]),
-        torch.as_tensor((norms <= tol * space.scale)[order]),
-        space.products,
+        eigenvalues=torch.as_tensor(space.sign * space.unit * space.values[chosen][order]),
+        eigenvectors=orthonormalized(space.vectors(chosen[order])),
+        residuals=torch.as_tensor(space.unit * space.residuals(chosen)[1][order]),
+        converged=torch.as_tensor((errors <= tol * space.scale)[order]),
+        doubt=max(doubts),
+        products=space.products,
     )
     if len(chosen) < wanted or not result.converged.all():
         raise unconverged(result, wanted, tol)
     return result
+
+
+def assured(
+    space: Subspace,
+    ends: tuple[int, int],
+    tol: float,
+    generator: torch.Generator,
+    doubt: float,
+    most: int,
+    upper: bool = True,
+    **options: object,
+) -> float:
+    """Search what a subspace leaves out until so small a doubt is left; how small it is in the end.
+
+    Whatever is found converges as the rest did; ``most`` products may be spent on a search.
+    """
+    n, goal, left = space.operator.shape[0], doubt, 1.0
+    while space.used < n:
+        # All searches together may err by the doubt allowed.
+        goal /= 2
+        level = space.level(ends[0] if upper else ends[1], tol, upper)
+        shown = space.beyond(level, upper)
+        left = space.doubt(goal, most, level, generator, upper)
+        found = space.beyond(level, upper) > shown
+        # What was not found may still have moved the others.
+        space.converge(*ends, tol, generator, **options)
+        if not found:
+            break
+    return 0.0 if space.used == n else min(left + doubt - 2 * goal, 1.0)
 
 
 def sharpness(
@@ -135,6 +193,8 @@ def sharpness(
 ) -> float:
     r"""The largest eigenvalue, :math:`\lambda_1`: that of `top_eigenpairs`, as a number.
 
+    Its error, not the residual of a pair, is brought below ``tol`` times the eigenvalue.
+
     Example:
         >>> import torch
         >>> from flatminima import EmpiricalRisk
@@ -143,7 +203,7 @@ def sharpness(
         >>> sharpness(EmpiricalRisk(model, "mse", (inputs, targets)))
         5.0
     """
-    pairs = top_eigenpairs(operator, tol=tol, start=start, generator=generator)
+    pairs = top_eigenpairs(operator, tol=tol, start=start, generator=generator, vectors=False)
     return float(pairs.eigenvalues[0])
 
 
@@ -155,19 +215,29 @@ def checked_tolerance(tol: float, dtype: torch.dtype) -> float:
     return tol
 
 
-def _start_rows(
+def checked_doubt(doubt: float) -> float:
+    """``doubt``, if it is a probability greater than 0."""
+    if positive_float("doubt", doubt) > 1:
+        raise ValueError(f"doubt must be a probability, at most 1, got {doubt}")
+    return float(doubt)
+
+
+def start_rows(
     operator: SymmetricOperator, start: Tensor | None, block: int, generator: torch.Generator
 ) -> Tensor:
     rows = random_rows(operator, block, generator)
+    rows = rows / rows.norm(dim=1, keepdim=True)
     if start is None:
+        gradient = getattr(operator, "gradient", torch.zeros(1))
+        if gradient.any():
+            rows[0] += unit(gradient)
         return rows
     n = operator.shape[0]
     start = torch.as_tensor(start).to(operator.device, operator.dtype).reshape(-1, start.shape[-1])
     if start.shape[1] != n or not torch.isfinite(start).all() or not start.any():
         raise ValueError(f"start must hold finite vectors of dimension {n}, not all zero")
     total = start.sum(0) if start.sum(0).any() else start[0]
-    rows = rows / rows.norm(dim=1, keepdim=True)
-    rows[0] = total / total.norm() + RANDOM_SHARE * rows[0]
+    rows[0] = unit(total) + RANDOM_SHARE * rows[0]
     return rows
 
 

@@ -5,7 +5,9 @@ With displacements :math:`\Delta_i` of the parameters over the last few steps an
 :math:`\sum_i c_i \Delta_i` brings nearly :math:`\sum_i c_i D_i`: a secant prediction, made without
 any product. Gradient descent at the edge of stability swings to and fro along few directions, and
 there one product a vector is often enough: it checks the prediction and gives the eigenvalues. What
-does not meet the tolerance is corrected by residuals, one product at a time.
+does not meet the tolerance is corrected by residuals, one product at a time. Where the parameters
+leap, it is worth less than Lanczos from the sum of the vectors before, and that is what is done
+until predictions would have been better.
 """
 
 from collections import deque
@@ -17,8 +19,17 @@ import torch
 from torch import Tensor
 
 from flatminima._validation import one_of, positive_int
-from flatminima.curvature._subspace import Subspace, orthonormalized, random_rows
-from flatminima.curvature.eigensolver import EigenResult, checked_tolerance, unconverged
+from flatminima.curvature._subspace import Subspace, orthonormalized, random_rows, unit
+from flatminima.curvature.eigensolver import (
+    RANDOM_SHARE,
+    SEARCH,
+    EigenResult,
+    assured,
+    checked_doubt,
+    checked_tolerance,
+    start_rows,
+    unconverged,
+)
 from flatminima.curvature.operator import HessianOperator, SymmetricOperator, flattened
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
 
@@ -41,36 +52,37 @@ class TrackedPairs(EigenResult):
             before; the identity at the first step. A crossing shows as a permutation of it.
         angles: (k,) float64, ascending: the principal angles in radians between the span of the
             k eigenvectors and that of the step before; zeros at the first step.
-        kind: ``"cold"`` (from nothing), ``"predicted"`` (the prediction held) or ``"corrected"``
-            (products were added), with ``"+scan"`` where the rest of the spectrum was searched.
+        kind: ``"cold"`` (from nothing), ``"predicted"`` (the prediction held), ``"corrected"``
+            (products were added) or ``"lanczos"`` (from the sum of the vectors of the step before).
+        looked: how many steps ago what is outside of the tracked span was last searched; ``doubt``
+            is that of this search, and says nothing of what may have risen since.
     """
 
     overlaps: Tensor
     angles: Tensor
     kind: str
+    looked: int
 
 
 class EigenTracker:
     r"""The k leading eigenpairs of a Hessian along a trajectory, warm-started at every step.
 
-    A step multiplies the k predicted vectors and ``guard`` more that follow the eigenvalues next
-    in line, and adds residual directions until each of the k pairs meets the tolerance of
-    `top_eigenpairs`. A pair can meet it and still not be one of the largest, if an eigenvalue rises
-    in a direction that the tracked span does not contain. So every ``scan_every`` steps, and after
-    many corrections, a few Lanczos steps from a random vector search the rest of the spectrum; they
-    find an eigenvalue once it has left the bulk of the others.
+    A step multiplies the k predicted vectors and the one next in line, and adds residual directions
+    until each of the k pairs meets the tolerance of `top_eigenpairs`. A pair can meet it and still
+    not be one of the largest, if an eigenvalue rises in a direction that the tracked span does not
+    contain. So the first step and each ``look_every``-th end with the search for missed pairs that
+    `top_eigenpairs` makes; each result says what doubt it left, and how long ago.
 
-    A step costs k + ``guard`` products or more: ``results/benchmarks/tracking.md`` has counts.
-    Memory: (history + 1) (k + guard + 1) n numbers, and 2 m n during a step of m products.
+    A step costs k + 1 products or more: ``results/benchmarks/tracking.md`` has counts.
+    Memory: (history + 1) (k + 2) n numbers, and 2 m n during a step of m products.
 
     Args:
         k: number of eigenpairs.
         tol: relative residual, no smaller than 10 eps of the operators' dtype.
         which: ``"largest"`` or ``"smallest"`` (algebraically), the end that is followed.
-        guard: number of further vectors carried along, >= 0.
         history: number of past displacements that a prediction combines, >= 0.
-        scan: number of products of a scan, >= 0; 0 for none.
-        scan_every: steps between two scans.
+        look_every: steps between two searches, >= 0; 0 for none but the first.
+        doubt: at which a search ends, as `top_eigenpairs` has it.
         max_products: products that a step may spend, the first apart, by default 20 (k + 10).
         generator: of the random vectors.
 
@@ -96,23 +108,21 @@ class EigenTracker:
         tol: float = 1e-3,
         *,
         which: str = "largest",
-        guard: int = 1,
         history: int = 12,
-        scan: int = 10,
-        scan_every: int = 20,
+        look_every: int = 20,
+        doubt: float = 1e-3,
         max_products: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         self.k = positive_int("k", k)
         self.tol = checked_tolerance(tol, torch.float64)
         self.which = one_of("which", which, ("largest", "smallest"))
-        self.guard = positive_int("guard", guard, minimum=0)
         self.history = positive_int("history", history, minimum=0)
-        self.scan = positive_int("scan", scan, minimum=0)
-        self.scan_every = positive_int("scan_every", scan_every)
+        self.look_every = positive_int("look_every", look_every, minimum=0)
+        self.doubt = checked_doubt(doubt)
         if max_products is None:
             max_products = 20 * (self.k + 10)
-        self.max_products = positive_int("max_products", max_products, minimum=self.k + self.guard)
+        self.max_products = positive_int("max_products", max_products, minimum=self.k + 1)
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.products: list[int] = []
         self.restart()
@@ -121,7 +131,8 @@ class EigenTracker:
         """Forget the trajectory: the next step starts from nothing. ``products`` stay."""
         self._newest: _Snapshot | None = None
         self._past: deque[_Secant] = deque(maxlen=self.history)
-        self._since_scan = 0
+        self._looked, self._left = 0, 1.0
+        self._pace = _Pace()
 
     def update(
         self, operator: SymmetricOperator | EmpiricalRisk, *, point: Tensor | None = None
@@ -148,13 +159,25 @@ class EigenTracker:
         else:
             _check_same(operator, self._newest, point)
         space = Subspace(operator, limit, 1.0 if self.which == "largest" else -1.0)
-        kind = self._cold(space) if self._newest is None else self._warm(space, point)
+        kind, predicted = "cold", None
+        if self._newest is None:
+            space.expand(start_rows(operator, None, 1, self.generator))
+            space.converge(self.k, 0, self.tol, self.generator)
+        else:
+            predicted = self._predicted(point)
+            kind = self._follow(space, predicted)
+        self._pace.spent(kind, space.products)
+        self._looked += 1
+        if self.doubt < 1 and (self._newest is None or self._looked == self.look_every):
+            ends, most = (self.k, 0), space.products + SEARCH
+            self._looked = 0
+            self._left = assured(space, ends, self.tol, self.generator, self.doubt, most)
         result = self._result(space, kind)
         self.products.append(result.products)
         if not result.converged.all():
             raise unconverged(result, self.k, self.tol)
         vectors = result.eigenvectors if space.sign > 0 else result.eigenvectors.flip(0)
-        self._remember(space, point, vectors)
+        self._remember(space, point, vectors, predicted)
         return result
 
     def state_dict(self) -> dict[str, Any]:
@@ -162,7 +185,8 @@ class EigenTracker:
         return {
             "past": [dict(vars(secant)) for secant in self._past],
             "newest": self._newest and dict(vars(self._newest)),
-            "since_scan": self._since_scan,
+            "pace": dict(vars(self._pace)),
+            "looked": (self._looked, self._left),
             "products": list(self.products),
             "generator": self.generator.get_state(),
         }
@@ -171,7 +195,8 @@ class EigenTracker:
         """Go on from the `state_dict` of a tracker made with the same options."""
         self._past = deque((_Secant(**secant) for secant in state["past"]), maxlen=self.history)
         self._newest = state["newest"] and _Snapshot(**state["newest"])
-        self._since_scan = state["since_scan"]
+        self._pace = _Pace(**state["pace"])
+        self._looked, self._left = state["looked"]
         self.products = list(state["products"])
         self.generator.set_state(state["generator"].cpu())
 
@@ -179,49 +204,26 @@ class EigenTracker:
         """About the angle error of the basis that is kept, after its power step."""
         # A residual lies mostly in the bulk of the spectrum: not the (pessimistic) gap is the
         # scale, but the distance to the shift.
-        width = min(self._width(space), space.used)
+        width = min(self.k + 1, space.used)
         distance = space.values[self.k - 1] - SHIFT * max(space.values[width - 1], 0.0)
         total = float(np.linalg.norm(space.residuals(space.ends(self.k))[1]))
         return float(total / distance) if distance > 0 else min(total, 1.0)
 
-    def _width(self, space: Subspace) -> int:
-        return min(self.k + self.guard, space.operator.shape[0])
-
-    def _cold(self, space: Subspace) -> str:
-        space.expand(random_rows(space.operator, 1, self.generator))
-        space.converge(self._width(space), 0, self.tol, self.generator)
-        self._search(space)
-        return "cold"
-
-    def _warm(self, space: Subspace, point: Tensor | None) -> str:
-        space.expand(self._predicted(point))
-        predicted = space.products
-        space.converge(self.k, 0, self.tol, self.generator)
-        added = space.products - predicted
-        kind = "corrected" if added else "predicted"
-        # Many corrections mean that the spectrum has moved: look at the rest of it as well.
-        self._since_scan += 1
-        if self.scan and (self._since_scan >= self.scan_every or added > 2 * self.k):
-            self._search(space)
-            kind += "+scan"
-        return kind
-
-    def _search(self, space: Subspace) -> None:
-        """Lanczos steps from a random vector orthogonal to the subspace, while they find more."""
-        # One vector sees one copy of a repeated eigenvalue, so a find is reason to look again.
-        self._since_scan = 0
-        found = self.scan > 0
-        while found and space.room():
-            before = space.values[: self.k]
-            row = random_rows(space.operator, 1, self.generator)
-            for _ in range(self.scan):
-                if space.room() and space.expand(row):
-                    row = space.images[space.used - 1][None]
+    def _follow(self, space: Subspace, predicted: Tensor) -> str:
+        """Find the pairs from predicted ones, (k + 1, n): how?"""
+        if self._pace.lanczos:
+            noise = random_rows(space.operator, 1, self.generator)
+            total = self._newest.vectors.sum(0, keepdim=True)
+            space.expand(unit(total) + RANDOM_SHARE * unit(noise))
             space.converge(self.k, 0, self.tol, self.generator)
-            found = (space.values[: self.k] > before + self.tol * space.scale).any()
+            return "lanczos"
+        space.expand(predicted)
+        products = space.products
+        space.converge(self.k, 0, self.tol, self.generator)
+        return "predicted" if space.products == products else "corrected"
 
     def _predicted(self, point: Tensor | None) -> Tensor:
-        """Where the secants of the past put the vectors, (k + guard, n), not orthonormalized."""
+        """Where the secants of the past put the vectors, (k + 1, n), not orthonormalized."""
         newest, past = self._newest, [s for s in self._past if s.length > 0]
         if not past or point is None:
             return newest.rows
@@ -242,22 +244,27 @@ class EigenTracker:
             rows.add_(secant.change, alpha=weight)
         return rows
 
-    def _remember(self, space: Subspace, point: Tensor | None, vectors: Tensor) -> None:
+    def _remember(
+        self, space: Subspace, point: Tensor | None, vectors: Tensor, predicted: Tensor | None
+    ) -> None:
         """Keep the step, its basis turned as near as can be to that of the step before."""
-        rows = _improved(space, self._width(space))
-        error, before = self._error(space), self._newest
+        rows, before = _improved(space, min(self.k + 1, space.used)), self._newest
+        if predicted is not None:
+            tried = orthonormalized_rows(predicted[: self.k])
+            self._pace.choose(float((tried - (tried @ vectors.T) @ vectors).norm()))
+        error = self._error(space)
         if before is None or point is None or before.point is None or len(rows) != len(before.rows):
             self._past.clear()
         else:
             left, cosines, right = torch.linalg.svd((rows @ before.rows.T).double().cpu())
             rows = (left @ right).T.to(rows) @ rows
-            # A direction that has left the span (a guard, as a rule) did not turn: no secant.
+            # A direction that has left the span (the last, as a rule) did not turn: no secant.
             smooth = right[cosines > 0.7]
             change = (smooth.T @ smooth).to(rows) @ (rows - before.rows)
             move = point - before.point
             length = float(move.norm())
             self._past.append(_Secant(move, length, change, max(error, before.error)))
-        self._newest = _Snapshot(point, rows, vectors, error)
+        self._newest = _Snapshot(point, rows, vectors.clone(), error)
 
     def _result(self, space: Subspace, kind: str) -> TrackedPairs:
         k = self.k
@@ -281,16 +288,54 @@ class EigenTracker:
             eigenvectors=vectors[order.to(vectors.device)],
             residuals=torch.as_tensor(space.unit * residuals)[order],
             converged=converged[order],
+            doubt=self._left,
             products=space.products,
+            looked=self._looked,
             overlaps=overlaps[order][:, order],
             angles=angles,
             kind=kind,
         )
 
 
+@dataclass
+class _Pace:
+    """Which of two ways a step goes, by what they cost: from a prediction, or by Lanczos."""
+
+    lanczos: bool = False
+    """Whether the next step is by Lanczos."""
+    cost: float = float("inf")
+    """Of the last step by Lanczos."""
+    error: float = float("inf")
+    """Of the prediction with which a step became dearer than that."""
+    wait: int = 8
+    left: int = 0
+    """Steps by Lanczos before the other way is tried again, twice as many each time, and left."""
+    dearer: bool = False
+
+    def spent(self, kind: str, products: int) -> None:
+        """Note what a step cost."""
+        if kind in ("cold", "lanczos"):
+            self.cost = products
+        self.dearer = products > self.cost
+
+    def choose(self, error: float) -> None:
+        """The next step, by the error of this one's prediction: what the result left of it.
+
+        After a step by Lanczos the error is known as well, and at no product's cost.
+        """
+        if self.lanczos:
+            self.left -= 1
+            self.lanczos = self.left > 0 and error > self.error / 2
+        elif self.dearer:
+            self.lanczos, self.error = True, error
+            self.left, self.wait = self.wait, min(2 * self.wait, 64)
+        else:
+            self.wait = 8
+
+
 @dataclass(frozen=True)
 class _Secant:
-    """A move of the parameters, and the change (k + guard, n) of the vectors that came with it."""
+    """A move of the parameters, and the change (k + 1, n) of the vectors that came with it."""
 
     move: Tensor
     length: float
@@ -300,7 +345,7 @@ class _Secant:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """The last step: where, a basis of k + guard vectors, the k eigenvectors, and their error."""
+    """The last step: where, a basis of k + 1 vectors, the k eigenvectors, and their error."""
 
     point: Tensor | None
     rows: Tensor
@@ -313,10 +358,14 @@ def _improved(space: Subspace, width: int) -> Tensor:
     # An error along an eigenvector of eigenvalue x is multiplied, in the vector of value y, by
     # (x - shift) / (y - shift). Without this the errors of predictions would add up.
     chosen = space.ends(width)
-    last = space.values[len(chosen) - 1]
-    if last <= 0:
-        return space.vectors(chosen)
-    rows = space.shifted(chosen, np.full(len(chosen), SHIFT * last))
+    shift = SHIFT * max(space.values[len(chosen) - 1], 0.0)
+    rows = space.shifted(chosen, np.full(len(chosen), shift))
+    plain = torch.as_tensor(space.values[chosen] <= shift, device=rows.device)
+    rows[plain] = space.vectors(chosen)[plain]
+    return orthonormalized_rows(rows)
+
+
+def orthonormalized_rows(rows: Tensor) -> Tensor:
     return torch.linalg.qr(rows.T)[0].T.contiguous()
 
 
