@@ -1,8 +1,8 @@
 r"""Curvature along the step that is taken: cheap measures, for models too large for eigenvalues.
 
 Each is a Rayleigh quotient of the Hessian, or what stands for one, along a gradient or an update.
-None exceeds the largest eigenvalue of its Hessian, and none need be near it: they say how the loss
-bends where training goes.
+A quotient never exceeds the largest eigenvalue, and need not be near it: below the edge of
+stability these are far below it. They say how the loss bends where training goes.
 """
 
 import math
