@@ -133,7 +133,8 @@ class Subspace:
         By a half to two ``tol``, relative, where no Ritz value is near.
         """
         values = self.values if upper else -self.values[::-1]
-        levels = values[min(top, self.used) - 1] + tol * (self.scale or 1.0) * np.linspace(0.5, 2, 16)
+        steps = tol * (self.scale or 1.0) * np.linspace(0.5, 2, 16)
+        levels = values[min(top, self.used) - 1] + steps
         near = np.abs(levels[:, None] - values).min(axis=1)
         return float(levels[near.argmax()]) * (1 if upper else -1)
 

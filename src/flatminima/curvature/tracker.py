@@ -83,7 +83,8 @@ class EigenTracker:
         history: number of past displacements that a prediction combines, >= 0.
         look_every: steps between two searches, >= 0; 0 for none but the first.
         doubt: at which a search ends, as `top_eigenpairs` has it.
-        max_products: products that a step may spend, the first apart, by default 20 (k + 10).
+        max_products: products that a step may spend, the first apart, by default 20 (k + 10)
+            and 500 at least.
         generator: of the random vectors.
 
     Attributes:
@@ -121,7 +122,7 @@ class EigenTracker:
         self.look_every = positive_int("look_every", look_every, minimum=0)
         self.doubt = checked_doubt(doubt)
         if max_products is None:
-            max_products = 20 * (self.k + 10)
+            max_products = max(20 * (self.k + 10), 500)
         self.max_products = positive_int("max_products", max_products, minimum=self.k + 1)
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.products: list[int] = []

@@ -30,7 +30,6 @@ import torch
 from torch import Tensor, nn
 
 from flatminima import curvature
-from flatminima._validation import positive_float, positive_int
 from flatminima.curvature import EmpiricalRisk, PreconditionedOperator, preconditioner
 from flatminima.training._batches import evaluating
 
@@ -134,40 +133,27 @@ class Accuracy:
         return self.of(state.risk.model)
 
 
-class _Eigenvalues:
-    """What the probes of eigenvalues share: pairs found from where the call before found them."""
+class _Followed:
+    """What the probes of eigenvalues share: each end of the spectrum has a tracker."""
 
-    def __init__(self, tol: float) -> None:
-        self.tol = positive_float("tol", tol)
-        self.starts: dict[str, Tensor] = {}
+    def __init__(self, tol: float, k: int = 1, which: str = "largest") -> None:
+        self.trackers = [curvature.EigenTracker(k, tol, which=which)]
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The eigenvectors (k, n) to start from, by the end of the spectrum that they are at."""
-        return dict(self.starts)
+    def state_dict(self) -> dict[str, list]:
+        """What the next call depends on."""
+        return {"trackers": [tracker.state_dict() for tracker in self.trackers]}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, list]) -> None:
         """Go on from a `state_dict`."""
-        self.starts = dict(state)
-
-    def pairs(
-        self,
-        operator: curvature.SymmetricOperator,
-        k: int = 1,
-        which: str = "largest",
-        tol: float | None = None,
-    ) -> curvature.EigenResult:
-        pairs = curvature.top_eigenpairs(
-            operator, k, which, tol=tol or self.tol, start=self.starts.get(which)
-        )
-        self.starts[which] = pairs.eigenvectors
-        return pairs
+        for tracker, saved in zip(self.trackers, state["trackers"], strict=True):
+            tracker.load_state_dict(saved)
 
 
-class Sharpness(_Eigenvalues):
+class Sharpness(_Followed):
     """Probe for the k largest Hessian eigenvalues of the full-batch risk, in descending order.
 
-    Returns a number for k = 1, else an array (k,). Each call starts from the eigenvectors of the
-    call before; make a new probe for each run.
+    Returns a number for k = 1, else an array (k,). An `EigenTracker` follows them from call to
+    call; make a new probe for each run.
 
     Args:
         k: number of eigenvalues.
@@ -182,16 +168,15 @@ class Sharpness(_Eigenvalues):
     """
 
     def __init__(self, k: int = 1, tol: float = 1e-3) -> None:
-        super().__init__(tol)
-        self.k = positive_int("k", k)
+        super().__init__(tol, k)
 
     def __call__(self, state: State) -> float | np.ndarray:
         # A copy: an array that shares its memory would keep the tensor.
-        values = self.pairs(state.hessian, self.k).eigenvalues.numpy().astype(float)
-        return float(values[0]) if self.k == 1 else values
+        values = self.trackers[0].update(state.hessian).eigenvalues.numpy().astype(float)
+        return float(values[0]) if len(values) == 1 else values
 
 
-class LambdaMin(_Eigenvalues):
+class LambdaMin(_Followed):
     """Probe for the smallest (most negative) Hessian eigenvalue of the full-batch risk.
 
     Args:
@@ -206,13 +191,13 @@ class LambdaMin(_Eigenvalues):
     """
 
     def __init__(self, tol: float = 1e-3) -> None:
-        super().__init__(tol)
+        super().__init__(tol, which="smallest")
 
     def __call__(self, state: State) -> float:
-        return float(self.pairs(state.hessian, which="smallest").eigenvalues[0])
+        return float(self.trackers[0].update(state.hessian).eigenvalues[0])
 
 
-class SharpnessGradientNorm(_Eigenvalues):
+class SharpnessGradientNorm(_Followed):
     r"""Probe for the norm of the gradient of the sharpness, :math:`\nabla\lambda_1 = T[v_1, v_1]`.
 
     By Statement G1; where the largest eigenvalue is not simple it means nothing. An eigenvector off
@@ -235,11 +220,11 @@ class SharpnessGradientNorm(_Eigenvalues):
         super().__init__(tol)
 
     def __call__(self, state: State) -> float:
-        v = self.pairs(state.hessian).eigenvectors[0]
+        v = self.trackers[0].update(state.hessian).eigenvectors[0]
         return float(curvature.sharpness_gradient(state.hessian, eigenvector=v).norm())
 
 
-class PreconditionedSharpness(_Eigenvalues):
+class PreconditionedSharpness(_Followed):
     r"""Probe for the largest eigenvalue of :math:`P^{-1/2} H P^{-1/2}`, P as of the last step made.
 
     P is that of the run's optimizer, as `curvature.preconditioner` says; 1 under plain descent.
@@ -268,16 +253,17 @@ class PreconditionedSharpness(_Eigenvalues):
             operator = PreconditionedOperator(
                 operator, preconditioner(optimizer, state.risk.parameters)
             )
-        return float(self.pairs(operator).eigenvalues[0])
+        pairs = self.trackers[0].update(operator, point=state.risk.flat())
+        return float(pairs.eigenvalues[0])
 
 
-class Watch(_Eigenvalues):
+class Watch(_Followed):
     r"""Probe for the quantities of one instability at a step, an array in the order of QUANTITIES.
 
     The displacement is :math:`\langle\nabla L, v_1\rangle/\lambda_1`, the distance along v_1 from
     the point where the slope along v_1 vanishes, on the quadratic model; its sign, and that of
-    T[v_1, v_1, v_1], depend on the sign of v_1, so the absolute values are returned. Each call
-    starts from the eigenvectors of the call before; make a new one for each run.
+    T[v_1, v_1, v_1], depend on the sign of v_1, so the absolute values are returned. Make a
+    new one for each run.
 
     Args:
         tol: residual of the leading pair, relative to lambda_1; that of lambda_min may be a quarter
@@ -297,12 +283,13 @@ class Watch(_Eigenvalues):
 
     def __init__(self, tol: float = 2e-3) -> None:
         super().__init__(tol)
+        self.trackers.append(curvature.EigenTracker(1, tol / 4, which="smallest"))
 
     def __call__(self, state: State) -> np.ndarray:
         operator = state.hessian
-        leading = self.pairs(operator)
+        leading, last = (tracker.update(operator) for tracker in self.trackers)
         value, v = float(leading.eigenvalues[0]), leading.eigenvectors[0]
-        smallest = float(self.pairs(operator, which="smallest", tol=self.tol / 4).eigenvalues[0])
+        smallest = float(last.eigenvalues[0])
         gradient = curvature.sharpness_gradient(operator, eigenvector=v)
         along = float(gradient @ v)
         fourth = float(curvature.directional_derivatives(operator, v)[4])
