@@ -45,9 +45,10 @@ def change(seed, rate, layer, activation="relu", loss="mse"):
 def test_layer_imbalance_changes_by_the_gradients_alone(rate, loss, layer):
     for seed in range(10):
         measured, stated, size = change(seed, rate, layer, loss=loss)
-        # Sums of up to 25 squares, and gradients that are right to some hundred roundings.
-        assert abs(measured - stated) <= 1e3 * EPS * size
-        assert abs(stated) > 1e6 * EPS * size * rate**2, "a term that could be missed"
+        # Sums of up to 25 squares round 25 times, the step twice, and gradients, which enter beside
+        # the weights, some hundred times. The stated change stands far above that.
+        assert abs(measured - stated) <= 200 * EPS * size
+        assert abs(stated) > 1e4 * EPS * size
 
 
 def test_layer_imbalance_needs_an_activation_that_rescaling_leaves_alone():
