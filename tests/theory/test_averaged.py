@@ -56,7 +56,7 @@ def test_M3_averaged_flow_conserves_the_radius(seed, m, r):
     # The unequal weights of the statement are needed: |G|^2 + |X|^2 is not conserved.
     other = np.sum(path.position**2, -1) + np.sum(path.displacement**2, -1)
     turned = np.ptp(np.sum(path.position**2, -1))
-    assert np.isclose(np.ptp(other), turned, rtol=1e-3, atol=1e-6)  # for |X|^2 changes by twice it
+    assert np.isclose(np.ptp(other), turned, rtol=1e-3, atol=1e-6)  # it is 2 - |G|^2
 
 
 def test_M3_averaged_flow_ends_on_the_sphere_where_nothing_grows():
