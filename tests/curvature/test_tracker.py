@@ -165,6 +165,74 @@ def test_an_eigenvalue_that_jumps_is_seen_by_the_next_search(jump):
     assert torch.allclose(pairs.eigenvalues, exact, rtol=0, atol=1e-3 * jump)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_what_has_risen_unseen_is_younger_than_the_last_search(k):
+    """100 sequences: eigenvalues cross in directions that nothing else leads to."""
+    missed = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        vectors, tracker = basis(seed, 30), EigenTracker(k, 1e-3, look_every=int(seed % 7) + 2)
+        start, end = random.normal(size=(2, 30))
+        for step in range(25):
+            share = step / 24
+            eigenvalues = torch.as_tensor((1 - share) * start + share * end)
+            pairs = tracker.update(operator(eigenvalues, vectors))
+            exact = eigenvalues.sort(descending=True).values[:k]
+            right = (pairs.eigenvalues - exact).abs().max() <= 3e-3 * eigenvalues.abs().max()
+            missed += not bool(right)
+            assert right or 0 < pairs.looked < tracker.look_every
+            # Its products may end a search before the doubt is the one asked for.
+            assert pairs.doubt <= 0.05
+    # It says so because it happens.
+    assert missed > 0
+
+
+def test_without_any_search_the_doubt_is_total():
+    tracker = EigenTracker(2, doubt=1)
+    found = [tracker.update(operator(spectrum(5, 4, 3), basis())) for _ in range(3)]
+    assert [(pairs.doubt, pairs.looked) for pairs in found] == [(1, 1), (1, 2), (1, 3)]
+
+
+def test_results_are_the_callers_own():
+    """What is done to them does not reach the tracker."""
+    results = []
+    for meddle in (False, True):
+        tracker = EigenTracker(3, 1e-6)
+        for step in range(4):
+            pairs = tracker.update(operator(spectrum(5, 4, 3), turning(0.05 * step, basis())))
+            overlaps = pairs.overlaps.clone()
+            if meddle:
+                for mine in (pairs.eigenvectors, pairs.eigenvalues, pairs.overlaps):
+                    mine.mul_(7)
+        results.append(overlaps)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_where_parameters_leap_a_step_costs_no_more_than_lanczos(k):
+    """Each matrix has nothing to do with the one before, so that predictions are in vain."""
+    tracker, start = EigenTracker(k, 1e-3, look_every=0), None
+    counts = {"tracker": [], "lanczos": []}
+    kinds = []
+    for step in range(60):
+        matrix = operator(spectrum(5, 4, 3), basis(step))
+        point = torch.full((2,), float(step)).double()
+        pairs = tracker.update(matrix, point=point)
+        kinds.append(pairs.kind)
+        counts["tracker"].append(pairs.products)
+        warm = top_eigenpairs(matrix, k, tol=1e-3, start=start, doubt=1)
+        start = warm.eigenvectors
+        counts["lanczos"].append(warm.products)
+    # Of 60 steps the other way is tried at 1, 10 and 27, or where an error happens to be small.
+    assert kinds.count("corrected") <= 5
+    tries = sum(n for n, kind in zip(counts["tracker"], kinds, strict=True) if kind == "corrected")
+    others = [n for n, kind in zip(counts["tracker"], kinds, strict=True) if kind == "lanczos"]
+    # The rest is the same method on the same matrices; the means differ by their random starts.
+    mean, rival = np.mean(others), np.array(counts["lanczos"][1:])
+    assert abs(mean - rival.mean()) <= 4 * rival.std() * math.sqrt(2 / len(others))
+    assert tries <= 5 * 2 * rival.max()
+
+
 def test_without_a_search_a_jump_outside_of_the_span_is_missed():
     """Why there are searches: here the tracked space is exactly invariant."""
     tracker = EigenTracker(2, 1e-3, look_every=0)

@@ -123,8 +123,8 @@ class Subspace:
         if vectors or self.used <= top:
             return norms
         gaps = self.values[:top] - self.values[1 : top + 1] - norms[1:]
-        with np.errstate(divide="ignore"):
-            bounds = np.where(gaps > 0, np.cumsum(norms[:-1] ** 2) / gaps.clip(0), np.inf)
+        squares = np.cumsum(norms[:-1] ** 2)
+        bounds = np.divide(squares, gaps, out=np.full(top, np.inf), where=gaps > 0)
         return np.minimum(norms[:-1], np.minimum.accumulate(bounds[::-1])[::-1])
 
     def level(self, top: int, tol: float, upper: bool = True) -> float:

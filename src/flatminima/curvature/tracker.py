@@ -170,7 +170,7 @@ class EigenTracker:
         self._pace.spent(kind, space.products)
         self._looked += 1
         if self.doubt < 1 and (self._newest is None or self._looked == self.look_every):
-            ends, most = (self.k, 0), space.products + SEARCH
+            ends, most = (self.k, 0), max(space.products, int(self._pace.cost)) + SEARCH
             self._looked = 0
             self._left = assured(space, ends, self.tol, self.generator, self.doubt, most)
         result = self._result(space, kind)
@@ -304,9 +304,9 @@ class _Pace:
 
     lanczos: bool = False
     """Whether the next step is by Lanczos."""
-    cost: float = float("inf")
+    cost: float = 0.0
     """Of the last step by Lanczos."""
-    error: float = float("inf")
+    error: float = 0.0
     """Of the prediction with which a step became dearer than that."""
     wait: int = 8
     left: int = 0
