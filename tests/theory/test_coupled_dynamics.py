@@ -344,6 +344,15 @@ def test_G4_every_orbit_leaves_the_neighborhood_of_the_fixed_point(size):
         assert np.allclose(V[1:][small] / V[:-1][small], 1 + 2 * alpha, atol=0.01)
 
 
+def test_G4_the_climb_needs_its_region():
+    """At eta eps = -2 the loss has a critical point: x rests, and w changes its sign for ever."""
+    alpha, beta, eta = 0.25, 2.0, 1.0
+    run = coupled_dynamics(np.sqrt(2 * alpha / beta), -2.0 / eta, eta, alpha, beta, 10)
+    # Every number on the way is a multiple of a power of two, so nothing is rounded.
+    assert np.all(run.x == 0.5)
+    assert np.all(run.excess == -2.0)
+
+
 @given(x=st.floats(0.05, 1), excess=st.floats(-0.3, 0.3), alpha=st.floats(0.05, 0.2))
 @settings(max_examples=15, deadline=None)
 def test_G4_flow_has_closed_orbits(x, excess, alpha):
