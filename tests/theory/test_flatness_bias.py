@@ -203,6 +203,39 @@ def test_D9_a_sign_change_of_the_imbalance_encloses_a_balanced_run():
     assert run.sharpness[-1] == pytest.approx(network.flattest_sharpness, rel=1e-9)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_D9_a_perfect_overshoot_leads_to_the_saddle(sign):
+    """Balanced by an overshoot a run ends in the saddle, by an undershoot in a flattest minimum."""
+    network, eta = ScalarNetwork(2, float(sign)), 0.5
+    # Every number of the first step is a binary fraction, so that the balance is exact.
+    over = network.descend([1.5, 2.0 * sign], eta, 100)
+    assert eta * over.residual[0] == sign
+    assert over.kappa[0] != 0
+    assert np.all(over.kappa[1:] == 0)
+    # Where |a| = |b| = u and a b = -u^2 sign: u' = u (1 - eta (1 + u^2)), at most u / 2.
+    assert np.all(np.abs(over.theta[-1]) < 0.5**98)
+
+    under = network.descend([-0.5, 2.0 * sign], eta, 100)
+    assert eta * under.residual[0] == -sign
+    assert np.all(under.kappa[1:] == 0)
+    assert under.residual[-1] == pytest.approx(0, abs=1e-14)
+    assert under.sharpness[-1] == pytest.approx(network.flattest_sharpness, rel=1e-14)
+
+
+def test_D9_next_to_a_perfect_overshoot_runs_end_next_to_the_flattest_minimum():
+    network, eta, steps = ScalarNetwork(2, 1.0), 0.5, 400
+    off = np.array([1e-2, 1e-3, 1e-4, 1e-5])
+    start = np.stack([np.full(4, 1.5), 2.0 + off], axis=-1)
+    run = network.descend(start, eta, steps)
+    assert np.abs(run.residual[-1]).max() < 1e-12
+    assert np.abs(eta * run.residual[1:]).max() < np.sqrt(2)
+    excess = run.sharpness[-1] - network.flattest_sharpness
+    # The bound of the proof, with T = 1; and kappa_1 is of the order of the distance.
+    bound = np.sqrt(run.kappa[1] ** 2 + 4) - 2
+    assert np.all((excess >= -1e-12) & (excess <= bound + 1e-12))
+    assert np.all(np.abs(run.kappa[1]) < 10 * off)
+
+
 def test_D9_divergence_identities_symbolically():
     a, b, y, eta = sp.symbols("a b y eta", real=True)
 
