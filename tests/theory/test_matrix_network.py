@@ -166,6 +166,9 @@ def test_M5_the_spectrum_is_that_of_width_one_and_the_residual(width, y, seed):
     size = 1 + np.sum(theta**2) + abs(y)
     assert np.abs(network.eigenvalues(theta) - np.sort(expected)[::-1]).max() <= 1e3 * EPS * size
     assert network.sharpness(theta) == pytest.approx(pair[0], abs=1e3 * EPS * size)
+    if width > 1:
+        least = network.eigenvalues(theta)[-1]
+        assert least == pytest.approx(-abs(residual), abs=1e3 * EPS * size)
 
 
 @pytest.mark.parametrize("width", [1, 2, 5])
