@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from flatminima.curvature import (
     ConvergenceError,
+    DerivativeError,
     EigenTracker,
     EmpiricalRisk,
     HessianOperator,
@@ -139,8 +140,8 @@ def test_a_stochastic_loss_and_one_near_zero_end():
         data = x.to(dtype), (x[:, 0] > 0).long()
         operator = EmpiricalRisk(model.to(dtype), "cross_entropy", data).hessian()
         # In float32 p (1 - p) is all rounding: products of no symmetric matrix, so that it may end
-        # with an error.
-        with contextlib.suppress(ConvergenceError):
+        # with an error, or that is seen before.
+        with contextlib.suppress(ConvergenceError, DerivativeError):
             pairs = EigenTracker(1).update(operator)
         assert operator.products <= 600
     exact = float(torch.linalg.eigvalsh(operator.matmat(torch.eye(2, dtype=F64)))[-1])

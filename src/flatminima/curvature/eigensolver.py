@@ -24,7 +24,7 @@ SEARCH = 20
 """Products that a search for missed pairs may take beyond as many as the pairs themselves took."""
 
 RANDOM_SHARE = 0.3
-"""Length of the random part of a warm start, relative to that of the vectors given."""
+"""Length of the random part of a start, relative to that of the vectors given or the gradient."""
 
 
 class ConvergenceError(RuntimeError):
@@ -228,9 +228,9 @@ def start_rows(
     rows = random_rows(operator, block, generator)
     rows = rows / rows.norm(dim=1, keepdim=True)
     if start is None:
-        gradient = getattr(operator, "gradient", torch.zeros(1))
-        if gradient.any():
-            rows[0] += unit(gradient)
+        gradient = getattr(operator, "gradient", None)
+        if gradient is not None and gradient.any():
+            rows[0] = unit(gradient) + RANDOM_SHARE * rows[0]
         return rows
     n = operator.shape[0]
     start = torch.as_tensor(start).to(operator.device, operator.dtype).reshape(-1, start.shape[-1])

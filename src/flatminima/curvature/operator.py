@@ -29,7 +29,8 @@ HIDDEN = (
     "a part of the loss is hidden from autograd. It may be reentrant checkpointing (give "
     "use_reentrant=False), `detach`, `.data` or `no_grad` in the forward pass, a custom "
     "autograd.Function whose backward cannot be differentiated, a hook that changes gradients, or "
-    "a parameter given as a view of the one used. With check=False nothing is checked"
+    "a parameter given as a view of the one used. Or all is rounding, as of a saturated softmax "
+    "in single precision (give model.double()). With check=False nothing is checked"
 )
 """What a derivative may be wrong for."""
 
