@@ -44,21 +44,23 @@ def test_M7_the_factor_two_is_needed_and_cannot_be_larger():
 
 @settings(deadline=None)
 @given(seeds, st.integers(1, 6), st.integers(1, 6))
-def test_M7_sharpness_bounds_the_trace_at_a_minimum_by_the_number_of_examples_only(seed, n, m):
+def test_M7_sharpness_bounds_the_trace_at_a_minimum_up_to_the_rank(seed, n, m):
     generator = np.random.default_rng(seed)
     inputs, theta = generator.normal(size=(n, m)), generator.normal(size=(2, m))
     network = DiagonalNetwork(inputs, inputs @ np.prod(theta, axis=0))
     trace, sharpness = network.trace(theta), network.sharpness(theta)
-    assert trace <= min(n, 2 * m) * sharpness * (1 + 1e-9)
+    assert trace <= min(n, m) * sharpness * (1 + 1e-9)
 
 
-def test_M7_sharpness_alone_leaves_the_factor_n():
-    """Orthogonal examples, all features equal: tr H = n lambda_1, exactly."""
-    n = 7
-    network = DiagonalNetwork(np.sqrt(n) * np.eye(n), np.ones(n) * np.sqrt(n))
-    theta = np.ones((2, n))
+@pytest.mark.parametrize(("n", "m"), [(7, 7), (3, 7), (7, 3), (1, 4), (4, 1)])
+def test_M7_sharpness_alone_leaves_the_factor_min_n_m(n, m):
+    """Orthogonal rows or columns of one norm, all s_k equal: tr H = min(n, m) lambda_1."""
+    generator = np.random.default_rng(n + 10 * m)
+    orthogonal = np.linalg.qr(generator.normal(size=(max(n, m),) * 2))[0]
+    inputs, theta = orthogonal[:n, :m], np.ones((2, m))
+    network = DiagonalNetwork(inputs, inputs @ np.ones(m))
     assert network.residual(theta) == pytest.approx(np.zeros(n))
-    assert network.trace(theta) == pytest.approx(n * network.sharpness(theta))
+    assert network.trace(theta) == pytest.approx(min(n, m) * network.sharpness(theta))
 
 
 def exact_complexity(inputs):
