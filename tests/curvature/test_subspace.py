@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from curvature_cases import CASES
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy.special import betainc
+from scipy.stats import kstest
 
 from flatminima.curvature import (
     ConvergenceError,
@@ -154,3 +156,105 @@ def test_a_stochastic_loss_and_one_near_zero_end():
     operator = noisy.hessian()  # one graph, hence one draw
     EigenTracker(1).update(operator)
     assert operator.products <= 500
+
+
+# --- the proposition on the search for missed pairs
+
+
+def split(seed, n, m):
+    """A random matrix, and its parts T, C, A for a basis of m rows near some eigenvectors."""
+    generator = np.random.default_rng(seed)
+    matrix = symmetric(n, seed).numpy()
+    vectors = np.linalg.eigh(matrix)[1].T[::-1]
+    kept = vectors[generator.choice(n, m, replace=False)]
+    rows = np.linalg.qr(np.vstack([kept + 0.3 * generator.normal(size=(m, n)), vectors]).T)[0].T[:n]
+    turned = rows @ matrix @ rows.T
+    return matrix, turned[:m, :m], turned[m:, :m], turned[m:, m:]
+
+
+def schur(T, C, A, y, sign=1.0):
+    return A + sign * C @ np.linalg.solve(y * np.eye(len(T)) - T, C.T)
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(2, 9), data=st.data())
+def test_mc_search_counts_the_eigenvalues_above_a_level(seed, n, data):
+    m = data.draw(st.integers(1, n - 1))
+    y = data.draw(st.floats(-3, 3))
+    matrix, T, C, A = split(seed, n, m)
+    assume(np.abs(np.linalg.eigvalsh(T) - y).min() > 1e-6)
+    values = [np.linalg.eigvalsh(part) for part in (matrix, T, schur(T, C, A, y))]
+    assume(min(np.abs(v - y).min() for v in values) > 1e-6)
+    whole, shown, left = (int((v > y).sum()) for v in values)
+    assert whole == shown + left
+
+
+def test_mc_search_needs_the_complement_with_its_sign():
+    """Of A alone, or with the other sign, the count is wrong: the term is what counts."""
+    wrong = {0.0: 0, -1.0: 0}
+    for seed in range(50):
+        matrix, T, C, A = split(seed, 8, 3)
+        y = 1.0
+        total = (np.linalg.eigvalsh(matrix) > y).sum() - (np.linalg.eigvalsh(T) > y).sum()
+        for sign in wrong:
+            wrong[sign] += total != (np.linalg.eigvalsh(schur(T, C, A, y, sign)) > y).sum()
+    assert min(wrong.values()) > 0
+
+
+@given(seed=st.integers(0, 10**6), d=st.integers(2, 9), lift=st.floats(1e-3, 1))
+def test_mc_search_bounds_the_part_of_the_start(seed, d, lift):
+    """<b, u>^2 chi(y)^2 is at most the product of the beta_j^2 wherever u has a value >= y."""
+    matrix, start = symmetric(d, seed).numpy(), np.random.default_rng(seed).normal(size=d)
+    values, vectors = np.linalg.eigh(matrix)
+    part = (vectors[:, -1] @ start / np.linalg.norm(start)) ** 2
+    row, basis, betas = start / np.linalg.norm(start), np.zeros((0, d)), 1.0
+    for _ in range(d - 1):
+        basis = np.vstack([basis, row])
+        row = matrix @ row
+        for _ in range(2):
+            row = row - basis.T @ (basis @ row)
+        rest = np.linalg.norm(row)
+        betas, row = betas * rest, row / rest
+        ritz = np.linalg.eigvalsh(basis @ matrix @ basis.T)
+        y = values[-1] - lift * (values[-1] - ritz[-1])
+        left = np.sqrt(part) * np.prod(y - ritz)
+        assert left <= betas + 1e3 * d * EPS * np.abs(values).max() ** len(basis)
+
+
+def test_mc_search_bound_fails_above_the_eigenvalue():
+    """It is of a value that is at least y."""
+    matrix, start = torch.diag(torch.tensor([1.0, 0.0], dtype=F64)).numpy(), np.array([0.6, 0.8])
+    alpha = start @ matrix @ start
+    beta = np.linalg.norm(matrix @ start - alpha * start)
+    # One step, and the part 0.6 of an eigenvector of value 1.
+    assert 0.6 * (1.0 - alpha) <= beta < 0.6 * (2.0 - alpha)
+
+
+@pytest.mark.parametrize("d", [2, 5, 40])
+def test_mc_search_part_of_a_random_start_is_beta(d):
+    draws = np.random.default_rng(d).normal(size=(2000, d))
+    parts = draws[:, 0] ** 2 / (draws**2).sum(1)
+
+    def chance(x, degrees=d):
+        return betainc(0.5, (degrees - 1) / 2, x)
+
+    # Once in a million draws of the seed it would fail; with another dimension it does.
+    assert kstest(parts, chance).pvalue > 1e-6
+    assert kstest(parts, lambda x: chance(x, 2 * d + 1)).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("gap", [0.3, 1.0])
+def test_mc_search_misses_as_seldom_as_it_says(gap):
+    """A matrix whose second eigenvalue the basis lacks: how often is the search content?"""
+    n, runs, goal = 60, 400, 0.2
+    values = torch.linspace(-1, 1, n, dtype=F64)
+    values[-1], values[-2] = 1.0 + 2 * gap, 1.0 + gap
+    content = 0
+    for seed in range(runs):
+        space = Subspace(MatrixOperator(torch.diag(values)), 1000)
+        space.expand(torch.eye(n, dtype=F64)[-1:])
+        level = (1.0 + gap / 2) / space.unit
+        generator = torch.Generator().manual_seed(seed)
+        content += space.doubt(goal, 50, level, generator) <= goal
+    # Five standard errors of a count of misses with at most this chance.
+    assert content <= runs * goal + 5 * np.sqrt(runs * goal * (1 - goal))
+    assert content > 0, "the chance is there"
