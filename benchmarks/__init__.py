@@ -1,1 +1,1 @@
-"""Side-by-side timings of flatminima.curvature and the peer libraries: ``make bench``."""
+"""What flatminima.curvature spends, beside other ways and the peer libraries: ``make bench``."""
