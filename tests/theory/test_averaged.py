@@ -167,6 +167,18 @@ def test_M3_without_a_stabilizing_direction_an_oscillation_can_stay():
         averaged.averaged_end(A, [0.0], [0.01, 0.01])
 
 
+def test_M3_without_a_stabilizing_direction_the_radius_of_two_oscillations_grows():
+    """At eta = 1 by (x^2 - y^2)^2 / 4 + G^2 (x^2 + y^2) / 2 in each step: they do not die."""
+    A = np.diag([1.0, -1.0])[None]
+    path = averaged.sphere_dynamics(A, [0.0], [0.02, 0.019], 1.0, 3000)
+    x, y = path.displacement[:-1].T
+    gain = (x**2 - y**2) ** 2 / 4 + path.position[:-1, 0] ** 2 * (x**2 + y**2) / 2
+    # The radius squared, here below 1e-3, is rounded a few times.
+    assert np.allclose(np.diff(path.radius**2), gain, rtol=0, atol=10 * EPS * 1e-3)
+    assert np.all(gain > 1e3 * EPS * 1e-3)
+    assert np.abs(path.position[-500:]).max() > 2 * np.abs(path.position[:500]).max()
+
+
 def test_M3_one_direction_is_the_mirror():
     end = averaged.averaged_end([[[0.7]]], [0.4], [1e-4])
     assert np.isclose(end[0], -0.4, atol=1e-7)
