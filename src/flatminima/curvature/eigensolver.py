@@ -78,9 +78,12 @@ def top_eigenpairs(
     A pair has converged when its residual :math:`\|Hv - \lambda v\|` is at most ``tol`` times the
     largest eigenvalue in absolute value seen. That bounds the error of the eigenvalue, which is in
     fact about residual^2 / gap; the error of the eigenvector is an angle of about residual / gap,
-    the gap being the distance to the next eigenvalue. Then what was left out is searched, for about
-    6 further products in networks, where the k eigenvalues stand out, and for as many as the pairs
-    themselves took where they lie close to the next ones.
+    the gap being the distance to the next eigenvalue. Then what was left out is searched, for 6 to
+    11 further products on the networks of ``results/benchmarks/counts.md``, and for as many as the
+    pairs themselves took where they lie close to the next ones.
+
+    ARPACK on the same operator needs as many products for many pairs and more for few, since it
+    looks only when its basis is full; it keeps half the vectors, for here a basis has its images.
 
     Args:
         k: number of eigenpairs, 1 <= k <= n (for ``"both"``: 2k <= n).
@@ -96,7 +99,8 @@ def top_eigenpairs(
             copies are found.
         max_basis: vectors kept at most before the recurrence is restarted from the best; by default
             the number of pairs and 20.
-        vectors: False if only the eigenvalues have to be within the tolerance, which saves a fifth.
+        vectors: False if only the eigenvalues have to be within the tolerance, which saves a few
+            products where k is small.
         doubt: the second search ends at this probability of having missed a pair, or after 20
             products more than the first took; with 1 there is none.
 

@@ -73,7 +73,9 @@ class EigenTracker:
     contain. So the first step and each ``look_every``-th end with the search for missed pairs that
     `top_eigenpairs` makes; each result says what doubt it left, and how long ago.
 
-    A step costs k + 1 products or more: ``results/benchmarks/tracking.md`` has counts.
+    A step costs k + 1 products or more. On the networks of ``results/benchmarks/following.md`` that
+    is about half of what Lanczos from the vectors before spends where the learning rate is stable
+    and each step is followed, and about the same where the parameters leap or steps are skipped.
     Memory: (history + 1) (k + 2) n numbers, and 2 m n during a step of m products.
 
     Args:
