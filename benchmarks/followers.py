@@ -5,7 +5,6 @@ A follower is called with the `HessianOperator` of each probe in turn and return
 the largest eigenvalue, so that what differs is how they use the probes before.
 """
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -101,17 +100,16 @@ def cell(workload: Workload, state: dict, every: int, factor: float, probes: int
     rate = factor * 2 / curvature.sharpness(risk)
     names = [(name, k) for k in KS for name in FOLLOWERS if chosen(name, k, every)]
     follow = {key: FOLLOWERS[key[0]](key[1]) for key in names}
-    rows = {key: {"products": [], "seconds": [], "errors": [], "off": 0} for key in names}
+    rows = {key: {"products": [], "errors": [], "off": 0} for key in names}
     order, done = np.random.default_rng(0), 0
     for probe in range(probes):
         operator = risk.hessian()
         if probe % CHECK_EVERY == 0:
             exact = curvature.top_eigenpairs(operator, max(KS) + 2, tol=1e-5).eigenvalues
         for i in order.permutation(len(names)):
-            key, start = names[i], time.perf_counter()
+            key = names[i]
             values, products = follow[key](operator)
             row = rows[key]
-            row["seconds"].append(time.perf_counter() - start)
             row["products"].append(products)
             if probe % CHECK_EVERY == 0:
                 errors = (values - exact[: key[1]]).abs() / exact[0]
@@ -135,23 +133,6 @@ def summary(row: dict) -> dict:
     return {
         "products": row["products"],
         "mean_products": float(np.mean(row["products"][1:])),
-        "seconds": float(np.sum(row["seconds"][1:])),
         "off": row["off"],
         "error": max(row["errors"]),
-    }
-
-
-def compared(cells: list[dict], ours: str, theirs: str) -> dict:
-    """In how many of the cells (one for each k) ours takes at most theirs, and at most half."""
-    ratios = []
-    for one in cells:
-        mean = {(m["method"], m["k"]): m["mean_products"] for m in one["methods"]}
-        ratios += [mean[ours, k] / mean[theirs, k] for k in KS if (theirs, k) in mean]
-    ratios = np.array(ratios)
-    return {
-        "cells": len(ratios),
-        "at_most": int((ratios <= 1).sum()),
-        "half": int((ratios <= 0.5).sum()),
-        "median": float(np.median(ratios)) if len(ratios) else float("nan"),
-        "largest": float(ratios.max(initial=0)),
     }

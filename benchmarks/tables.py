@@ -15,10 +15,9 @@ def following(results: dict) -> list[str]:
     lines = [
         "Leading eigenpairs followed along gradient descent from the edge of stability: products a",
         f"probe, the first apart, to a residual of {followers.TOLERANCE:g}, relative. In brackets,",
-        "values off by more than twice that at the probes compared (every fifth). The time is that",
-        "of EigenTracker over that of Lanczos.",
+        "values off by more than twice that at the probes compared (every fifth).",
         "",
-        *_aligned([*CELL, *followers.FOLLOWERS, "largest error", "time"]),
+        *_aligned([*CELL, *followers.FOLLOWERS, "largest error"]),
     ]
     for name, cells in results.items():
         for one in cells:
@@ -27,10 +26,9 @@ def following(results: dict) -> list[str]:
                 rows = [found.get((method, k)) for method in followers.FOLLOWERS]
                 shown = [f"{r['mean_products']:.1f} ({r['off']})" if r else "" for r in rows]
                 error = max(row["error"] for row in rows if row)
-                time = rows[0]["seconds"] / rows[1]["seconds"]
                 lines.append(
                     f"| {name} | {one['every']} | {one['factor']:g} | {k} | {one['probes']} | "
-                    f"{' | '.join(shown)} | {error:.0e} | {time:.2f} |"
+                    f"{' | '.join(shown)} | {error:.0e} |"
                 )
     return lines
 
