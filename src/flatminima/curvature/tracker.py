@@ -74,7 +74,7 @@ class EigenTracker:
     `top_eigenpairs` makes; each result says what doubt it left, and how long ago.
 
     A step costs k + 1 products or more. On the networks of ``results/benchmarks/following.md`` that
-    is about half of what Lanczos from the vectors before spends where the learning rate is stable
+    is about 0.6 of what Lanczos from the vectors before spends where the learning rate is stable
     and each step is followed, and about the same where the parameters leap or steps are skipped.
     Memory: (history + 1) (k + 2) n numbers, and 2 m n during a step of m products.
 
