@@ -2,7 +2,6 @@
 
 from benchmarks import followers, times
 
-TRACKER, WARM, LOBPCG = followers.FOLLOWERS
 CELL = ("workload", "steps a probe", "rate / edge", "k", "probes")
 
 
