@@ -69,6 +69,27 @@ def test_M6_exceptional_starts_exist():
     assert not np.any(still & ~later.diverged), "none of 1,000 neighbors stays"
 
 
+def test_M6_rounding_decides_whether_an_exceptional_start_stays():
+    """Starts (a, 1/a) at sharp minima: those stay whose residual rounds to zero, and no others."""
+    network = ScalarNetwork(2, 1.0)
+    a = np.random.default_rng(1).uniform(2.5, 3.6, 2000)
+    starts = np.stack([a, 1 / a], axis=-1)
+    at_rest = network.residual(starts) == 0
+    run = network.descend(starts, 0.5, 4000, record_every=None)
+    stays = ~run.diverged & np.all(run.theta[-1] == starts, axis=-1)
+    assert np.array_equal(stays, at_rest)
+    assert at_rest.sum() > 1000, "it often does"
+    away = ~at_rest & ~run.diverged
+    assert away.sum() > 50
+    assert np.all(run.sharpness[-1][away] <= 4 + 1e-6), "the others leave, and end below or nowhere"
+
+
+def test_M6_the_diagonal_leads_to_the_saddle():
+    network = ScalarNetwork(2, 1.0)
+    run = network.descend([1.0, -1.0], 0.5, 4000)
+    assert np.abs(run.theta[-1]).max() < 1e-100
+
+
 def test_M6_needs_its_hypothesis():
     """A twice differentiable loss with 1/eta as second derivative on an interval: all of the
     interval jumps to an unstable minimum, and stays."""

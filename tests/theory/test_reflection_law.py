@@ -214,3 +214,24 @@ def test_D8_below_and_on_the_threshold(share):
             naive.append(abs(run.sharpness[-1] - limit + abs(excess)))
         assert 3 < misses[0] / misses[1] < 5, (depth, misses)
         assert 1.5 < naive[0] / naive[1] < 2.5, "without the residual it would be of first order"
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_D8_a_stable_run_flattens_by_its_small_budget(depth):
+    """From below the threshold the fall is c r^2 / (|excess| + |final|), to a relative O(h)."""
+    network = ScalarNetwork(depth, 1.0)
+    limit = 2.5 * network.flattest_sharpness
+    eta, misses = 2 / limit, []
+    c = network.stabilization(network.start_with_sharpness(limit, np.random.default_rng(4)), eta)
+    for share in (0.04, 0.02, 0.01):
+        # c r^2 = h^4 / limit^2: the fall is of third order, below the error C h^2 of the law.
+        h = share * limit
+        residual = h**2 / limit / np.sqrt(c)
+        start = network.start_with_sharpness(limit - h, np.random.default_rng(4), residual)
+        run = network.descend(start, eta, int(60 / (eta * h)), record_every=None)
+        final = limit - network.minimum_sharpness(run.theta[-1])
+        misses.append((final - h) * (final + h) / (c * residual**2) - 1)
+    misses = np.abs(misses)
+    assert misses[0] < 0.5
+    # First order: each halving of h divides the miss by 2 (1 + O(h)), or by more.
+    assert np.all(misses[:-1] / misses[1:] > 1.7)
