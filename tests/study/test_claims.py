@@ -395,3 +395,18 @@ def test_numbers_that_claims_ask_for_are_put_into_the_chapter(document):
                         re.split(r"(\{[^}]*\})", name)) for name in names]  # fmt: skip
     for name in PRESENT[document]:
         assert any(re.fullmatch(pattern, name) for pattern in patterns), name
+
+
+def test_runs_next_to_minima_are_judged_by_their_mirror_and_their_angles():
+    stored = only_default("mirror", "default")
+    # Soft directions keep the law from its order at these sizes; with their memory it has it.
+    assert [effect.met for effect in judged("mirror").effects] == [False, False, True, True]
+    assert judged("proof-images").verdict == verdicts.REPRODUCED
+    stopped = loading("mirror", changed(stored, "after", np.ones(len(stored))))
+    assert judged("mirror", load=stopped).verdict == verdicts.NOT
+    exact = changed(stored, "after", stored["predicted"] + stored["size"] ** 2)
+    law = judged("mirror", load=loading("mirror", exact)).effects[:2]
+    assert [effect.met for effect in law] == [True, True]
+    for squares in (np.zeros(len(stored)), 2 * stored["lost"]):
+        load = loading("mirror", changed(stored, "squares", squares))
+        assert judged("proof-images", load=load).verdict == verdicts.NOT

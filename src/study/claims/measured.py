@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -22,6 +23,7 @@ __all__ = [
     "damped",
     "ends",
     "flatter",
+    "mirrored",
     "monotone",
     "more_accurate",
     "more_at_larger_rates",
@@ -33,6 +35,7 @@ __all__ = [
     "ranks",
     "reflected",
     "rotation_pays",
+    "rotation_pays_on_images",
     "sgd",
     "without_depth",
 ]
@@ -279,6 +282,32 @@ def rotation_pays(evidence: Evidence) -> Iterator[Effect]:
     what += "networks"
     # An error of first order is divided by 2, one of second order by 4.
     yield Effect(what, f"{least:.1f}", least > np.sqrt(8))
+
+
+def mirrored(evidence: Evidence) -> Iterator[Effect]:
+    """By what half the excess divides the error of two laws, in networks that fit images."""
+    laws = {"law": "the reflection law", "memory": "the law with memory"}
+    for held, measured in _next_to_minima(evidence):
+        for name, side in itertools.product(laws, _experiment("mirror").SIDES):
+            what = f"factor by which half the excess divides the error of {laws[name]}, {side} the "
+            what += "threshold"
+            yield Effect(what, f"{measured[f'{name}-{side}']:.1f}", held[f"{name}-{side}"])
+
+
+def rotation_pays_on_images(evidence: Evidence) -> Iterator[Effect]:
+    """The two sides of Theorem M2 in networks that fit images."""
+    for held, measured in _next_to_minima(evidence):
+        for side in _experiment("mirror").SIDES:
+            what = f"sum of squared angles over the logarithm of the sharpness lost, {side} the "
+            what += "threshold"
+            ratio = measured[f"rotation-{side}"] + 1
+            yield Effect(what, f"{ratio:.3f}", held[f"rotation-{side}"])
+
+
+def _next_to_minima(evidence: Evidence) -> Iterator[tuple[dict[str, bool], dict[str, Interval]]]:
+    """Which criteria of ``mirror`` are met, and its effects."""
+    for _, stored, measured in evidence.measured("mirror"):
+        yield _experiment("mirror").predictions(stored), measured
 
 
 def damped(evidence: Evidence) -> Iterator[Effect]:
