@@ -25,8 +25,8 @@ everywhere above the threshold. Each is asked of every network and seed:
 
 * *law-above*, *law-below*: half the h divides the error by more than SECOND = sqrt 8, as it does
   one of second order (by 4), and not one of first (by 2); and at the smallest h the error is below
-  SMALL = h / 10. Without a mirror the sharpness would stop at the threshold, or next to its start,
-  and the error be of first order and about as large as h.
+  SMALL = h / 10. Without a mirror the sharpness would stop at the threshold, or below it stay at
+  its start, and the error be of first order: h, or 0.3 h.
 * *memory-above*, *memory-below*: the same of *remembered*.
 * *rotation-above*, *rotation-below*: sum over log is within NEAR of one at the smallest h, and
   nearer than at the largest. Without rotation it is zero, without flattening it has no bound.
@@ -74,7 +74,7 @@ SIDES = {"above": 0.1, "below": np.pi - 0.8}
 SECOND = np.sqrt(8)
 """Half the size divides an error of first order by 2, one of second order by 4."""
 SMALL = 0.1
-"""The error of a law must be below this share of h. Without a mirror it would be about all of h."""
+"""The error of a law must be below this share of h. Without a mirror it would be 0.3 h or more."""
 NEAR = 0.1
 """How far from one the ratio of Theorem M2 may be at the smallest h."""
 LENGTH = 6.0
