@@ -49,9 +49,7 @@ from study.results import Experiment, Result
 
 __all__ = [
     "EXPERIMENT",
-    "LENGTH",
     "NEAR",
-    "OTHERS",
     "SECOND",
     "SIDES",
     "SMALL",
