@@ -103,8 +103,8 @@ def pac_bayes_bound(
     """Return the largest q with kl(training, q) <= (divergence + log(2 sqrt n / delta)) / n.
 
     This is the PAC-Bayes bound on the expected loss in [0, 1] of a random network: ``training`` is
-    its mean loss on the n >= 8 ``examples``, ``divergence`` the Kullback-Leibler divergence of its law
-    from one that does not depend on them, delta = 1 - ``confidence`` (Maurer 2004). Arguments
+    its mean loss on the n >= 8 ``examples``, ``divergence`` the Kullback-Leibler divergence of its
+    law from one that does not depend on them, delta = 1 - ``confidence`` (Maurer 2004). Arguments
     broadcast.
 
     Example:
