@@ -188,6 +188,133 @@ def test_M3_one_direction_is_the_mirror():
     assert np.allclose(0.7 * path.position[:, 0], run.excess, rtol=1e-9)
 
 
+# --- adverse cases --------------------------------------------------------------------------------
+
+
+def edge_step(G, X, w, A, mu, c=0.5, d=0.5, e=0.0, k=0.0):
+    """One step at eta = 1 on a loss with M = {X = w = 0} and stiff directions, batch axes in front.
+
+    L = <X, (2 + A(G) + G_1 G_3 B) X> / 2 + <mu, w^2> / 2 + c w_1 <X, B X> / 2 + d w_1^2 X_1 / 2
+    + e X_1^3 / 6 + k |X|^4 / 24 with a fixed B. The nearest minimum is exactly G.
+    """
+    B = np.array([[0.4, 0.7], [0.7, -0.5]])
+    BX = X @ B
+    curved = np.sum(X * BX, axis=-1) / 2
+    AX = np.einsum("...kab,...b->...ka", A, X)
+    slope = np.einsum("...ka,...a->...k", AX, X) / 2
+    slope[..., 0] += G[..., 2] * curved
+    slope[..., 2] += G[..., 0] * curved
+    along = G[..., 0] * G[..., 2] + c * w[..., 0]
+    g = 2 * X + np.einsum("...k,...ka->...a", G, AX) + along[..., None] * BX
+    g += (k / 6 * np.sum(X**2, axis=-1))[..., None] * X
+    g[..., 0] += d * w[..., 0] ** 2 / 2 + e * X[..., 0] ** 2 / 2
+    push = mu * w
+    push[..., 0] += c * curved + d * w[..., 0] * X[..., 0]
+    return G - slope, X - g, w - push
+
+
+def excess_at(G, A):
+    """The excess A(m) at the minimum G of the loss of edge_step."""
+    B = np.array([[0.4, 0.7], [0.7, -0.5]])
+    return np.einsum("...k,...kab->...ab", G, A) + (G[..., 0] * G[..., 2])[..., None, None] * B
+
+
+COUPLED = np.array([[[1, 0.2], [0.2, 0.7]], [[0.3, 0.5], [0.5, -0.6]], [[0, 0], [0, 0]]])
+"""The first lowers both, the third direction is not coupled."""
+
+
+def test_M3_sphere_law_in_ten_adverse_cases():
+    """Each error is of second order: from h to h/4 it falls by more than 8, half way to 16."""
+    # G / h, X / h, w_1 / h, mu_1, e, k; the radius is then made one
+    cases = [
+        ([0, 0, 0], [1, 1], 0, 1.2, 0, 0),  # excess zero: all of A(G) vanishes
+        ([1, -0.2, 0], [0, 0], 1, 0.8, 0, 0),  # no displacement, and not in Z
+        ([0.9, 0, 0], [0.3, -0.2], 0, 1, 0, 0),  # equal eigenvalues that move together
+        ([0.5, 0.2, 0.8], [0.5, -0.4], 0.5, 0.6, 0, 1),  # an uncoupled direction takes part
+        ([0.6, 0.5, 0], [-0.4, 0.6], 0.5, 0.1, 0, 0),  # stiff near zero
+        ([0.6, -0.5, 0], [0.4, 0.6], 1, 1.9, 0, 0),  # stiff near 2 / eta
+        ([0.3, 0.9, 0], [-0.2, -0.3], 1, 1, 1, 0),  # stiff at 1 / eta: DF is singular
+        ([1, 0.3, 2], [0.5, 0.4], 0, 1, 0, 0),  # far along M, where nothing is coupled
+        ([-0.9, 0.1, 0], [-0.6, -0.8], -1, 1, -1, 1),  # from where both are stable
+        ([0.8, 0.5, 0.1], [1e-3, -1e-3], 0, 1, 1, 2),  # almost at rest, cubic and quartic terms
+    ]
+    assert len(cases) == 10
+    G0, X0, w1, mu1, e, k = (np.array(column, dtype=float) for column in zip(*cases, strict=True))
+    radius = np.sqrt(np.sum(G0**2, -1) + np.sum(X0**2, -1) / 2)[:, None]
+    G0, X0 = G0 / radius, X0 / radius
+    A = np.repeat(COUPLED[None], len(cases), axis=0)
+    A[2] = [np.eye(2), 0 * np.eye(2), 0 * np.eye(2)]
+    mu = np.stack([mu1, np.full_like(mu1, 0.5)], axis=-1)
+    error, across, uncoupled = [], [], []
+    for h in SCALES:
+        G, X, w = h * G0, h * X0, h * np.stack([w1, 0 * w1], axis=-1)
+        for _ in range(int(70 / h)):
+            G, X, w = edge_step(G, X, w, A, mu, e=e, k=k)
+        # What is left of X can still change the radius by |X|^2 / (4 h).
+        assert np.all(np.linalg.norm(X, axis=-1) < 1e-3 * h), "every run is at rest"
+        assert np.all(np.linalg.eigvalsh(excess_at(G, A))[:, -1] < 0), "and stable: part 5"
+        end = np.linalg.norm(G, axis=-1)
+        error.append(np.abs(end - h))
+        across.append(np.abs(end - h * np.sqrt(np.sum(G0**2, -1) + np.sum(X0**2, -1))))
+        uncoupled.append(np.abs(G - h * G0)[:, 2])
+    floor = 1e6 * EPS * SCALES[0]  # fewer than 10^5 steps, each rounded a few times
+    assert np.all(error[2] < error[0] / 8 + floor)
+    assert np.all(uncoupled[2] < uncoupled[0] / 8 + floor)
+    swinging = np.linalg.norm(X0, axis=-1) > 0.2
+    assert np.all(across[2][swinging] > across[0][swinging] / 8), "|X|^2 misses by first order"
+
+
+def test_M3_parts_2_and_5_only_one_direction_of_the_start_ends_above_the_threshold():
+    """Between two signs of what grows there is one start that keeps an excess, and no more.
+
+    Bisected: its X turns into the span of the eigenvectors with eigenvalues <= 0 at its end, and
+    the starts beside it end stable. The displacement is the coordinate X, as d = 0.
+    """
+    generator, h, quarter = np.random.default_rng(3), 0.02, 200
+    # Angles of G_0 at which A(G) has one eigenvalue of either sign, away from zero.
+    angle = generator.uniform(0.9, 1.5, 10)
+    G0 = h * np.stack([np.cos(angle), np.sin(angle), generator.uniform(-0.3, 0.3, 10)], axis=-1)
+    w0, mu = h * generator.uniform(-1, 1, (10, 2)), np.array([0.7, 0.5])
+    values, columns = np.linalg.eigh(excess_at(G0, COUPLED))
+    assert np.all(values[:, 0] < -0.2 * h)
+    assert np.all(values[:, 1] > 0.2 * h)
+
+    def start(turn):
+        a, b = np.cos(turn)[:, None], np.sin(turn)[:, None]
+        return G0, 0.2 * h * (a * columns[:, :, 0] + b * columns[:, :, 1]), w0
+
+    def run(state, steps):
+        for _ in range(steps):
+            state = edge_step(*state, COUPLED, mu, d=0.0)
+        return state
+
+    def growing(state, last):
+        """The share of X along the eigenvector with a positive eigenvalue at the end last."""
+        top = np.linalg.eigh(excess_at(last[0], COUPLED))[1][..., -1]
+        top *= np.sign(np.sum(top * columns[:, :, 1], axis=-1))[:, None]
+        return np.sum(top * state[1], axis=-1) / np.linalg.norm(state[1], axis=-1)
+
+    low, high = np.full((2, 10), 0.7) * [[-1], [1]]
+    for _ in range(55):
+        turn = (low + high) / 2
+        end = run(start(turn), 4 * quarter)
+        above = growing(end, end) > 0
+        low, high = np.where(above, low, turn), np.where(above, turn, high)
+    states = [start(turn)]
+    for _ in range(4):
+        states.append(run(states[-1], quarter))
+    end = states[-1]
+    assert np.all(np.linalg.eigvalsh(excess_at(end[0], COUPLED))[:, -1] > 0), "above the threshold"
+    shares = np.abs([growing(state, end) for state in states[:3]])
+    sizes = np.array([np.linalg.norm(state[1], axis=-1) for state in states[:3]])
+    # The runs that stay lie on a smooth surface: the share falls at least as fast as |X|.
+    assert np.all(shares[2] < shares[1] * sizes[2] / sizes[1])
+    for beside in (turn - 1e-6, turn + 1e-6):
+        G, X, _ = run(start(beside), int(100 / h))
+        assert np.all(np.linalg.norm(X, axis=-1) < 1e-4 * h)
+        assert np.all(np.linalg.eigvalsh(excess_at(G, COUPLED))[:, -1] < 0)
+
+
 # --- the functions --------------------------------------------------------------------------------
 
 

@@ -201,6 +201,68 @@ def turns_toward_flat_in_parts(network, path):
     return np.concatenate([manifold.turns_toward_flat(network, part) for part in parts])
 
 
+def adverse_runs():
+    """Ten runs at h, h/2 and h/4 next to M = {x = w = 0}, on a loss with everything that M1 allows.
+
+    L = (2 + z_1 + z_1 z_2) x^2 / 2 + <mu, w^2> / 2 + c x^2 w_1 / 2 + d x w_1^2 / 2 + e x^3 / 6
+    + k x^4 / 24 with z and w in R^2, eta = 1 and beta = 1. M is a plane, so the nearest minimum of
+    a point is exactly its z. Returns two arrays (h, case): the logarithm of what the sharpness
+    falls by, and the sum of the squared angles.
+    """
+    pi = np.pi
+    # psi, sign of x, w_1 / h, z_2 / h, mu_1, mu_2, c, d, e, k
+    cases = np.array(
+        [
+            [pi / 2, 1, 0, 0, 1, 0.5, 1, 1, 0, 0],  # the minimum ahead is on the threshold
+            [pi / 2, -1, 1, 0, 1, 0.5, 1, 1, 1, 0],  # so it is, on the other side
+            [0.0, 1, 1, 0, 0.7, 0.5, 1, 1, 0, 0],  # no displacement along v_1, and not in Z
+            [1.2, 1, 1, 0, 0.8, 0.8, 1, 1, 1, 1],  # a repeated stiff eigenvalue
+            [0.8, 1, 1, 0, 0.1, 0.1, 0.3, 0.3, 0, 0],  # stiff near zero
+            [0.8, -1, 1, 0, 1.9, 0.6, 0.5, 0.5, 0, 0],  # stiff near 2 / eta
+            [1.0, 1, -1, 0, 1, 1, 1, -1, 1, 0],  # stiff at 1 / eta: DF is singular
+            [0.5, -1, 0, 5, 1, 0.5, 0, 0, 0, 0],  # far along M, where beta differs by 10 h
+            [2.8, 1, 1, -5, 1, 0.5, 1, 1, 0, 1],  # from below the threshold
+            [1e-3, -1, 0, 0, 1, 0.5, 1, 0, 2, 3],  # almost at rest, cubic and quartic terms
+        ]
+    )
+    psi, sign, w1, z2, mu1, mu2, c, d, e, k = cases.T
+    lost, paid = [], []
+    for h in (0.008, 0.004, 0.002):
+        x, z = sign * h * np.sin(psi) * np.sqrt(2), np.stack([h * np.cos(psi), h * z2])
+        w, before, total = np.stack([h * w1, 0 * w1]), 2 + z[0] + z[0] * z[1], 0.0
+        for _ in range(int(20 / h)):
+            H = np.zeros((len(cases), 5, 5))
+            H[:, 0, 0] = 2 + z[0] + z[0] * z[1] + c * w[0] + e * x + k * x**2 / 2
+            H[:, 0, 1] = x * (1 + z[1])
+            H[:, 0, 2] = x * z[0]
+            H[:, 1, 2] = x**2 / 2
+            H[:, 0, 3] = c * x + d * w[0]
+            H[:, 3, 3] = mu1 + d * x
+            H[:, 4, 4] = mu2
+            leading = np.linalg.eigh(H, UPLO="U")[1][..., -1]
+            total = total + np.arcsin(np.linalg.norm(leading[:, 1:3], axis=-1)) ** 2
+            slope = np.stack([1 + z[1], z[0]]) * x**2 / 2
+            kick = c * x * w[0] + d * w[0] ** 2 / 2 + e * x**2 / 2 + k * x**3 / 6
+            push = c * x**2 / 2 + d * x * w[0]
+            x, z = x - (2 + z[0] + z[0] * z[1]) * x - kick, z - slope
+            w = w - np.stack([mu1 * w[0] + push, mu2 * w[1]])
+        assert np.all(np.abs(x) < 1e-4 * h), "every run is at rest"
+        lost.append(np.log(before / (2 + z[0] + z[0] * z[1])))
+        paid.append(total)
+    return np.array(lost), np.array(paid)
+
+
+def test_M2_pays_in_ten_adverse_cases():
+    """Each error is of second order: from h to h/4 it falls by more than 8, half way to 16."""
+    lost, paid = adverse_runs()
+    assert lost.shape == (3, 10)
+    error = np.abs(lost - paid)
+    assert np.all(lost > 0)
+    assert np.all(error[2] < error[0] / 8 + 1e4 * EPS)
+    # Half of the sum misses half of what is lost, up to second order.
+    assert np.all(np.abs(lost - paid / 2)[2] > lost[2] / 3)
+
+
 # --- the fibers -----------------------------------------------------------------------------------
 
 
