@@ -38,7 +38,8 @@ def exact_cycles(hessian, third, fourth, amplitude, iterations=12):
     first, rest, inverse = vectors[..., -1], vectors[..., :-1], values[:, -1].copy()
     m, w, eye = np.zeros((n, p)), np.zeros((n, p - 1)), np.eye(p)
     for _ in range(iterations + 1):
-        z = amplitude * first + np.einsum("npk,nk->np", rest, w)
+        # A sum, which is zero over no directions at all (p = 1).
+        z = amplitude * first + (rest * w[:, None]).sum(-1)
         (g1, h1), (g2, h2) = (slopes(m + s * z, hessian, third, fourth) for s in (1, -1))
         misses = np.concatenate([(g1 + g2) / 2, (g1 - g2) / 2 - inverse[:, None] * z], axis=1)
         mean, half = (h1 + h2) / 2, (h1 - h2) / 2
