@@ -168,10 +168,11 @@ class Subspace:
         while self.room(block):
             wanted = self.ends(top, bottom)
             enough = len(wanted) == min(top + bottom, self.operator.shape[0])
-            if enough and (self.errors(top, bottom, vectors) <= tol * self.scale).all():
-                return
             near = self.ends(max(top, block if top else 0), max(bottom, block if bottom else 0))
             rows, norms = self.residuals(near)
+            errors = norms[np.isin(near, wanted)] if vectors else self.errors(top, bottom, vectors)
+            if enough and (errors <= tol * self.scale).all():
+                return
             if capacity is not None and self.used + block > capacity < self.operator.shape[0]:
                 self._restart(wanted, capacity - 2 * block)
             worst = np.argsort(-norms, kind="stable")[:block]
