@@ -286,7 +286,7 @@ def _read(path: Path, name: str, preset: str) -> Result:
     if hashlib.sha256(content).hexdigest() != record["sha256"]:
         message = f"{path.with_suffix('.parquet')} is not the file that its record describes"
         raise CorruptResultError(f"{message}. {remedy}")
-    # Without threads, and not from a Python file: a thread of Arrow that still holds something when
-    # the interpreter ends aborts it.
-    table = parquet.read_table(pa.BufferReader(content), use_threads=False, pre_buffer=False)
-    return Result(table, record)
+    # By this thread alone, as `parquet.read_table` never does: a thread of Arrow that still holds
+    # something of Python's when the interpreter ends aborts it.
+    file = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+    return Result(file.read(use_threads=False), record)
