@@ -1,5 +1,6 @@
 """The record beside each stored table: what made it, with which versions, where, and when."""
 
+import hashlib
 import json
 import subprocess
 from collections import Counter
@@ -20,9 +21,12 @@ __all__ = [
     "record",
     "require_devices",
     "revision",
+    "sealed",
 ]
 
-REQUIRED = ("name", "preset", "runs", "grid", "statuses", "devices", "versions", "date", "sha256")
+REQUIRED = (
+    "name", "preset", "runs", "grid", "statuses", "devices", "versions", "date", "sha256", "seal"
+)  # fmt: skip
 """What a record must hold to be one; `record` lists all of it."""
 
 
@@ -40,8 +44,7 @@ def record(
         ``name``, ``summary``, ``preset``; ``runs`` and ``statuses``, their numbers; ``grid`` (field
         of the config -> its distinct values) and ``seeds``; ``devices``, ``versions``; ``seconds``,
         summed over the runs; ``started``, ``date`` (UTC) of the first run and of the record;
-        ``revision`` of the repository, or None; ``code``; ``sha256`` of the table's file, None
-        before it is stored.
+        ``revision`` of the repository, or None; ``code``.
     """
     grid = {field: distinct(run.config[field] for run in runs) for field in runs[0].config}
     made_it = [run for run in runs if run.versions]
@@ -60,8 +63,14 @@ def record(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "revision": revision(),
         "code": code,
-        "sha256": None,
     }
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with its ``seal``, a hash of all the rest, that shows whether it was altered."""
+    rest = {key: value for key, value in record.items() if key != "seal"}
+    text = json.dumps(rest, sort_keys=True, allow_nan=False)
+    return {**rest, "seal": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def describe(record: Mapping[str, Any]) -> str:

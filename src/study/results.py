@@ -43,6 +43,8 @@ FOLDER = ROOT / "results"
 """Where the tables are, each in the folder of its preset."""
 RUNS = ROOT / "_runs"
 """Where the runs of unfinished sweeps wait to be resumed."""
+WAITING = ".parquet.new"
+"""Ending of a table whose record may not be written yet."""
 OWN_COLUMNS = ("status", "error", "seconds")
 
 
@@ -182,39 +184,47 @@ def compute(
         experiment, configs: what to run, on which grid.
         preset: the preset that the grid belongs to, for the record.
         runs: folder of the stored runs.
-        options: of `sweep.run`: executor, workers, retry_failed, progress.
+        options: of `sweep.run`: executor, workers, time_limit, retry_failed, progress.
 
     Raises:
-        RuntimeError: if a config asks for a GPU and there is none, or every run failed.
+        RuntimeError: if a config asks for a GPU and there is none, every run failed, or the code
+            was edited meanwhile.
         ValueError, sweep.SweepError: as `sweep.run` does.
     """
     one_of("preset", preset, presets.NAMES)
     provenance.require_devices(configs, name=experiment.name, preset=preset)
     folder, depends_on = runs / experiment.name, experiment.depends_on
+    code = sweep.code_version([experiment.function.__module__, *depends_on])
     options.setdefault("progress", f"{experiment.name} ({preset})")
     done = sweep.run(experiment.function, configs, folder, depends_on=depends_on, **options)
     if all(run.status == "failed" for run in done):
         why = done[0].error if done else "the grid is empty"
         raise RuntimeError(f"{experiment.name}: there is nothing to store, every run failed: {why}")
-    code = sweep.code_version([experiment.function.__module__, *depends_on])
+    if code != sweep.code_version([experiment.function.__module__, *depends_on]):
+        raise RuntimeError(f"{experiment.name}: its code was edited while it ran; start it again")
     about = {"name": experiment.name, "summary": experiment.summary, "preset": preset}
     return Result(_tabulate(done), provenance.record(done, **about, code=code))
 
 
 def store(result: Result, folder: Path = FOLDER) -> Result:
-    """Write the table and its record, the record last, and return the result as it can be loaded.
+    """Write the table and its record, and return the result as it can be loaded.
+
+    Stopped at any moment, it leaves the old pair or the new one: the new table waits under another
+    name until its record is there.
 
     Raises:
-        OSError: if it cannot be written. A record that does not fit its table is noticed by `load`.
+        OSError: if it cannot be written.
     """
     buffer = io.BytesIO()
     parquet.write_table(result.table, buffer, compression="zstd")
     content = buffer.getvalue()
-    record = {**result.provenance, "sha256": hashlib.sha256(content).hexdigest()}
+    digest = hashlib.sha256(content).hexdigest()
+    record = provenance.sealed({**result.provenance, "sha256": digest})
     path = Path(folder) / record["preset"] / record["name"]
-    write_atomically(path.with_suffix(".parquet"), content)
+    write_atomically(path.with_suffix(WAITING), content)
     text = json.dumps(record, indent=1, allow_nan=False)
     write_atomically(path.with_suffix(".json"), text.encode() + b"\n")
+    path.with_suffix(WAITING).replace(path.with_suffix(".parquet"))
     return Result(result.table, record)
 
 
@@ -272,7 +282,6 @@ def _read(path: Path, name: str, preset: str) -> Result:
     remedy = f"Make it anew: `{provenance.command(name, preset)}`."
     try:
         record = json.loads(path.with_suffix(".json").read_bytes())
-        content = path.with_suffix(".parquet").read_bytes()
     except FileNotFoundError as error:
         raise CorruptResultError(f"{error.filename} is missing. {remedy}") from error
     except ValueError as error:
@@ -283,10 +292,18 @@ def _read(path: Path, name: str, preset: str) -> Result:
     if missing or (record["name"], record["preset"]) != (name, preset):
         what = f"without {', '.join(missing)}" if missing else "of another result"
         raise CorruptResultError(f"{path.with_suffix('.json')} is a record {what}. {remedy}")
-    if hashlib.sha256(content).hexdigest() != record["sha256"]:
-        message = f"{path.with_suffix('.parquet')} is not the file that its record describes"
-        raise CorruptResultError(f"{message}. {remedy}")
+    if record != provenance.sealed(record):
+        raise CorruptResultError(f"{path.with_suffix('.json')} has been altered. {remedy}")
+    for file in (path.with_suffix(".parquet"), path.with_suffix(WAITING)):
+        content = file.read_bytes() if file.exists() else b""
+        if hashlib.sha256(content).hexdigest() == record["sha256"]:
+            return Result(_table(content), record)
+    message = f"{path.with_suffix('.parquet')} is not the file that its record describes"
+    raise CorruptResultError(f"{message}. {remedy}")
+
+
+def _table(content: bytes) -> pa.Table:
     # By this thread alone, as `parquet.read_table` never does: a thread of Arrow that still holds
     # something of Python's when the interpreter ends aborts it.
     file = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False)
-    return Result(file.read(use_threads=False), record)
+    return file.read(use_threads=False)

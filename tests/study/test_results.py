@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -183,6 +184,7 @@ def flip(content):
         (".json", lambda content: b"[]"),
         (".json", lambda content: content.replace(b'"example"', b'"another"')),
         (".json", lambda content: content.replace(b'"devices"', b'"devises"')),
+        (".json", lambda content: content.replace(b'"runs": ', b'"runs": 1')),
         (".json", None),
     ],
 )
@@ -206,6 +208,47 @@ def test_full_disk_leaves_the_old_result(example, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         results.store(example.where(status="done"), tmp_path)
     assert results.load("example", folder=tmp_path).table.equals(example.table)
+
+
+def test_every_bit_of_a_record_counts(example, tmp_path, generator):
+    results.store(example, tmp_path)
+    path = tmp_path / "ci" / "example.json"
+    content = path.read_bytes()
+    for place in generator.integers(len(content), size=200):
+        bit = 1 << int(generator.integers(8))
+        path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        try:
+            read = results.load("example", folder=tmp_path)
+        except results.CorruptResultError:
+            continue
+        # Between the values, where JSON allows several kinds of space.
+        assert read.provenance == json.loads(content)
+
+
+@pytest.mark.parametrize("writes", [1, 2, 3])
+def test_a_kill_at_any_moment_leaves_the_old_pair_or_the_new_one(
+    example, tmp_path, monkeypatch, writes
+):
+    results.store(example, tmp_path)
+    new = example.where(status="done")
+    assert len(new) < len(example)
+    replace, left = Path.replace, [writes]
+
+    def dying(self, target):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            results.store(new, tmp_path)
+    read = results.load("example", folder=tmp_path)
+    assert len(read) == (len(new) if writes == 3 else len(example))
+    results.store(new, tmp_path)
+    assert len(results.load("example", folder=tmp_path)) == len(new)
+    assert len(list((tmp_path / "ci").iterdir())) == 2
 
 
 # What cannot be made

@@ -6,11 +6,12 @@ Nothing but the standard library is imported here, so that a worker process star
 import math
 import os
 import sys
+import threading
 import time
 from dataclasses import dataclass
 
 from flatminima import sweep
-from flatminima.sweep import work
+from flatminima.sweep import pool
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def troubled(config):
     if config.number == 3:
         return {"loss": math.nan, "fine": 1.0}
     if config.number == 4:
-        return {"loss": [1.0, math.inf], "fine": 1.0}
+        return {"losses": [1.0, math.inf], "fine": 1.0}
     if config.number == 5:
         return {"loss": {1, 2}}
     return {"loss": 0.5, "unmeasured": None}
@@ -86,7 +87,7 @@ def described(config):
 
 def threads(config):
     """What a worker is told about threads."""
-    return {name: os.environ.get(name) for name in work.THREAD_VARIABLES}
+    return {name: os.environ.get(name) for name in pool.THREAD_VARIABLES}
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,31 @@ def fails_once(config):
     return {"found": True}
 
 
+def leaves(config):
+    """Number 1 ends the program, 2 is interrupted, 3 says what cannot be printed."""
+    if config.number == 1:
+        sys.exit(0)
+    if config.number == 2:
+        raise KeyboardInterrupt
+    if config.number == 3:
+        raise sweep.Diverged("\ud800", {"root": 1.0})
+    return square(config)
+
+
+def odd(config):
+    """Number n returns the n-th value that no table can hold, or not beside the others."""
+    lists = [[1.0, [2.0]], [[1], [1, 2]], [1, "one"], {"nested": 1}]
+    values = [0.0, 10**4300, "text", "\ud800", *lists, object(), 1j]
+    return {1: 0.0, "1": 0.0} if config.number == len(values) else {"x": values[config.number]}
+
+
+def slow(config):
+    """Number 1 hangs where no Python code runs."""
+    if config.number == 1:
+        threading.Event().wait(600)
+    return square(config)
+
+
 def twice(number):
     """An experiment whose config is a dict."""
     return {"value": 2 * number}
@@ -138,12 +164,12 @@ if __name__ == "__main__":
     configs = [sweep_examples.Config(n, log, float(seconds)) for n in range(int(number))]
     claim = Store.claim
 
-    def heard(store, key):
-        """A claim that leaves a line in the log if it is refused."""
-        taken = claim(store, key)
-        if not taken:
+    def heard(store, keys):
+        """A claim that leaves a line in the log for each run that it is refused."""
+        ours, taken = claim(store, keys)
+        for _ in taken:
             note(configs[0], "refused")
-        return taken
+        return ours, taken
 
     Store.claim = heard
     sweep.run(getattr(sweep_examples, name), configs, folder, workers=2, progress=False)

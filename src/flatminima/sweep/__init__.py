@@ -1,11 +1,11 @@
 """A grid of runs over any executor; what has finished is stored and not repeated.
 
 What is run is a function, defined at the top of a module, of a config: a few named values, given
-as keywords, or a small frozen dataclass. It returns named values, or raises `Diverged`. Each
-finished run is one file, written atomically, checked when it is read, and named by a hash of the
-function's name, the config, and the source of the modules that the result depends on. So a sweep
-that was killed goes on where it was when it is started again, and sweeps started twice at once
-share the work: a run in progress is locked by the operating system until its owner ends.
+as keywords, or a small frozen dataclass. It returns named values, or raises `Diverged`. Finished
+runs are rows of one SQLite file, sealed, and keyed by a hash of the function's name, the config,
+and the source of the modules that the result depends on; a worker says which source it ran. So a
+sweep that was killed goes on where it was when it is started again, and sweeps started twice at
+once share the work: a run in progress is claimed until its owner ends.
 
 Example:
     Ten steps of gradient descent on :math:`x^2/2` from 1:
@@ -28,7 +28,7 @@ from flatminima._lazy import attach
 _NAMES = {
     "grid": "code_version",
     "runs": "Diverged Run device_name fields_of perform",
-    "store": "CorruptRunError SweepError",
+    "store": "SweepError",
     "work": "run",
 }
 

@@ -5,21 +5,42 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from flatminima.sweep.runs import Function, fields_of
 
 __all__ = ["code_version"]
 
+LOADED = time.time_ns()
+"""When this process began to run sweeps."""
+_hashes: dict[Path, tuple[tuple[int, ...], str]] = {}
+_first: dict[Path, str] = {}
 
-def keyed(
-    function: Function, configs: Iterable[object], depends_on: Sequence[str]
-) -> dict[str, object]:
-    """Name of the file -> config; ValueError for arguments that are not as `run` says."""
-    name = getattr(function, "__qualname__", "")
-    if not inspect.isfunction(function) or not name.isidentifier():
+
+def keyed(function: Function, configs: Iterable[object], code: str) -> dict[str, object]:
+    """Key -> config; ValueError for configs that are not as `run` says."""
+    grid: dict[str, object] = {}
+    for config in configs:
+        name, kind = function.__qualname__, type(config).__qualname__
+        description = json.dumps([name, kind, fields_of(config), code])
+        key = hashlib.sha256(description.encode()).hexdigest()[:32]
+        if key in grid:
+            raise ValueError(f"configs must all differ, got this one twice: {config!r}")
+        grid[key] = config
+    return grid
+
+
+def code_of(function: Function, depends_on: Sequence[str]) -> str:
+    """Hash of the source of a function and of the modules that decide its result.
+
+    Raises:
+        ValueError: if one of them is not as `run` says.
+    """
+    if not inspect.isfunction(function) or not function.__qualname__.isidentifier():
         raise ValueError(
             "function must be a function defined at the top of a module, so that another "
             f"process can import it; got {function!r}"
@@ -28,16 +49,25 @@ def keyed(
         raise ValueError(f"depends_on must be a sequence of names, got the string {depends_on!r}")
     # The source of the function is found through the file: its module may be __main__.
     file = file_of(function)
-    source = _source(file) if file else _text_of(function).encode()
-    code = [hashlib.sha256(source).hexdigest(), code_version(depends_on)]
-    grid: dict[str, object] = {}
-    for config in configs:
-        description = json.dumps([name, type(config).__qualname__, fields_of(config), code])
-        key = hashlib.sha256(description.encode()).hexdigest()[:32]
-        if key in grid:
-            raise ValueError(f"configs must all differ, got this one twice: {config!r}")
-        grid[key] = config
-    return grid
+    own = _hash(file) if file else hashlib.sha256(_text_of(function).encode()).hexdigest()
+    return hashlib.sha256(f"{own} {code_version(depends_on)}".encode()).hexdigest()
+
+
+def edited(function: Function, depends_on: Sequence[str]) -> list[str]:
+    """The files of that code that were changed since this process may have imported them.
+
+    What it runs is then not what they say. A file cannot hide a change behind an old date: the time
+    at which the file system last touched it counts, and what this process first read in it.
+    """
+    file = file_of(function)
+    imported = [path for _, name, path in _sources(depends_on) if name in sys.modules]
+    found = []
+    for path in imported + ([file] if file else []):
+        state = path.stat()
+        later = max(state.st_mtime_ns, state.st_ctime_ns) > LOADED
+        if later or _first.setdefault(path, _hash(path)) != _hash(path):
+            found.append(str(path))
+    return found
 
 
 def file_of(function: Function) -> Path | None:
@@ -60,18 +90,26 @@ def code_version(modules: Iterable[str]) -> str:
         False
     """
     digest = hashlib.sha256()
-    for name in sorted(set(modules)):
+    for named, name, path in _sources(modules):
+        digest.update(f"{named} {name} {_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _sources(modules: Iterable[str]) -> Iterator[tuple[str, str, Path]]:
+    """For each file of the modules, in order: the module named, the file's own, and the file."""
+    for named in sorted(set(modules)):
         try:
-            spec = importlib.util.find_spec(name)
+            spec = importlib.util.find_spec(named)
         except (ImportError, ValueError):
             spec = None
         if spec is None or not str(spec.origin).endswith(".py"):
-            raise ValueError(f"depends_on must name modules with Python source, got {name!r}")
-        folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-        paths = sorted(p for f in folders for p in f.rglob("*.py")) or [Path(spec.origin)]
-        for path in paths:
-            digest.update(f"{name} {path.name}\n".encode() + _source(path))
-    return digest.hexdigest()
+            raise ValueError(f"depends_on must name modules with Python source, got {named!r}")
+        if not spec.submodule_search_locations:
+            yield named, named, Path(spec.origin)
+        for folder in spec.submodule_search_locations or ():
+            for path in sorted(Path(folder).rglob("*.py")):
+                parts = [named, *path.relative_to(folder).with_suffix("").parts]
+                yield named, ".".join(parts).removesuffix(".__init__"), path
 
 
 def _text_of(function: Function) -> str:
@@ -92,6 +130,12 @@ def _text_of(function: Function) -> str:
     return "".join(texts[name] for name in sorted(texts))
 
 
-def _source(path: Path) -> bytes:
-    # A checkout may end its lines in either way.
-    return path.read_bytes().replace(b"\r\n", b"\n")
+def _hash(path: Path) -> str:
+    """Hash of a file's source, read anew when the file has changed."""
+    state = path.stat()
+    mark = (state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
+    if _hashes.get(path, ((), ""))[0] != mark:
+        # A checkout may end its lines in either way.
+        source = path.read_bytes().replace(b"\r\n", b"\n")
+        _hashes[path] = mark, hashlib.sha256(source).hexdigest()
+    return _hashes[path][1]

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flatminima._validation import shown
+
 __all__ = ["Diverged", "Run", "device_name", "fields_of", "perform"]
 
 Function = Callable[[Any], Mapping[str, object]]
@@ -37,7 +39,8 @@ class Run:
     Attributes:
         config: the fields of the config.
         status: ``"done"``, ``"diverged"`` (the function raised `Diverged`, or a value it returned
-            is NaN or infinite) or ``"failed"`` (any other exception, or its process died).
+            is NaN or infinite) or ``"failed"`` (any other exception, `sys.exit` among them; its
+            process died; or it took longer than it may).
         values: what the function returned; None for a value not measured, or not finite.
         error: why it diverged or failed, else None.
         seconds: wall time of the run.
@@ -72,7 +75,7 @@ def perform(function: Function, config: object) -> Run:
         except Diverged as diverged:
             status, error, returned = "diverged", str(diverged), diverged.values
         values = _plain_values(returned)
-    except Exception:
+    except (Exception, SystemExit):
         status, error = "failed", traceback.format_exc()
     lost = [name for name, value in values.items() if not _is_finite(value)]
     if lost and status == "done":
@@ -81,7 +84,7 @@ def perform(function: Function, config: object) -> Run:
         config=fields_of(config),
         status=status,
         values={name: _without_nonfinite(value) for name, value in values.items()},
-        error=error,
+        error=error and error.encode(errors="backslashreplace").decode(),
         seconds=time.perf_counter() - clock,
         started=started,
         device=device_name(fields_of(config).get("device", "cpu")),
@@ -109,32 +112,58 @@ def fields_of(config: object) -> dict[str, Any]:
     if given is None or not all(isinstance(name, str) for name in given):
         raise ValueError(
             "each config must be a dict of names and values, or an instance of a frozen dataclass; "
-            f"got {config!r}"
+            f"got {shown(config)}"
         )
     fields = {name: _plain(f"the field {name}", value) for name, value in given.items()}
     if not _is_finite(list(fields.values())):
-        raise ValueError(f"all fields must be finite, got {config!r}")
+        raise ValueError(f"all fields must be finite, got {shown(config)}")
     return fields
+
+
+def kind(value: object) -> str | None:
+    """What a stored value is, so that those of one name can make a column; None for no value."""
+    if isinstance(value, list):
+        return f"a list of {next(filter(None, map(kind, value)), 'nothing')}"
+    names = ((type(None), None), (bool, "truth values"), (str, "text"), (object, "numbers"))
+    return next(name for base, name in names if isinstance(value, base))
 
 
 def _plain_values(values: object) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        raise ValueError(f"the function must return a mapping of names to values, got {values!r}")
-    return {str(name): _plain(f"the value {name}", value) for name, value in values.items()}
+        raise ValueError(
+            f"the function must return a mapping of names to values, got {shown(values)}"
+        )
+    if not all(isinstance(name, str) for name in values):
+        raise ValueError(f"the values must be named by strings, got the names {list(values)!r}")
+    return {name: _plain(f"the value {name}", value) for name, value in values.items()}
 
 
 def _plain(name: str, value: object) -> Any:
     """Turn arrays and tensors into numbers and lists of numbers; ValueError for anything else."""
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if isinstance(value, list | tuple):
+        entries = [_plain(name, entry) for entry in value]
+        shapes = {_shape(entry) for entry in entries}
+        if len(shapes) > 1 or len({kind(entry) for entry in entries} - {None}) > 1:
+            raise ValueError(f"{name} must have entries of one shape and kind, got {shown(value)}")
+        return entries
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must be a number of 64 bits, got one of {value.bit_length()}")
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"{name} must be text that can be written as UTF-8, got {value!r}")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, list | tuple):
-        return [_plain(name, entry) for entry in value]
     raise ValueError(
         f"{name} must be a number, a string, a boolean, None, or an array or tuple of these; "
-        f"got {value!r}"
+        f"got {shown(value)}"
     )
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        return ()
+    return len(value), *(_shape(value[0]) if value else ())
 
 
 def _is_finite(value: object) -> bool:

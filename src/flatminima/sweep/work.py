@@ -1,32 +1,31 @@
 """Keeping runs in flight on an executor until each run of the grid is stored."""
 
-import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from flatminima._validation import positive_int
-from flatminima.sweep.grid import file_of, keyed
-from flatminima.sweep.runs import Function, Run, lost, perform
+from flatminima._progress import bar
+from flatminima._validation import positive_float, positive_int
+from flatminima.sweep.grid import code_of, edited, file_of, keyed
+from flatminima.sweep.pool import DiedError, processes
+from flatminima.sweep.runs import Function, Run, kind, lost, perform
 from flatminima.sweep.store import Store, SweepError
 
 __all__ = ["run"]
 
 POLL = 0.1
 """Seconds between two looks at the runs that another sweep has taken."""
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)  # fmt: skip
+BEAT = 5
+"""Seconds between two signs of life."""
 
 
 def run(
@@ -37,6 +36,7 @@ def run(
     depends_on: Sequence[str] = (),
     executor: futures.Executor | None = None,
     workers: int | None = None,
+    time_limit: float | None = None,
     retry_failed: bool = False,
     progress: bool | str = True,
 ) -> list[Run]:
@@ -49,174 +49,181 @@ def run(
         configs: dicts of names and values, which the function takes as keywords, or instances of
             frozen dataclasses, which it takes whole; no two alike. Values are numbers, strings,
             booleans, None, or tuples of these.
-        folder: where the runs are stored; made if it is missing. Several experiments may share it.
+        folder: where the runs are stored, in one file; made if it is missing. Several experiments,
+            and several sweeps at once, may share it.
         depends_on: names of the modules, or packages, whose source decides the result besides the
             function's own: when it changes, runs are made anew. Versions of libraries do not count.
-        executor: runs the function; the files are written here, so that a cluster needs no shared
+        executor: runs the function; runs are stored here, so that a cluster needs no shared
             disk. For a Dask cluster, ``Client(address).get_executor()``. By default spawned
             processes with one thread each, which end when this process does. (A forked process
             would inherit the locks, and is refused.)
         workers: number of runs in flight at once, and of processes; by default one for each core.
+        time_limit: seconds that a run may take; one that takes longer has failed. Processes of our
+            own are killed; what an executor of yours does with its call is up to it.
         retry_failed: whether to repeat runs that are stored as failed.
         progress: False, or whether to show a progress bar with the time left, or its label.
 
     Raises:
         ValueError: for an argument that is not as said above.
-        SweepError: if a run cannot be written (a full disk, say) or the executor breaks. What had
-            finished is stored, and nothing half written.
+        SweepError: if a run cannot be stored (a full disk, say), the executor breaks, or the code
+            that a worker runs is not the code that is on the disk here. What had finished is
+            stored, and nothing half written.
     """
     workers = _cores() if workers is None else positive_int("workers", workers)
+    limit = None if time_limit is None else positive_float("time_limit", time_limit)
     context = getattr(executor, "_mp_context", None)
     if context is not None and context.get_start_method() == "fork":
         raise ValueError(
             "executor must spawn its processes, not fork them: pass "
             "mp_context=multiprocessing.get_context('spawn') to ProcessPoolExecutor"
         )
-    grid = keyed(function, configs, depends_on)
-    store = Store(Path(folder), grid, retry_failed)
+    code = code_of(function, depends_on)
+    grid = keyed(function, configs, code)
+    store = Store(Path(folder).expanduser(), grid, retry_failed)
     label = progress if isinstance(progress, str) else function.__name__
-    bar = tqdm(total=len(grid), initial=len(store.finished), desc=label, disable=not progress)
+    options = {"total": len(grid), "initial": len(store.finished), "desc": label}
     with ExitStack() as stack:
-        stack.enter_context(bar)
+        stack.callback(store.close)
+        shown = stack.enter_context(bar(**options, disable=not progress))
         if executor is None and file_of(function) is None:
-            executor, workers = stack.enter_context(futures.ThreadPoolExecutor(1)), 1
-        pool = stack.enter_context(_processes(workers)) if executor is None else executor
-        _work(function, grid, store, pool, workers, bar)
+            executor, workers = stack.enter_context(_thread()), 1
+        if executor is None:
+            executor, limit = stack.enter_context(processes(workers, limit)), None
+        _Work(function, depends_on, code, store, executor, limit, shown).do(workers)
+        store.confirm()
     return [store.finished[key] for key in grid]
 
 
-def _work(
-    function: Function, grid: dict[str, object], store: Store, pool: Any, workers: int, bar: tqdm
-) -> None:
-    """Keep ``workers`` runs in flight until each run of the grid is stored, by us or another."""
-    waiting = deque(key for key in grid if key not in store.finished)
-    flying: dict[futures.Future, str] = {}
-    try:
-        while waiting or flying:
-            for _ in range(len(waiting)):
-                if len(flying) >= workers:
-                    break
-                key = waiting.popleft()
-                if not store.claim(key):
-                    waiting.append(key)
-                elif key not in store.finished:
-                    flying[_submit(pool, function, grid[key], store)] = key
-                else:
-                    bar.update()
-            if not flying:
-                # Whatever is left has been taken by another sweep.
-                time.sleep(POLL if waiting else 0)
-                continue
-            timeout = POLL if waiting and len(flying) < workers else None
-            broken = None
-            for future in futures.wait(flying, timeout, futures.FIRST_COMPLETED).done:
-                key = flying[future]
-                try:
-                    result = future.result()
-                except futures.BrokenExecutor as error:
-                    broken = error
-                    continue
-                except Exception as error:
-                    # Dask gives up on a run that several workers died of.
-                    killed = getattr(sys.modules.get("distributed"), "KilledWorker", ())
-                    if not isinstance(error, killed):
-                        message = f"the executor could not run the function ({error!r})"
-                        raise SweepError(store.state(message)) from error
-                    result = lost(grid[key], repr(error))
-                del flying[future]
-                store.keep(key, result)
-                bar.update()
-            if broken is not None:
-                if not isinstance(pool, _Processes):
-                    raise SweepError(store.state(f"the executor broke ({broken!r})")) from broken
-                pool.replace_broken(function, grid, flying, store, bar)
-            troubles = [r.status for r in store.finished.values() if r.status != "done"]
-            bar.set_postfix(Counter(troubles))
-    finally:
-        for future in flying:
-            future.cancel()
-        store.release_all()
+class _Work:
+    """The runs in flight, each with the time at which it set out."""
 
-
-def _submit(pool: Any, function: Function, config: object, store: Store) -> futures.Future:
-    try:
-        return pool.submit(perform, function, config)
-    except RuntimeError as error:
-        raise SweepError(store.state(f"the executor takes no runs ({error!r})")) from error
-
-
-class _Processes:
-    """Spawned worker processes. When one dies, the runs it may have died of are tried alone."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self.pool = self._start(workers)
-
-    @staticmethod
-    def _start(workers: int) -> futures.ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        return futures.ProcessPoolExecutor(workers, context, _end_with_parent)
-
-    def submit(self, *call: object) -> futures.Future:
-        try:
-            return self.pool.submit(*call)
-        except futures.BrokenExecutor as error:
-            # Found broken between two looks: hand on a future that says so.
-            future = futures.Future()
-            future.set_exception(error)
-            return future
-
-    def replace_broken(
-        self, function: Function, grid: dict, flying: dict, store: Store, bar: tqdm
+    def __init__(
+        self,
+        function: Function,
+        depends_on: Sequence[str],
+        code: str,
+        store: Store,
+        executor: Any,
+        limit: float | None,
+        shown: tqdm,
     ) -> None:
-        """Run each run that was lost in a process of its own; one that ends it again has failed."""
-        self.pool.shutdown()
-        for future in [f for f in flying if isinstance(f.exception(), futures.BrokenExecutor)]:
-            key = flying.pop(future)
-            try:
-                with self._start(1) as alone:
-                    result = alone.submit(perform, function, grid[key]).result()
-            except futures.BrokenExecutor:
-                self._check_start(store)
-                result = lost(grid[key], "its process died twice: killed, or out of memory?")
-            store.keep(key, result)
-            bar.update()
-        self.pool = self._start(self.workers)
+        self.function, self.depends_on, self.code = function, tuple(depends_on), code
+        self.store, self.executor, self.limit, self.shown = store, executor, limit, shown
+        self.flying: dict[futures.Future, tuple[str, float]] = {}
+        self.troubles: Counter[str] = Counter()
+        self.kinds: dict[str, str] = {}
+        for run in store.finished.values():
+            self._of_one_kind(run)
 
-    def _check_start(self, store: Store) -> None:
-        """Raise SweepError if the fault is not the run's, but no process starts at all."""
+    def do(self, workers: int) -> None:
+        """Keep that many runs in flight until each run of the grid is stored, by us or another."""
+        waiting = deque(key for key in self.store.grid if key not in self.store.finished)
         try:
-            with self._start(1) as alone:
-                alone.submit(os.getpid).result()
-        except futures.BrokenExecutor as error:
-            message = "worker processes die as they start: is `if __name__ == '__main__':` missing?"
-            raise SweepError(store.state(message)) from error
+            while waiting or self.flying:
+                room = min(workers - len(self.flying), len(waiting))
+                ours, taken = self.store.claim([waiting.popleft() for _ in range(room)])
+                waiting.extend(taken)
+                self.shown.update(room - len(ours) - len(taken))
+                for key in ours:
+                    self._submit(key)
+                if self.flying:
+                    pause = POLL if taken else min(BEAT, self.limit or BEAT)
+                    self._land(futures.wait(self.flying, pause, futures.FIRST_COMPLETED).done)
+                else:
+                    # Whatever is left has been taken by another sweep.
+                    time.sleep(POLL if waiting else 0)
+        finally:
+            # Whatever stopped the sweep: what has come back is kept.
+            for future in self.flying:
+                future.cancel()
+            done = [f for f in self.flying if f.done() and not f.cancelled() and not f.exception()]
+            if done and sys.exc_info()[0] is not None:
+                with suppress(SweepError):
+                    self._land(done)
+
+    def _submit(self, key: str) -> None:
+        call = _told, self.function, self.store.grid[key], self.depends_on
+        try:
+            self.flying[self.executor.submit(*call)] = key, time.monotonic()
+        except RuntimeError as error:
+            raise SweepError(self.store.state(f"the executor takes no runs ({error!r})")) from error
+
+    def _land(self, done: Iterable[futures.Future]) -> None:
+        """Store what has come back, and only then say what went wrong."""
+        results, trouble = {}, None
+        for future in done:
+            key, _ = self.flying[future]
+            try:
+                results[key], code, edited = future.result()
+            except (DiedError, TimeoutError, *_killed()) as error:
+                results[key] = lost(self.store.grid[key], str(error) or repr(error))
+            except futures.BrokenExecutor as error:
+                trouble = f"the executor broke ({error!r})", error
+            except Exception as error:
+                trouble = f"the executor could not run the function ({error!r})", error
+            else:
+                if code != self.code or edited:
+                    trouble = f"{_differs(edited)}; start it again with the code as it is now", None
+                    del results[key]
+        now = time.monotonic()
+        for future, (key, since) in self.flying.items():
+            if self.limit is not None and now - since > self.limit and key not in results:
+                future.cancel()
+                results[key] = lost(self.store.grid[key], f"it took longer than {self.limit:g} s")
+        results = {key: self._of_one_kind(run) for key, run in results.items()}
+        if results:
+            self.store.keep(results)
+            self.flying = {f: at for f, at in self.flying.items() if at[0] not in results}
+            self.shown.update(len(results))
+        self.troubles.update(r.status for r in results.values() if r.status != "done")
+        oldest = max((now - since for _, since in self.flying.values()), default=0)
+        signs = {"running": len(self.flying), "longest": f"{oldest:.0f} s"}
+        self.shown.set_postfix({**self.troubles, **(signs if oldest > BEAT else {})})
+        if trouble is not None:
+            raise SweepError(self.store.state(trouble[0])) from trouble[1]
+
+    def _of_one_kind(self, run: Run) -> Run:
+        """The run, failed if one of its values is of another kind than in the runs before it."""
+        for name, value in run.values.items():
+            this = kind(value)
+            if this and self.kinds.setdefault(name, this) != this:
+                error = f"the value {name} is {this} here, and {self.kinds[name]} in other runs"
+                return replace(run, status="failed", values={}, error=error)
+        return run
+
+
+def _told(
+    function: Function, config: object, depends_on: Sequence[str]
+) -> tuple[Run, str, list[str]]:
+    """A run, and the code that this process ran: its hash, and files that it may not have run."""
+    try:
+        run = perform(function, config)
+    except BaseException as error:
+        # A KeyboardInterrupt that the function raised, say: it must not end the sweep unsaid.
+        run = lost(config, f"it raised {error!r}")
+    return run, code_of(function, depends_on), edited(function, depends_on)
+
+
+def _killed() -> tuple[type[Exception], ...]:
+    """What Dask says when it gives up on a run that several workers died of."""
+    distributed = sys.modules.get("distributed")
+    return (distributed.KilledWorker,) if distributed else ()
+
+
+def _differs(edited: Sequence[str]) -> str:
+    if edited:
+        return f"{', '.join(edited)} was edited after a worker had begun to run it"
+    return "a worker has other code than there is on the disk here"
 
 
 @contextmanager
-def _processes(workers: int) -> Iterator[_Processes]:
-    """Processes of our own, with one thread each."""
-    # Processes start as they are needed and read these once, before NumPy or PyTorch is loaded.
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    processes = _Processes(workers)
+def _thread() -> Iterator[futures.Executor]:
+    """A thread of this process; what it has begun is not waited for."""
+    thread = futures.ThreadPoolExecutor(1)
     try:
-        yield processes
+        yield thread
     finally:
-        processes.pool.shutdown(cancel_futures=True)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _end_with_parent() -> None:
-    """Let this worker end when the process that started it ends, be it by kill -9."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _cores() -> int:

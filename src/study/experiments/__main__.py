@@ -18,11 +18,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", choices=available, help="all, if not given")
     parser.add_argument("--workers", type=int, help="runs at once; by default one for each core")
     parser.add_argument("--dask", metavar="ADDRESS", help="run on the Dask cluster at this address")
+    parser.add_argument("--time-limit", type=float, help="seconds that a run may take")
     parser.add_argument("--retry-failed", action="store_true", help="repeat runs that have failed")
     options = parser.parse_args(arguments)
     status = 0
     with ExitStack() as stack:
-        how = {"workers": options.workers, "retry_failed": options.retry_failed}
+        names = ("workers", "time_limit", "retry_failed")
+        how = {name: getattr(options, name) for name in names}
         if options.dask:
             from distributed import Client
 
