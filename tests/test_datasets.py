@@ -1,5 +1,6 @@
 """datasets: the embedded images, the checks of every file, and the fetch, from a local server."""
 
+import contextlib
 import gzip
 import hashlib
 import importlib.util
@@ -7,6 +8,8 @@ import io
 import os
 import tarfile
 import threading
+import time
+import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -156,13 +159,62 @@ def test_own_npz(tmp_path, monkeypatch):
         npz(y_train=np.arange(7)),
         npz(y_test=np.full(10, 11)),
         npz(y_test=np.array([{}] * 10, dtype=object)),  # would have to be unpickled
+        npz(y_train=np.arange(20) % 10 - 5),
+        npz(x_train=np.zeros((0, 3, 32, 32), np.uint8), y_train=np.zeros(0, int)),
+        npz(x_train=np.zeros((20, 3, 0, 32), np.uint8)),
+        npz(x_test=np.zeros((10, 3, 28, 28), np.uint8)),
+        npz(x_test=np.zeros((10, 1, 32, 32), np.uint8)),
+        b"PK\x05\x06" + bytes(18),
     ],
-    ids=["garbage", "truncated", "missing", "dtype", "lengths", "labels", "pickle"],
+    ids=[
+        "garbage",
+        "truncated",
+        "missing",
+        "dtype",
+        "lengths",
+        "labels",
+        "pickle",
+        "negative",
+        "none",
+        "empty",
+        "sizes",
+        "channels",
+        "hollow",
+    ],
 )
 def test_corrupt_npz_is_refused_and_left(content, tmp_path, monkeypatch):
     with pytest.raises(CorruptDataError, match="cifar10_subset"):
         load_npz(content, tmp_path, monkeypatch)
     assert (tmp_path / "cifar10_subset.npz").read_bytes() == content
+
+
+def test_a_channel_that_does_not_vary_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(CorruptDataError, match=r"a channel must vary, .* \[0, 1, 2\]"):
+        load_npz(npz(x_train=np.full((20, 3, 32, 32), 7, np.uint8)), tmp_path, monkeypatch)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "LARGEST_OWN", 50_000)
+    assert len(npz()) < 50_000
+    with pytest.raises(CorruptDataError, match="more than 50000 bytes"):
+        load_npz(npz(), tmp_path, monkeypatch)
+
+
+@pytest.mark.search
+def test_an_archive_with_flipped_bits_is_read_as_it_was_or_refused(
+    tmp_path, monkeypatch, generator
+):
+    content = npz()
+    good = load_npz(content, tmp_path, monkeypatch)
+    for _ in range(100):
+        bits = np.frombuffer(content, np.uint8).copy()
+        bits[generator.integers(len(bits))] ^= 1 << generator.integers(8)
+        try:
+            read = load_npz(bits.tobytes(), tmp_path, monkeypatch)
+        except CorruptDataError:
+            continue
+        assert torch.equal(read.x_train, good.x_train)
+        assert torch.equal(read.y_test, good.y_test)
 
 
 def test_missing_folder_and_missing_file(tmp_path, monkeypatch):
@@ -178,7 +230,7 @@ def test_missing_folder_and_missing_file(tmp_path, monkeypatch):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves one file well, altered, cut off in the middle, or not at all."""
+    """Serves one file well, altered, cut off, packed, without end, slowly, or not at all."""
 
     def do_GET(self):
         folder = self.path.split("/")[1]
@@ -188,6 +240,15 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = PACKED if folder != "altered" else PACKED[:-1] + b"!"
         self.send_response(200)
+        if folder in ("endless", "slow"):
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(2**16) if folder == "endless" else b"0")
+                    time.sleep(0 if folder == "endless" else 0.05)
+        if folder == "bomb":
+            body = gzip.compress(bytes(2**24))
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if folder == "broken" else body)
@@ -239,12 +300,55 @@ def test_altered_file_is_refused_and_not_kept(remote):
     assert not any(remote.cache.iterdir())
 
 
-@pytest.mark.parametrize("folder", ["broken", "absent"])
-def test_failed_fetch_says_what_to_do_and_leaves_nothing(remote, folder):
+@pytest.mark.parametrize("folder", ["broken", "absent", "endless", "slow"])
+def test_failed_fetch_says_what_to_do_and_leaves_nothing(remote, folder, monkeypatch):
+    monkeypatch.setattr(datasets, "LARGEST", 2**20)
+    monkeypatch.setattr(datasets, "LONGEST", 1.0)
     with pytest.raises(DataUnavailableError, match="FLATMINIMA_DATA"):
         remote(folder)
     assert not any(remote.cache.iterdir())
     assert remote("good") == CONTENT  # and the next try succeeds
+
+
+def test_what_a_server_has_packed_is_not_unpacked(remote):
+    with pytest.raises(CorruptDataError, match="does not match its SHA-256"):
+        remote("bomb")
+    assert not any(remote.cache.iterdir())
+
+
+def test_what_a_killed_fetch_left_behind_is_removed(remote):
+    remote.cache.mkdir()
+    for name, age in (("tmpold", 3 * datasets.LONGEST), ("tmpnew", 0)):
+        (remote.cache / name).touch()
+        os.utime(remote.cache / name, 2 * (time.time() - age,))
+    remote("good")
+    assert sorted(os.listdir(remote.cache)) == ["tmpnew", "x.gz"]
+
+
+def test_a_cache_that_cannot_be_used_says_what_to_do(remote, tmp_path, monkeypatch):
+    remote.cache.touch()
+    with pytest.raises(DataUnavailableError, match="FLATMINIMA_DATA"):
+        remote("good")
+    remote.cache.unlink()
+    assert remote("good") == CONTENT
+
+    def refused(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(DataUnavailableError, match="FLATMINIMA_DATA"):
+        remote("good")
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(remote, monkeypatch):
+    monkeypatch.setattr(datasets, "LARGEST", 2**20)
+    remote.cache.mkdir()
+    (remote.cache / "x.gz").write_bytes(gzip.compress(bytes(2**26)))
+    tracemalloc.start()
+    with pytest.raises(CorruptDataError, match="left in place"):
+        remote("good")
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
 
 
 def test_no_server_says_what_to_do(remote, monkeypatch):

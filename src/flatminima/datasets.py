@@ -17,6 +17,7 @@ import io
 import lzma
 import os
 import tarfile
+import time
 import warnings
 import zipfile
 import zlib
@@ -28,9 +29,11 @@ from pathlib import Path
 import numpy as np
 import requests
 import torch
+import urllib3
 from torch import Tensor
 from torch.nn import functional
 
+from flatminima._progress import bar
 from flatminima._validation import one_of, positive_int
 
 __all__ = [
@@ -90,7 +93,7 @@ class _RemoteFile:
     is as good. None: only sha256 counts."""
 
 
-_FASHION_HOME = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+_FASHION_HOME = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"
 # Of each file, and of what it unpacks to.
 _FASHION_SHA256 = {
     "train-images-idx3-ubyte.gz": (
@@ -118,6 +121,14 @@ _CIFAR_FILE = _RemoteFile(
 )
 CIFAR_SUBSET = "cifar10_subset.npz"
 """The file in that folder that ``"cifar10-subset"`` stands for."""
+
+LARGEST = 200 * 2**20
+"""Bytes of the largest file that is fetched or unpacked before its checksum is known."""
+LARGEST_OWN = 2**31
+"""Bytes of the arrays of your own, unpacked."""
+LONGEST = 3600.0
+"""Seconds that a download may take; the server may be silent for PATIENCE of them."""
+PATIENCE = 30
 
 Arrays = dict[str, np.ndarray]
 
@@ -175,6 +186,11 @@ def load(
     pixels = arrays["x_train"].reshape(*arrays["x_train"].shape[:2], -1)
     mean = torch.tensor(pixels.mean((0, 2)) / 255, dtype=torch.float32)
     std = torch.tensor(pixels.std((0, 2)) / 255, dtype=torch.float32)
+    if not bool((std > 0).all()):
+        constant = torch.nonzero(std == 0).flatten().tolist()
+        raise CorruptDataError(
+            f"{name}: a channel must vary, but of {len(std)} these do not: {constant}"
+        )
     parts = {}
     for offset, (part, number) in enumerate((("train", n_train), ("test", n_test))):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
@@ -248,16 +264,29 @@ def _content(file: _RemoteFile, folder: Path | None = None) -> bytes:
 
 def _checked(file: _RemoteFile, path: Path) -> bytes:
     """The content of a file that is what it should be; CorruptDataError, and no change, if not."""
-    content, expected = path.read_bytes(), file.content_sha256 or file.sha256
+    content, expected = _bytes(path), file.content_sha256 or file.sha256
     if file.content_sha256 is not None:
         try:
-            content = gzip.decompress(content)
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise _corrupt(path, f"it does not unpack ({error})") from error
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise _corrupt(path, f"its SHA-256 is {found}, not {expected}")
     return content
+
+
+def _bytes(path: Path) -> bytes:
+    """What a file holds, unless it is larger than any that is known."""
+    try:
+        if path.stat().st_size > LARGEST_OWN:
+            raise _corrupt(path, f"it has more than {LARGEST_OWN} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataUnavailableError(
+            f"{path} cannot be read ({error}). Name another folder, which holds the file, in the "
+            f"environment variable {FOLDER_VARIABLE}"
+        ) from error
 
 
 def _corrupt(path: Path, what: str) -> CorruptDataError:
@@ -270,18 +299,23 @@ def _fetch(file: _RemoteFile, cache: Path) -> Path:
     """Fetch a file into the cache: under a temporary name first, and kept only if it is right."""
     home = os.environ.get(MIRROR_VARIABLE, file.home)
     try:
+        # What a fetch left behind that was killed.
+        for left in cache.glob("tmp*"):
+            if left.stat().st_mtime < time.time() - 2 * LONGEST:
+                left.unlink()
         pooch.retrieve(
             home.rstrip("/") + "/" + file.name,
             known_hash=f"sha256:{file.sha256}",
             fname=file.name,
             path=cache,
-            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+            downloader=_download,
         )
-    except requests.exceptions.RequestException as error:
+    except (OSError, urllib3.exceptions.HTTPError) as error:  # those of requests are OSErrors
         raise DataUnavailableError(
-            f"{file.name} could not be fetched from {home} ({error}). Without a network, put the "
-            f"file from {file.home} into a folder and name that folder in the environment variable "
-            f"{FOLDER_VARIABLE}, or use the embedded data set 'fashion-mnist-subset'."
+            f"{file.name} could not be fetched from {home} into {cache} ({error}). Without a "
+            f"network, put the file from {file.home} into a folder and name that folder in the "
+            f"environment variable {FOLDER_VARIABLE}, or use the embedded data set "
+            "'fashion-mnist-subset'."
         ) from error
     except ValueError as error:
         raise CorruptDataError(
@@ -289,6 +323,26 @@ def _fetch(file: _RemoteFile, cache: Path) -> Path:
             f"nothing was kept ({error})"
         ) from error
     return cache / file.name
+
+
+def _download(url: str, output: str, pooch: object) -> None:
+    """For pooch: fetch a file as it is, within LARGEST bytes and LONGEST seconds."""
+    end, size = time.monotonic() + LONGEST, 0
+    as_it_is = {"Accept-Encoding": "identity"}
+    with (
+        requests.get(url, stream=True, timeout=PATIENCE, headers=as_it_is) as response,
+        open(output, "wb") as kept,
+        bar(desc=Path(url).name, unit="B", unit_scale=True, leave=False) as shown,
+    ):
+        response.raise_for_status()
+        while block := response.raw.read1(2**16, decode_content=False):
+            size += len(block)
+            if size > LARGEST or time.monotonic() > end:
+                raise requests.exceptions.RequestException(
+                    f"it is larger than {LARGEST} bytes, or takes longer than {LONGEST:g} s"
+                )
+            kept.write(block)
+            shown.update(len(block))
 
 
 def _idx(content: bytes, dimensions: int) -> np.ndarray:
@@ -313,18 +367,27 @@ def _embedded() -> Arrays:
 def _npz(path: Path, content: bytes) -> Arrays:
     """Read the four arrays of an npz archive, without pickle, and check their shapes."""
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST_OWN:
+                raise _corrupt(path, f"its arrays have more than {LARGEST_OWN} bytes")
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in ("x_train", "y_train", "x_test", "y_test")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except CorruptDataError:
+        raise
+    except Exception as error:
+        # A damaged header makes NumPy raise what Python's own parser does, among others.
         raise _corrupt(path, f"not an npz file of images ({error})") from error
+    shape = arrays["x_train"].shape[1:]
     for part in ("train", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+        wrong = images.dtype != np.uint8 or images.ndim != 4 or not images.size
+        if wrong or labels.shape != images.shape[:1] or images.shape[1:] != shape:
             raise CorruptDataError(
-                f"{path}: x_{part} must be uint8 (n, channels, height, width) and y_{part} (n,), "
-                f"got {images.dtype} {images.shape} and {labels.shape}"
+                f"{path}: x_{part} must be uint8 (n, channels, height, width), of one size for "
+                f"training and test, and y_{part} (n,); got {images.dtype} {images.shape} and "
+                f"{labels.shape}"
             )
-        if labels.dtype.kind not in "ui" or not len(labels) or labels.max() > 9:
+        if labels.dtype.kind not in "ui" or labels.min() < 0 or labels.max() > 9:
             raise CorruptDataError(f"{path}: y_{part} must hold the class numbers 0 to 9")
     return arrays
 
@@ -365,7 +428,7 @@ def _cifar10_subset() -> Arrays:
             f"put a file {CIFAR_SUBSET} with the uint8 arrays x_train, y_train, x_test and y_test "
             f"into a folder and name that folder in {FOLDER_VARIABLE}"
         )
-    return _npz(path, path.read_bytes())
+    return _npz(path, _bytes(path))
 
 
 SOURCES: dict[str, tuple[Callable[[], Arrays], tuple[str, ...]]] = {
