@@ -370,6 +370,8 @@ def _npz(path: Path, content: bytes) -> Arrays:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(member.file_size for member in archive.infolist()) > LARGEST_OWN:
                 raise _corrupt(path, f"its arrays have more than {LARGEST_OWN} bytes")
+            if archive.testzip():
+                raise _corrupt(path, f"the checksum of {archive.testzip()} does not fit")
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in ("x_train", "y_train", "x_test", "y_test")}
     except CorruptDataError:
