@@ -68,9 +68,9 @@ def test_watch_finds_a_smallest_eigenvalue_of_one_percent_of_the_largest(seed):
     gradient_descent(risk, 0.1, 200, progress=False)
     found = probes.Watch()(probes.State(0, risk, 0.1))
     known = curvature.top_eigenpairs(risk, which="smallest", tol=1e-5)
-    # Within the residual of a quarter of 2e-3 of lambda_1.
+    # Each within its residual, of 5e-4 and of 1e-5 of lambda_1.
     assert float(known.eigenvalues[0]) < -0.005 * found[0]
-    assert found[1] == pytest.approx(float(known.eigenvalues[0]), abs=6e-4 * found[0])
+    assert found[1] == pytest.approx(float(known.eigenvalues[0]), abs=5.2e-4 * found[0])
 
 
 def test_watch_agrees_with_the_dense_hessian_and_no_episode_is_in_a_stable_step():
@@ -79,7 +79,7 @@ def test_watch_agrees_with_the_dense_hessian_and_no_episode_is_in_a_stable_step(
     operator, found = risk.hessian(), run.probes["w"][-1]
     rows = [operator.matvec(e).numpy() for e in torch.eye(risk.size)]
     dense = np.linalg.eigvalsh(np.array(rows).astype(float))
-    # A Ritz value errs by at most its residual: 2e-3 times the largest eigenvalue, and a quarter.
-    assert found[0] == pytest.approx(dense[-1], abs=2e-3 * dense[-1])
+    # A Ritz value errs by at most its residual, 5e-4 of the largest eigenvalue.
+    assert found[0] == pytest.approx(dense[-1], abs=5e-4 * dense[-1])
     assert found[1] == pytest.approx(dense[0], abs=5e-4 * dense[-1])
     assert run.episodes("w") == []

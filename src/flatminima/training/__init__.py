@@ -23,6 +23,7 @@ _HOMES = {
     "History": "history",
     "State": "probes",
     "episodes": "episodes",
+    "exploration": "exploration",
     "find_episodes": "episodes",
     "gradient_descent": "loop",
     "optimizers": "optimizers",

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -257,18 +258,19 @@ class PreconditionedSharpness(_Followed):
         return float(pairs.eigenvalues[0])
 
 
-class Watch(_Followed):
+class Watch:
     r"""Probe for the quantities of one instability at a step, an array in the order of QUANTITIES.
 
     The displacement is :math:`\langle\nabla L, v_1\rangle/\lambda_1`, the distance along v_1 from
     the point where the slope along v_1 vanishes, on the quadratic model; its sign, and that of
-    T[v_1, v_1, v_1], depend on the sign of v_1, so the absolute values are returned. Make a
-    new one for each run.
+    T[v_1, v_1, v_1], depend on the sign of v_1, so the absolute values are returned. Both ends of
+    the spectrum come from one Krylov space, started from those of the call before; each twentieth
+    call searches for missed pairs. Make a new one for each run.
 
     Args:
-        tol: residual of the leading pair, relative to lambda_1; that of lambda_min may be a quarter
-            of it. It has to be small against lambda_min, which is far the smaller of the two: an
-            eigenvalue near zero passes for the smallest where the residual may be as large.
+        tol: residual of both pairs, relative to lambda_1. It has to be small against lambda_min,
+            which is far the smaller of the two: an eigenvalue near zero passes for the smallest
+            where the residual may be as large.
 
     Example:
         A slope of 2 on a parabola of curvature 4 is half a unit away from the minimum:
@@ -281,15 +283,30 @@ class Watch(_Followed):
         0.5
     """
 
-    def __init__(self, tol: float = 2e-3) -> None:
-        super().__init__(tol)
-        self.trackers.append(curvature.EigenTracker(1, tol / 4, which="smallest"))
+    def __init__(self, tol: float = 5e-4) -> None:
+        self.tol, self.calls = tol, 0
+        self.vectors: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next call depends on."""
+        return {"calls": self.calls, "vectors": self.vectors}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.calls, self.vectors = state["calls"], state["vectors"]
 
     def __call__(self, state: State) -> np.ndarray:
         operator = state.hessian
-        leading, last = (tracker.update(operator) for tracker in self.trackers)
-        value, v = float(leading.eigenvalues[0]), leading.eigenvectors[0]
-        smallest = float(last.eigenvalues[0])
+        pairs = curvature.top_eigenpairs(
+            operator,
+            which="both" if state.risk.size > 1 else "largest",
+            tol=self.tol,
+            start=self.vectors,
+            generator=torch.Generator().manual_seed(self.calls),
+            doubt=1.0 if self.calls % 20 else 1e-3,
+        )
+        self.vectors, self.calls = pairs.eigenvectors, self.calls + 1
+        (value, smallest), v = pairs.eigenvalues[[0, -1]].tolist(), pairs.eigenvectors[0]
         gradient = curvature.sharpness_gradient(operator, eigenvector=v)
         along = float(gradient @ v)
         fourth = float(curvature.directional_derivatives(operator, v)[4])
