@@ -303,15 +303,16 @@ def watched(preconditioned=True):
     return every | ({"preconditioned": probes.PreconditionedSharpness()} if preconditioned else {})
 
 
-def stop_at(step):
-    """A probe that breaks the run off at a step, as a crash would."""
+class stop_at:  # noqa: N801
+    """A probe that breaks the run off at a step, as a crash would, and is the same at any."""
 
-    def probe(state):
-        if state.step == step:
+    def __init__(self, step):
+        self._step = step
+
+    def __call__(self, state):
+        if state.step == self._step:
             raise KeyboardInterrupt
         return 0.0
-
-    return probe
 
 
 def assert_same_history(one, two):
@@ -430,7 +431,7 @@ def test_a_corrupt_checkpoint_is_a_clear_error_and_is_left_in_place(tmp_path, da
     assert file.read_bytes() == raw
 
 
-def test_a_write_error_leaves_the_last_checkpoint_and_no_other_file(tmp_path, monkeypatch):
+def test_a_write_error_costs_neither_the_run_nor_the_last_checkpoint(tmp_path, monkeypatch):
     file = tmp_path / "run.pt"
     options = {"checkpoint": file, "checkpoint_every": 4, "steps": 10}
     saved, write = [], checkpoint.write_atomically
@@ -442,15 +443,154 @@ def test_a_write_error_leaves_the_last_checkpoint_and_no_other_file(tmp_path, mo
         write(path, content)
 
     monkeypatch.setattr(checkpoint, "write_atomically", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        descend(network(), **options)
+    whole = network()
+    with pytest.warns(UserWarning, match=r"step 8 .*No space left.* goes on"):
+        run = descend(whole, **options)
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
     assert file.read_bytes() == saved[0]
-    whole, resumed = network(), network()
-    expected = descend(whole, steps=10)
+    resumed, alone = network(), network()
+    expected = descend(alone, steps=10)
+    assert_same_history(run, expected)
     assert_same_history(descend(resumed, **options), expected)
     assert torch.equal(flat(whole), flat(resumed))
+    assert torch.equal(flat(whole), flat(alone))
+
+
+class Curved(torch.nn.Module):
+    """A layer whose class and parameters say nothing about what it does."""
+
+    def __init__(self, bend):
+        super().__init__()
+        self.layer, self.bend = torch.nn.Linear(5, 3, dtype=torch.float64), bend
+
+    def forward(self, inputs):
+        return self.bend(self.layer(inputs))
+
+    def extra_repr(self):
+        return self.bend.__name__
+
+
+def bent(activation):
+    return models.mlp([5, 6, 3], activation, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (lambda: bent("tanh"), lambda: bent("relu")),
+        (lambda: Curved(torch.tanh), lambda: Curved(torch.relu)),
+    ],
+    ids=["layers", "functions"],
+)
+def test_a_checkpoint_is_of_one_architecture(tmp_path, first, second):
+    one, other = first().double(), second().double()
+    other.load_state_dict(one.state_dict())
+    descend(one, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=r"of another run: .*model"):
+        descend(other, checkpoint=tmp_path / "run.pt")
+
+
+def scaled(factor):
+    return lambda outputs, targets: factor * outputs.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "name"),
+    [
+        ({"loss": scaled(1.0)}, {"loss": scaled(2.0)}, "loss"),
+        ({"probes": {"s": probes.Sharpness(2)}}, {"probes": {"s": probes.Sharpness(3)}}, "probes"),
+        ({"probes": {"x": lambda s: 1.0}}, {"probes": {"x": lambda s: 2.0}}, "probes"),
+        (
+            {"probes": {"a": probes.Accuracy(*problem())}},
+            {"probes": {"a": probes.Accuracy(*(part[:9] for part in problem()))}},
+            "probes",
+        ),
+    ],
+    ids=["closure", "settings", "functions", "data"],
+)
+def test_a_checkpoint_is_of_one_loss_and_of_probes_with_their_settings(
+    tmp_path, options, change, name
+):
+    begun = network()
+    options = {"checkpoint": tmp_path / "run.pt"} | options
+    descend(begun, **dict(options))
+    with pytest.raises(ValueError, match=f"of another run: .*{name}"):
+        descend(network(), **(options | change))
+    finished = descend(network(), **dict(options))
+    assert len(finished.loss) == 11, "the same settings go on"
+
+
+@pytest.mark.parametrize("value", ["text", None, 1j, [1, [2]], object()])
+def test_a_probe_that_returns_no_number_is_named_at_its_step(value):
+    named = {"good": lambda s: 1, "odd": lambda s: value if s.step else 0.0}
+    with pytest.raises(ValueError, match=r"the probe 'odd' must return a number .* at step 1 "):
+        descend(network(), probes=named)
+
+
+def test_probes_of_any_kind_of_number_are_kept_and_read_back(tmp_path):
+    named = {
+        "bfloat16": lambda s: torch.ones(2, dtype=torch.bfloat16, requires_grad=True),
+        "numpy": lambda s: np.float32(0.5),
+        "whole": lambda s: 3,
+        "array": lambda s: np.arange(3),
+    }
+    options = {"checkpoint": tmp_path / "run.pt", "probes": named}
+    run = descend(network(), **options)
+    again = descend(network(), **options)
+    assert all(np.array_equal(run.probes[name], again.probes[name]) for name in named)
+
+
+def test_a_rate_of_numpy_is_written_and_read_back(tmp_path):
+    def go():
+        make = lambda p: torch.optim.SGD(p, lr=np.float64(0.1), momentum=np.float32(0.5))  # noqa: E731
+        return train(network(), make, checkpoint=tmp_path / "run.pt")
+
+    assert np.array_equal(go().loss, go().loss)
+
+
+def test_the_home_folder_is_known_by_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    descend(network(), checkpoint="~/run.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_watching_changes_nothing(tmp_path):
+    """Running averages, dropout's generator: a run with probes is the run without, to the bit."""
+    inputs, labels = problem(torch.float32)
+
+    def trained(**options):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(5, 6),
+            torch.nn.BatchNorm1d(6),
+            torch.nn.Dropout(0.5),
+            torch.nn.Linear(6, 3),
+        )
+        run = descend(model, loss="cross_entropy", **options)
+        return run.loss, {name: value.clone() for name, value in model.state_dict().items()}
+
+    def evaluate(state):
+        with torch.no_grad():
+            return float(state.risk.model(100 * inputs).mean())
+
+    watched = {
+        "loss": probes.TrainingLoss(),
+        "accuracy": probes.Accuracy(3 * inputs, labels),
+        "own": evaluate,
+    }
+    alone, seen = trained(), trained(probes=watched)
+    assert np.array_equal(alone[0], seen[0])
+    assert all(torch.equal(alone[1][name], seen[1][name]) for name in alone[1])
+
+
+def test_a_caller_without_gradients_can_train():
+    expected = descend(network()).loss
+    with torch.no_grad():
+        assert np.array_equal(descend(network()).loss, expected)
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        descend(network())
 
 
 def test_a_folder_is_no_checkpoint(tmp_path):

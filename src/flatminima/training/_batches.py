@@ -101,8 +101,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluations that leave the model and the run as they were.
+
+    Batch normalization's running averages, and the generators that dropout draws from, are put
+    back: who watches a run must not change it.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+
+
 def check_data(risk: EmpiricalRisk) -> None:
     """Raise ValueError unless the data fit together, and fit the model and its loss."""
+    if any(parameter.is_inference() for parameter in risk.parameters):
+        raise ValueError("model must be made outside of torch.inference_mode(), to be trained")
     for inputs, targets in [risk.data] if risk.pair else risk.batches():
         _check_inputs(inputs, targets, risk.parameters[0])
         with torch.no_grad(), evaluating(risk.model):

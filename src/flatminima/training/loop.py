@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
-from tqdm import tqdm
 
-from flatminima._validation import positive_float, positive_int
-from flatminima.curvature.losses import name_of
+from flatminima._progress import bar
+from flatminima._validation import positive_float, positive_int, shown
 from flatminima.curvature.risk import EmpiricalRisk
 from flatminima.training import checkpoint as files
-from flatminima.training._batches import check_data, loss_of_zero, make_batches, scalar
+from flatminima.training._batches import check_data, loss_of_zero, make_batches, scalar, undisturbed
 from flatminima.training._updates import ByOptimizer, Descent, Evaluation
 from flatminima.training.history import Cooling, History
 from flatminima.training.probes import Probe, State
@@ -90,7 +90,8 @@ def train(
         progress: False, or whether to show a progress bar, or its label.
         checkpoint: a file. If it is there, the run goes on from it, which wants the same arguments
             and the same starting model as before: the model is then overwritten. A run that has
-            finished is returned as it was. Randomness other than ``generator`` is not kept.
+            finished is returned as it was. Randomness other than ``generator`` is not kept. One
+            that cannot be written is a warning, and the run goes on.
         checkpoint_every: updates between two checkpoints; one more is written at the end.
 
     Raises:
@@ -236,6 +237,23 @@ def _rates(schedule: Schedule, steps: int) -> np.ndarray:
     return np.array(values)[np.searchsorted(firsts, np.arange(steps + 1), side="right") - 1]
 
 
+def _measured(name: str, step: int, value: object) -> object:
+    """What a probe returned, on the CPU; ValueError unless it is a number or an array of them."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()[()]
+    try:
+        kind = np.asarray(value).dtype.kind
+    except ValueError:
+        kind = "ragged"
+    if kind not in ("b", "i", "u", "f"):
+        raise ValueError(
+            f"the probe {name!r} must return a number or an array of real numbers, got at step "
+            f"{step} {shown(value)}"
+        )
+    return value
+
+
 class Loop:
     """One run: what it does, where it is, and what it has recorded."""
 
@@ -278,16 +296,16 @@ class Loop:
         self.checkpoint = files.as_path("checkpoint", path)
         parts = {
             "learning_rate or steps": self.rates.tolist(),
-            "loss": [name_of(self.risk.loss_function), self.risk.reduction],
+            "loss": [self.risk.loss_function, self.risk.reduction],
             "target_loss": self.target_loss,
             "batch_size": self.batch_size,
             "generator": self.batches.state_dict(),
-            "probes": list(self.probes),
+            "probes": self.probes,
             "probe_every": self.probe_every,
             "divergence_factor": self.factor,
             "optimizer": [type(self.update.optimizer).__name__, self.update.state_dict()],
             "data": list(self.risk.batches()),
-            "model": self.risk.model.state_dict(),
+            "model": self.risk.model,
         }
         self.identity = {name: files.fingerprint(part) for name, part in parts.items()}
         if self.checkpoint.exists():
@@ -296,15 +314,17 @@ class Loop:
     def run(self, label: str, progress: bool) -> None:
         begun = time.perf_counter()
         earlier = self.seconds
-        with tqdm(
-            total=self.steps, initial=self.step, desc=label, disable=not progress,
-            mininterval=1.0, ncols=80,
-        ) as bar:  # fmt: skip
+        options = {"total": self.steps, "initial": self.step, "desc": label}
+        with (
+            bar(**options, disable=not progress, mininterval=1.0, ncols=80) as display,
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             while not self.finished:
                 self._advance()
                 self.seconds = earlier + time.perf_counter() - begun
                 if not self.finished:
-                    bar.update()
+                    display.update()
                 if self.checkpoint and (self.finished or self.step % self.checkpoint_every == 0):
                     self._save()
 
@@ -326,8 +346,9 @@ class Loop:
             rate = float(self.rates[self.step])
             state = State(self.step, self.risk, rate, self.update.optimizer)
             self.probe_steps.append(self.step)
-            for name, probe in self.probes.items():
-                self.values[name].append(probe(state))
+            with undisturbed(self.risk.model):
+                for name, probe in self.probes.items():
+                    self.values[name].append(_measured(name, self.step, probe(state)))
         self.losses.append(measured)
         self.norms.append(norm)
         if last:
@@ -397,7 +418,15 @@ class Loop:
             "norms": torch.tensor(self.norms, dtype=torch.float64),
         }
         content |= {name: getattr(self, name) for name in _SCALARS}
-        files.save(self.checkpoint, content)
+        try:
+            files.save(self.checkpoint, content)
+        except OSError as error:
+            # Better to lose the checkpoint than the run.
+            warnings.warn(
+                f"checkpoint {self.checkpoint} could not be written at step {self.step} ({error}); "
+                "the run goes on, and what was written before stays",
+                stacklevel=2,
+            )
 
     def _load(self, content: dict[str, Any]) -> None:
         other = [

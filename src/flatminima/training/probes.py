@@ -139,6 +139,7 @@ class _Followed:
 
     def __init__(self, tol: float, k: int = 1, which: str = "largest") -> None:
         self.trackers = [curvature.EigenTracker(k, tol, which=which)]
+        self.settings = {"tol": tol, "k": k, "which": which}
 
     def state_dict(self) -> dict[str, list]:
         """What the next call depends on."""
