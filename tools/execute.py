@@ -4,6 +4,8 @@ A chapter is executed by ``pytest --nbmake``, two at a time, in a copy, so that 
 notebooks stay without outputs. A copy is executed again only if the notebook, the library, the
 data, the stored results, the pinned versions or the preset have changed; ``--fresh`` executes
 every one. The exit status is that of pytest, which names the notebook and the cell that failed.
+One of these runs at a time. What is recorded of a chapter fits its executed copy or counts for
+nothing, so that a kill, another writer or a lost record costs an execution and no more.
 """
 
 import argparse
@@ -15,6 +17,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from filelock import FileLock
 
 from flatminima._files import write_atomically
 
@@ -50,26 +54,47 @@ def stage() -> None:
             staged.unlink()
 
 
+def executed() -> dict[str, list[str]]:
+    """Copy -> its key and a hash of what is in it, as last recorded; {} where that is lost."""
+    try:
+        return dict(json.loads(KEYS.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def record(keys: dict[str, str]) -> None:
-    """Keep the keys of the chapters that are executed."""
-    write_atomically(KEYS, json.dumps(keys).encode())
+    """Keep the keys of the chapters that are executed, with what is in their copies."""
+    found = {copy: [key, content(copy)] for copy, key in keys.items()}
+    write_atomically(KEYS, json.dumps(found).encode())
+
+
+def content(copy: str) -> str:
+    """Hash of an executed copy."""
+    return hashlib.sha256(Path(copy).read_bytes()).hexdigest()
 
 
 def main() -> int:
-    """Stage the book, execute what is stale, and record what now is fresh."""
+    """Execute what is stale, one of these programs at a time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fresh", action="store_true", help="execute every chapter again")
     arguments = parser.parse_args()
+    BOOK.mkdir(exist_ok=True)
+    with FileLock(BOOK / ".executing"):
+        return execute(arguments.fresh)
 
+
+def execute(fresh: bool) -> int:
+    """Stage the book, execute what is stale, or all, and record it; the exit status of pytest."""
     stage()
-    known = {} if arguments.fresh or not KEYS.exists() else json.loads(KEYS.read_text())
+    known = {} if fresh else executed()
     common, keys, stale = shared_key(), {}, []
     for source in sorted((ROOT / "chapters").rglob("*.ipynb")):
         if ".ipynb_checkpoints" in source.parts:
             continue
         copy = BOOK / source.relative_to(ROOT)
         keys[str(copy)] = hashlib.sha256(common.encode() + source.read_bytes()).hexdigest()
-        if known.get(str(copy)) != keys[str(copy)] or not copy.exists():
+        made = copy.exists() and [keys[str(copy)], content(str(copy))]
+        if not made or known.get(str(copy)) != made:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
             stale.append(str(copy))

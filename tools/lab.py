@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "_lab"
 EXECUTED = ROOT / "_book" / "chapters"
 SHOWN = ROOT / "_build" / "shown" / "chapters"
-MADE = ".made.json"
+MADE = "flatminima_made"
+"""Where a copy's metadata say how it was made."""
 
 PAGES = "/static"
 """Where ``make lab`` lets JupyterLab's server serve the pages of the book."""
@@ -263,29 +264,34 @@ def fingerprint(notebook: str) -> str:
 def refresh(folder: Path, made: dict[str, str]) -> list[str]:
     """Write the copies that are new or unchanged by their reader; name those that are kept.
 
-    A record of what was written last tells an unchanged copy. Where it is lost, what differs from
-    the new copy is kept.
+    Each copy says in its metadata how it was made, which tells whether it is unchanged.
     """
-    record = folder / MADE
-    known = json.loads(record.read_text("utf-8")) if record.exists() else {}
     kept = []
     for name, text in made.items():
         path = folder / f"{name}.ipynb"
         new = fingerprint(text)
         if path.exists():
-            present = fingerprint(path.read_text(encoding="utf-8", errors="surrogateescape"))
-            if present not in (new, known.get(name)):
+            there = path.read_text(encoding="utf-8", errors="surrogateescape")
+            if fingerprint(there) not in (new, made_as(there)):
                 kept.append(name)
                 continue
             # With nothing new to say, what the reader has run stays as it was run.
-            if present == new:
-                known[name] = new
+            if fingerprint(there) == new:
                 continue
+        notebook = notebooks.parse(text)
+        notebook["metadata"][MADE] = new
+        text = notebooks.stored(notebook)
         write_atomically(path, text.encode())
-        known[name] = new
         trust(text)
-    write_atomically(record, json.dumps(known, indent=1).encode())
     return kept
+
+
+def made_as(notebook: str) -> str | None:
+    """The fingerprint that a copy had when it was made; None if it does not say."""
+    try:
+        return notebooks.parse(notebook)["metadata"].get(MADE)
+    except (ValueError, KeyError, AttributeError):
+        return None
 
 
 def trust(text: str) -> None:

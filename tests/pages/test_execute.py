@@ -1,8 +1,11 @@
 """tools/execute.py: a chapter is executed once, again when it must be, and failures are named."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
@@ -63,6 +66,50 @@ def test_a_failing_cell_fails_and_is_named_until_it_is_mended(book):
         assert "assert 1 + 1 == 3" in result.stdout
     write_chapter(book, "print(1)")
     assert execute(book).returncode == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"x": 1}', None])
+def test_a_lost_or_torn_record_costs_an_execution_and_no_more(book, content):
+    assert execute(book).returncode == 0
+    path = book / "_book" / "executed.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    assert "1 passed" in execute(book).stdout
+    assert "nothing has changed" in execute(book).stdout
+
+
+def test_a_copy_that_is_not_the_executed_one_is_executed_again(book):
+    """As a second program leaves it that was killed after it had copied the chapter."""
+    assert execute(book).returncode == 0
+    shutil.copy(book / "chapters" / "one.ipynb", book / "_book" / "chapters")
+    assert "1 passed" in execute(book).stdout
+    assert output(book) == ["42\n"]
+
+
+def test_two_at_once_take_turns(book):
+    write_chapter(book, "import time; time.sleep(3); print(6 * 7)")
+    command = [sys.executable, "tools/execute.py"]
+    options = {"cwd": book, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **options) for _ in range(2)]
+    told = sorted(program.communicate()[0] for program in both)
+    assert [program.returncode for program in both] == [0, 0]
+    assert "nothing has changed" in told[0]
+    assert "1 passed" in told[1]
+
+
+def test_a_killed_one_leaves_nothing_that_passes_for_executed(book):
+    write_chapter(book, "import time; time.sleep(600)")
+    program = subprocess.Popen(
+        [sys.executable, "tools/execute.py"], cwd=book, start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    copy = book / "_book" / "chapters" / "one.ipynb"
+    while not (copy.exists() and (book / "_book" / "executed.json").exists()):
+        time.sleep(0.05)
+    os.killpg(program.pid, signal.SIGKILL)
+    program.wait()
+    write_chapter(book, "print(1)")
+    assert "1 passed" in execute(book).stdout
+    assert output(book) == ["1\n"]
 
 
 def test_a_removed_page_leaves_the_staged_book(book):

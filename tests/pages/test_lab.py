@@ -198,28 +198,38 @@ def folder(tmp_path, monkeypatch):
 OLD, NEW = (notebook([markdown("a", text), code("b")]) for text in ("old", "new"))
 
 
+def cells_of(notebook):
+    return notebooks.parse(notebook)["cells"]
+
+
+def saved(path, cells):
+    """Save a copy as JupyterLab does, which keeps the metadata; the text."""
+    text = notebooks.stored(notebooks.read(path) | {"cells": cells})
+    path.write_text(text)
+    return text
+
+
 def test_an_unchanged_copy_is_renewed_and_a_changed_one_kept(folder):
     assert lab.refresh(folder, {"one": OLD, "two": OLD}) == []
-    mine = OLD.replace("old", "mine")
-    (folder / "two.ipynb").write_text(mine)
+    mine = saved(folder / "two.ipynb", cells_of(OLD.replace("old", "mine")))
     assert lab.refresh(folder, {"one": NEW, "two": NEW}) == ["two"]
-    assert (folder / "one.ipynb").read_text() == NEW
+    assert cells_of((folder / "one.ipynb").read_text()) == cells_of(NEW)
     assert (folder / "two.ipynb").read_text() == mine
     assert lab.refresh(folder, {"one": NEW, "two": NEW}) == ["two"], "and again"
     assert (folder / "two.ipynb").read_text() == mine
+    assert sorted(path.name for path in folder.iterdir()) == ["one.ipynb", "two.ipynb"]
 
 
 def test_a_run_is_no_change_and_stays_until_there_is_something_new(folder):
     lab.refresh(folder, {"one": OLD})
-    cells = notebooks.parse(OLD)["cells"]
+    cells = cells_of(OLD)
     cells[1] |= {"execution_count": 7, "outputs": [glued("n", "1")]}
     cells[1]["metadata"] = {"execution": {"iopub.execute_input": "now"}}
-    run = notebook(cells)
-    (folder / "one.ipynb").write_text(run)
+    run = saved(folder / "one.ipynb", cells)
     assert lab.refresh(folder, {"one": OLD}) == []
     assert (folder / "one.ipynb").read_text() == run
     assert lab.refresh(folder, {"one": NEW}) == []
-    assert (folder / "one.ipynb").read_text() == NEW
+    assert cells_of((folder / "one.ipynb").read_text()) == cells_of(NEW)
 
 
 @pytest.mark.parametrize(
@@ -235,19 +245,19 @@ def test_a_run_is_no_change_and_stays_until_there_is_something_new(folder):
 )
 def test_whatever_a_reader_changes_is_kept(folder, change):
     lab.refresh(folder, {"one": OLD})
-    cells = notebooks.parse(OLD)["cells"]
+    cells = cells_of(OLD)
     change(cells)
-    (folder / "one.ipynb").write_text(notebook(cells))
+    mine = saved(folder / "one.ipynb", cells)
     assert lab.refresh(folder, {"one": NEW}) == ["one"]
-    assert (folder / "one.ipynb").read_text() == notebook(cells)
+    assert (folder / "one.ipynb").read_text() == mine
 
 
-def test_without_its_record_or_as_no_notebook_a_copy_is_kept(folder):
-    lab.refresh(folder, {"one": OLD, "two": OLD})
-    (folder / lab.MADE).unlink()
-    (folder / "two.ipynb").write_text("<<<<<<< half a merge")
-    assert lab.refresh(folder, {"one": NEW, "two": NEW}) == ["one", "two"]
-    assert (folder / "one.ipynb").read_text() == OLD
+@pytest.mark.parametrize("mine", [OLD, "<<<<<<< half a merge", ""])
+def test_without_its_mark_or_as_no_notebook_a_copy_is_kept(folder, mine):
+    lab.refresh(folder, {"one": OLD})
+    (folder / "one.ipynb").write_text(mine)
+    assert lab.refresh(folder, {"one": NEW}) == ["one"]
+    assert (folder / "one.ipynb").read_text() == mine
 
 
 def test_make_lab_opens_the_copies_and_serves_the_pages():

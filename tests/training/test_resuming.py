@@ -303,7 +303,7 @@ def watched(preconditioned=True):
     return every | ({"preconditioned": probes.PreconditionedSharpness()} if preconditioned else {})
 
 
-class stop_at:  # noqa: N801
+class stop_at:
     """A probe that breaks the run off at a step, as a crash would, and is the same at any."""
 
     def __init__(self, step):
