@@ -1,10 +1,13 @@
 """The state of the repository itself: what is tracked, and in what form."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import lock
 import pytest
+import yaml
 
 from study import ROOT
 from study.pages import contents, notebooks
@@ -53,3 +56,35 @@ def test_every_chapter_is_in_the_table_of_contents():
     assert len(documents) == len(set(documents))
     pages = [*NOTEBOOKS, *(ROOT / "chapters").glob("*.md")]
     assert set(documents) == {f"chapters/{page.stem}" for page in pages}
+
+
+# --- what is installed
+
+
+def test_every_version_that_the_requirements_lead_to_is_pinned():
+    first, second, *pins = lock.LOCK.read_text(encoding="utf-8").splitlines()
+    assert "-c constraints.txt" in lock.REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    pinned = dict(pin.split("==") for pin in pins)
+    installed = lock.needed()
+    there = {name: version for name, version in installed.items() if name in pinned}
+    assert {name: pinned[name] for name in there} == there, "installed without constraints.txt?"
+    if lock.platform_name() in second:
+        assert pinned == installed, "make it anew: python tools/lock.py"
+    made_for = lock.heading()
+    assert first == made_for[0]
+    assert second.split(";")[1] == made_for[1].split(";")[1], "make it anew: python tools/lock.py"
+
+
+def test_actions_are_pinned_by_commit_and_may_do_little():
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        text = path.read_text(encoding="utf-8")
+        uses = re.findall(r"uses: (.*)", text)
+        assert uses
+        assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v[\d.]+", one) for one in uses)
+        workflow = yaml.safe_load(text)
+        assert workflow["permissions"] == {"contents": "read"}
+        for job in workflow["jobs"].values():
+            assert set(job.get("permissions", {})) <= {"pages", "id-token"}
+            for step in job["steps"]:
+                if "actions/checkout" in step.get("uses", ""):
+                    assert step["with"]["persist-credentials"] is False
