@@ -354,6 +354,8 @@ with ThreadPoolExecutor(1) as executor:
     go = lambda number: sweep.run(long_lived.value, [{"number": number}], sys.argv[1] + "/runs",
                                   executor=executor, progress=False)
     print(go(1)[0].values)
+    path.touch()
+    print(go(3)[0].values)
     past = path.stat().st_mtime - 1000
     path.write_text(path.read_text().replace("* 2", "* 3"))
     os.utime(path, (past, past))
@@ -367,10 +369,10 @@ with ThreadPoolExecutor(1) as executor:
     time.sleep(0.05)
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    first, second = done.stdout.splitlines()
-    assert first == "{'value': 2}"
+    first, touched, second = done.stdout.splitlines()
+    assert (first, touched) == ("{'value': 2}", "{'value': 6}")
     assert re.match(r".*long_lived\.py was edited after a worker had begun to run it", second)
-    assert len(stored(tmp_path / "runs")) == 1, "nothing of the new code is stored"
+    assert len(stored(tmp_path / "runs")) == 2, "nothing of the new code is stored"
 
 
 # Files that go wrong

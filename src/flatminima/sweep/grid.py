@@ -56,8 +56,9 @@ def code_of(function: Function, depends_on: Sequence[str]) -> str:
 def edited(function: Function, depends_on: Sequence[str]) -> list[str]:
     """The files of that code that were changed since this process may have imported them.
 
-    What it runs is then not what they say. A file cannot hide a change behind an old date: the time
-    at which the file system last touched it counts, and what this process first read in it.
+    What it runs is then not what they say. A file cannot hide a change behind an old date: what
+    counts is when the file system last touched it, as this process first looked at it, and what
+    was in it then.
     """
     file = file_of(function)
     imported = [path for _, name, path in _sources(depends_on) if name in sys.modules]
@@ -65,7 +66,7 @@ def edited(function: Function, depends_on: Sequence[str]) -> list[str]:
     for path in imported + ([file] if file else []):
         state = path.stat()
         later = max(state.st_mtime_ns, state.st_ctime_ns) > LOADED
-        if later or _first.setdefault(path, _hash(path)) != _hash(path):
+        if _first.setdefault(path, "" if later else _hash(path)) != _hash(path):
             found.append(str(path))
     return found
 
