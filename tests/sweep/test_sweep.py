@@ -55,6 +55,8 @@ def stored(folder):
     if not path.exists():
         return {}
     with closing(sqlite3.connect(path)) as database:
+        if not database.execute("SELECT name FROM sqlite_master WHERE name = 'runs'").fetchall():
+            return {}
         rows = database.execute("SELECT key, run, seal FROM runs").fetchall()
     assert all(seal == store._seal(key, text) for key, text, seal in rows)
     return {key: json.loads(text) for key, text, _ in rows}
