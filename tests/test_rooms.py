@@ -25,7 +25,12 @@ LARGEST = {"flatminima": 10500, "study": 5700}
 """Lines of a file, and of each package without the examples in its docstrings: each public name has
 one, and they are no reason to cut the rest."""
 
-PRIVATE = ("flatminima._files", "flatminima._lazy", "flatminima._validation")
+PRIVATE = (
+    "flatminima._files",
+    "flatminima._lazy",
+    "flatminima._progress",
+    "flatminima._validation",
+)
 MAY_NOT = {
     "flatminima/theory": (
         "torch",
