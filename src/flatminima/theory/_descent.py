@@ -17,7 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, nonnegative_array, positive_int
+from flatminima._validation import (
+    LARGEST,
+    a_generator,
+    checked_rates,
+    common_shape,
+    finite_array,
+    nonnegative_array,
+    numbers,
+    positive_int,
+)
 
 # Trajectories a thread carries at a time. With fewer, threads were measured to wait for one another
 # between NumPy calls; with more, cores are left without work.
@@ -52,17 +61,12 @@ class Plan(NamedTuple):
         return kept.reshape(*kept.shape[:axis], *self.batch, *kept.shape[axis + 1 :])
 
 
-def parameters(theta: object, shape: tuple[int, ...]) -> np.ndarray:
+def parameters(theta: object, shape: tuple[int, ...], name: str = "theta") -> np.ndarray:
     """Return theta as an array (..., *shape), or raise ValueError; NaN marks divergence."""
-    try:
-        array = np.asarray(theta, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"theta must be an array of numbers, got {theta!r}") from error
+    array = numbers(name, theta)
     if array.shape[-len(shape) :] != shape:
         expected = ", ".join(map(str, shape))
-        raise ValueError(f"theta must have shape (..., {expected}), got {array.shape}")
-    if np.any(np.isinf(array)):
-        raise ValueError("theta must not hold infinities, got some")
+        raise ValueError(f"{name} must have shape (..., {expected}), got {array.shape}")
     return array
 
 
@@ -108,17 +112,13 @@ def prepare(
     steps = positive_int("steps", steps)
     start, rates = finite_array("start", start), checked_rates(learning_rate)
     scale = np.zeros(()) if label_noise is None else nonnegative_array("label_noise", label_noise)
-    if label_noise is not None and not isinstance(generator, np.random.Generator):
-        raise ValueError(f"label_noise needs a numpy Generator, got {generator!r}")
+    if label_noise is not None and generator is None:
+        raise ValueError("label_noise needs a numpy Generator as generator, got None")
+    if generator is not None:
+        a_generator("generator", generator)
     cut = start.ndim - axes
     batch, shape = start.shape[:cut], start.shape[cut:]
-    try:
-        batch = np.broadcast_shapes(batch, rates.shape, scale.shape)
-    except ValueError as error:
-        raise ValueError(
-            f"learning_rate {rates.shape} and label_noise {scale.shape} must broadcast against "
-            f"the batch axes {batch} of start"
-        ) from error
+    batch = common_shape(start=batch, learning_rate=rates.shape, label_noise=scale.shape)
     stride = steps if record_every is None else positive_int("record_every", record_every)
     return Plan(
         start=np.broadcast_to(start, (*batch, *shape)).reshape(-1, *shape),
@@ -155,7 +155,7 @@ def carry(
     with np.errstate(over="ignore", invalid="ignore"):
         for k, (first, last) in enumerate(pairwise(times)):
             record[k + 1] = advance(record[k], first, last)
-        finite = np.isfinite(record).all(axis=tuple(range(2, record.ndim)))
+        finite = (np.abs(record) <= LARGEST).all(axis=tuple(range(2, record.ndim)))
         lost = np.logical_or.accumulate(~(finite & np.isfinite(loss(record))), axis=0)
     record[lost] = np.nan
 

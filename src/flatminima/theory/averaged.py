@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from flatminima._validation import finite_array, positive_float, positive_int
+from flatminima._validation import common_shape, finite_array, positive_float, positive_int
 
 __all__ = [
     "SpherePath",
@@ -70,7 +70,7 @@ def _state(
     skew = np.max(np.abs(A - np.swapaxes(A, -1, -2)))
     if skew > np.sqrt(np.finfo(float).eps) * np.max(np.abs(A)):
         raise ValueError(f"couplings must be symmetric matrices, but are off by {skew:.3g}")
-    batch = np.broadcast_shapes(A.shape[:-3], G.shape[:-1], X.shape[:-1])
+    batch = common_shape(couplings=A.shape[:-3], position=G.shape[:-1], displacement=X.shape[:-1])
     G, X = (np.broadcast_to(v, (*batch, *v.shape[-1:])) for v in (G, X))
     return A, G, X
 

@@ -12,7 +12,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, nonnegative_array, positive_int
+from flatminima._validation import (
+    checked_rates,
+    common_shape,
+    finite_array,
+    nonnegative_array,
+    positive_int,
+)
 
 __all__ = ["modified_factor", "modified_gradient"]
 
@@ -33,7 +39,9 @@ def modified_gradient(gradient: object, hessian: object, learning_rate: object) 
             "gradient must have shape (..., p) and hessian (..., p, p), "
             f"got {g.shape} and {h.shape}"
         )
-    half = checked_rates(learning_rate)[..., None] / 2
+    rates = checked_rates(learning_rate)
+    common_shape(gradient=g.shape[:-1], hessian=h.shape[:-2], learning_rate=rates.shape)
+    half = rates[..., None] / 2
     return g + half * np.einsum("...ij,...j->...i", h, g)
 
 
@@ -49,6 +57,6 @@ def modified_factor(product: object, order: int) -> np.ndarray:
         [0.5353, 0.0036]
     """
     x = nonnegative_array("product", product)
-    powers = np.arange(1, positive_int("order", order) + 1)
+    powers = np.arange(1, positive_int("order", order, maximum=1000) + 1)
     with np.errstate(over="ignore"):
         return np.exp(-np.sum(x[..., None] ** powers / powers, axis=-1))

@@ -19,7 +19,7 @@ from functools import cached_property
 
 import numpy as np
 
-from flatminima._validation import finite_array, positive_int
+from flatminima._validation import a_generator, broadcast, finite_array, positive_int
 from flatminima.theory import _descent
 from flatminima.theory._products import leave_one_out, leave_two_out
 from flatminima.theory.scalar_network import ScalarNetwork
@@ -136,7 +136,7 @@ class DiagonalNetwork:
         """Return d sum_k C_kk |w_k|^(2 - 2/d): the least tr H at given weights (..., features)."""
         weights = finite_array("weights", weights)
         if weights.shape[-1:] != (self.features,):
-            raise ValueError(f"weights must have shape (..., {self.features}), got {weights!r}")
+            raise ValueError(f"weights must have shape (..., {self.features}), got {weights.shape}")
         powers = np.abs(weights) ** (2 - 2 / self.depth)
         return self.depth * powers @ np.diag(self.gram)
 
@@ -158,12 +158,21 @@ class DiagonalNetwork:
         """Return the point (u_1, u_2) with u_2 >= 0 of given weights and imbalances; depth 2 only.
 
         Both broadcast to (..., features); the result has shape (..., 2, features).
+
+        Example:
+            >>> network = DiagonalNetwork([[1.0, 0.0], [0.0, 1.0]], [1.0, 2.0])
+            >>> network.weights(network.at([1.0, 2.0], [0.5, -0.5])).round(12).tolist()
+            [1.0, 2.0]
         """
         _descent.needs_depth_two(self, "at")
-        points = ScalarNetwork(2, 0.0).at(finite_array("weights", weights), kappa)
-        if points.shape[-2:] != (self.features, 2):
-            raise ValueError(f"weights must have shape (..., {self.features}), got {weights!r}")
-        return np.moveaxis(points, -1, -2)
+        weights, kappa = broadcast(
+            weights=finite_array("weights", weights), kappa=finite_array("kappa", kappa)
+        )
+        if weights.shape[-1:] != (self.features,):
+            raise ValueError(
+                f"weights and kappa must broadcast to (..., {self.features}), got {weights.shape}"
+            )
+        return np.moveaxis(ScalarNetwork(2, 0.0).at(weights, kappa), -1, -2)
 
     def imbalance(self, theta: object) -> np.ndarray:
         """Return u_ik^2 - u_jk^2 for each pair of factors, shape (..., depth, depth, features)."""
@@ -201,7 +210,13 @@ class DiagonalNetwork:
             [0.99, 0.01, 0.01]
         """
         plan = _descent.prepare(
-            self._parameters(start), 2, learning_rate, steps, label_noise, generator, record_every
+            self._parameters(start, "start"),
+            2,
+            learning_rate,
+            steps,
+            label_noise,
+            generator,
+            record_every,
         )
         rows = self._rows(batch_size, generator)
         size, (n, m) = len(plan.rates), self.inputs.shape
@@ -241,16 +256,16 @@ class DiagonalNetwork:
             noise=plan.unfold(noise),
         )
 
-    def _parameters(self, theta: object) -> np.ndarray:
-        return _descent.parameters(theta, (self.depth, self.features))
+    def _parameters(self, theta: object, name: str = "theta") -> np.ndarray:
+        return _descent.parameters(theta, (self.depth, self.features), name)
 
     def _rows(self, batch_size: int | None, generator: np.random.Generator | None) -> int:
         n = len(self.targets)
         rows = n if batch_size is None else positive_int("batch_size", batch_size)
         if rows > n:
-            raise ValueError(f"batch_size must be at most the {n} rows, got {batch_size!r}")
-        if rows < n and not isinstance(generator, np.random.Generator):
-            raise ValueError(f"batch_size needs a numpy Generator, got {generator!r}")
+            raise ValueError(f"batch_size must be at most the {n} rows, got {rows}")
+        if rows < n:
+            a_generator("generator", generator)
         return rows
 
 

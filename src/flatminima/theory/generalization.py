@@ -15,7 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import rel_entr
 
-from flatminima._validation import finite_array, nonnegative_array, positive_float, positive_int
+from flatminima._validation import (
+    LARGEST,
+    broadcast,
+    finite_array,
+    nonnegative_array,
+    positive_float,
+    positive_int,
+    shown,
+)
 
 __all__ = ["ReluFlatness", "l1_gap", "pac_bayes_bound", "relu_flatness"]
 
@@ -54,7 +62,7 @@ def relu_flatness(outer: object, inner: object, inputs: object) -> ReluFlatness:
     """
     a, w = finite_array("outer", outer), finite_array("inner", inner)
     x = finite_array("inputs", inputs)
-    if x.ndim != 2 or a.ndim < 1 or w.shape != (*a.shape, x.shape[1]):
+    if x.ndim != 2 or 0 in x.shape or a.ndim < 1 or w.shape != (*a.shape, x.shape[1]):
         raise ValueError(
             "outer must have shape (..., width), inner (..., width, d) and inputs (n, d), "
             f"got {a.shape}, {w.shape} and {x.shape}"
@@ -86,8 +94,10 @@ def l1_gap(
         [0.11, 1.1]
     """
     trace, moments = finite_array("trace", trace), finite_array("second_moments", second_moments)
-    if np.any(trace <= 0) or moments.ndim != 1 or np.any(moments <= 0):
-        raise ValueError(f"trace and second_moments must be positive, got {trace!r}, {moments!r}")
+    if np.any(trace < 1 / LARGEST):
+        raise ValueError(f"trace must be positive, got {shown(trace)}")
+    if moments.ndim != 1 or not moments.size or np.any(moments < 1 / LARGEST):
+        raise ValueError(f"second_moments must be positive, of shape (m,), got {shown(moments)}")
     n, delta = positive_int("examples", examples), _failure(confidence)
     # The l1 norm of the weights is at most trace / (2 min C_kk); the next power of two above it.
     level = np.ceil(np.log2(trace / (2 * moments.min())))
@@ -111,11 +121,12 @@ def pac_bayes_bound(
         >>> pac_bayes_bound(0.1, [10.0, 1000.0], 1000, 0.95).round(2).tolist()
         [0.16, 0.77]
     """
-    p, kl = np.broadcast_arrays(
-        nonnegative_array("training", training), nonnegative_array("divergence", divergence)
+    p, kl = broadcast(
+        training=nonnegative_array("training", training),
+        divergence=nonnegative_array("divergence", divergence),
     )
     if np.any(p > 1):
-        raise ValueError(f"training must be at most 1, got {training!r}")
+        raise ValueError(f"training must be at most 1, got {shown(p)}")
     n = positive_int("examples", examples, 8)
     level = (kl + np.log(2 * np.sqrt(n) / _failure(confidence))) / n
     low, high = p.astype(float), np.ones(p.shape)

@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, nonnegative_array, positive_float
+from flatminima._validation import (
+    broadcast,
+    checked_rates,
+    finite_array,
+    nonnegative_array,
+    positive_float,
+)
 from flatminima.theory._descent import recurrence
 from flatminima.theory.rotation import rotation_field
 
@@ -100,12 +106,12 @@ def coupled_dynamics(
         [0.1, -0.105]
     """
     eta = positive_float("learning_rate", learning_rate)
-    x, excess, alpha, beta, q = np.broadcast_arrays(
-        finite_array("x", x),
-        finite_array("excess", excess),
-        finite_array("progressive_sharpening", progressive_sharpening),
-        nonnegative_array("self_stabilization", self_stabilization),
-        finite_array("fourth", fourth),
+    x, excess, alpha, beta, q = broadcast(
+        x=finite_array("x", x),
+        excess=finite_array("excess", excess),
+        progressive_sharpening=finite_array("progressive_sharpening", progressive_sharpening),
+        self_stabilization=nonnegative_array("self_stabilization", self_stabilization),
+        fourth=finite_array("fourth", fourth),
     )
 
     def step(x: np.ndarray, excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -136,10 +142,13 @@ def reflected_sharpness(
         >>> [float(reflected_sharpness(22.0, 0.1, y).round(2)) for y in (None, 1.0)]
         [18.0, 17.74]
     """
-    before, rates = finite_array("before", before), checked_rates(learning_rate)
+    y = finite_array("target", 0.0 if target is None else target)
+    before, rates, y = broadcast(
+        before=finite_array("before", before), learning_rate=checked_rates(learning_rate), target=y
+    )
     if target is None:
         return 4 / rates - before
-    square = (rates * finite_array("target", target)) ** 2
+    square = (rates * y) ** 2
     if np.any(square >= 1):
         raise ValueError(f"learning_rate * |target| must be below 1, got {np.sqrt(square).max()}")
     second = 4 / 3 * (1 - 4 * square) / (1 - square) * (rates * before / 2 - 1) ** 2
@@ -180,7 +189,8 @@ def _scaled_residuals(residuals: object, learning_rate: object) -> np.ndarray:
     residuals = finite_array("residuals", residuals)
     if residuals.ndim == 0:
         raise ValueError("residuals must have a time axis first, got a number")
-    return checked_rates(learning_rate) * residuals
+    residuals, rates = broadcast(residuals=residuals, learning_rate=checked_rates(learning_rate))
+    return rates * residuals
 
 
 def curvature_beyond_hessian(hessian: object, third: object, fourth: object) -> BeyondHessian:

@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, nonnegative_array
+from flatminima._validation import (
+    LARGEST,
+    broadcast,
+    checked_rates,
+    finite_array,
+    finite_float,
+    nonnegative_array,
+    positive_float,
+    shown,
+)
 
 __all__ = ["Shares", "flattening_rate", "split_flattening", "steps_to_imbalance"]
 
@@ -55,7 +64,13 @@ def split_flattening(
     residuals, noise = finite_array("residuals", residuals), finite_array("noise", noise)
     if residuals.ndim == 0:
         raise ValueError("residuals must have a time axis first, got a number")
-    weight = checked_rates(learning_rate) ** 2 * finite_array("imbalance", imbalance)
+    residuals, noise, rates, kappa = broadcast(
+        residuals=residuals,
+        noise=noise,
+        learning_rate=checked_rates(learning_rate),
+        imbalance=finite_array("imbalance", imbalance),
+    )
+    weight = rates**2 * kappa
     terms = (residuals**2, noise**2, 2 * residuals * noise)
     return Shares(*(np.sum(weight * term, axis=0) for term in terms))
 
@@ -73,10 +88,15 @@ def flattening_rate(sharpness: object, label_noise: object, learning_rate: objec
         >>> (flattening_rate([0.0, 1.0, 1.8], 0.1, 1.0) / 0.1**2).round(6).tolist()
         [1.0, 2.0, 10.0]
     """
-    s, eta = finite_array("sharpness", sharpness), checked_rates(learning_rate)
-    sigma = nonnegative_array("label_noise", label_noise)
-    if np.any(s < 0) or np.any(eta * s >= 2):
-        raise ValueError(f"sharpness must be at least 0 and below 2 / eta, got {sharpness!r}")
+    s, sigma, eta = broadcast(
+        sharpness=nonnegative_array("sharpness", sharpness),
+        label_noise=nonnegative_array("label_noise", label_noise),
+        learning_rate=checked_rates(learning_rate),
+    )
+    if np.any(eta * s >= 2):
+        raise ValueError(
+            f"sharpness must be below 2 / learning_rate, got {shown(s)} and {shown(eta)}"
+        )
     return 2 * eta**2 * sigma**2 / (2 - eta * s)
 
 
@@ -93,13 +113,17 @@ def steps_to_imbalance(
         >>> float(steps_to_imbalance(1.0, 2.0, 0.5, 0.1, 0.5).round())  # to halve an imbalance of 2
         155.0
     """
-    kappa, start = finite_array("kappa", kappa), float(finite_array("start", start))
-    if np.any(kappa <= 0) or np.any(kappa > start):
-        raise ValueError(f"kappa must lie in (0, start], got {kappa!r} with start {start!r}")
-    y = abs(float(finite_array("target", target)))
-    if np.any(finite_array("label_noise", label_noise) <= 0):
-        raise ValueError(f"label_noise must be greater than 0, got {label_noise!r}")
-    flattening_rate(np.hypot(start, 2 * y), label_noise, learning_rate)  # checks the ranges
+    kappa, start = finite_array("kappa", kappa), positive_float("start", start)
+    if np.any(kappa < 1 / LARGEST) or np.any(kappa > start):
+        raise ValueError(f"kappa must lie in (0, start], got {shown(kappa)} with start {start!r}")
+    y = abs(finite_float("target", target))
+    label_noise = positive_float("label_noise", label_noise)
+    learning_rate = positive_float("learning_rate", learning_rate)
+    if learning_rate * np.hypot(start, 2 * y) >= 2:
+        raise ValueError(
+            "learning_rate times the sharpness at the start must be below 2, got "
+            f"learning_rate {learning_rate}, start {start} and target {target}"
+        )
 
     def integral(k: np.ndarray | float) -> np.ndarray:
         s = np.hypot(k, 2 * y)

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, lambertw
 
-from flatminima._validation import checked_rates, finite_array, positive_float, positive_int
+from flatminima._validation import (
+    checked_rates,
+    common_shape,
+    finite_array,
+    positive_float,
+    positive_int,
+    shown,
+)
 
 __all__ = ["LogisticLoss"]
 
@@ -39,7 +46,7 @@ class LogisticLoss:
         examples = finite_array("examples", self.examples).copy()
         if examples.ndim != 2 or not np.any(examples):
             raise ValueError(
-                f"examples must have shape (n, d) and not be zero, got {self.examples!r}"
+                f"examples must have shape (n, d) and not be zero, got {shown(self.examples)}"
             )
         examples.flags.writeable = False
         object.__setattr__(self, "examples", examples)
@@ -51,11 +58,13 @@ class LogisticLoss:
 
     def margins(self, weights: object) -> np.ndarray:
         """Return <z_i, w>, shape (..., n)."""
-        weights = finite_array("weights", weights)
-        if weights.shape[-1:] != self.examples.shape[1:]:
-            shape = self.examples.shape[1]
-            raise ValueError(f"weights must have shape (..., {shape}), got {weights.shape}")
-        return weights @ self.examples.T
+        return self._vectors("weights", weights) @ self.examples.T
+
+    def _vectors(self, name: str, value: object) -> np.ndarray:
+        array, d = finite_array(name, value), self.examples.shape[1]
+        if array.shape[-1:] != (d,):
+            raise ValueError(f"{name} must have shape (..., {d}), got {array.shape}")
+        return array
 
     def loss(self, weights: object) -> np.ndarray:
         """Return L, shape (...)."""
@@ -63,7 +72,11 @@ class LogisticLoss:
 
     def gradient(self, weights: object) -> np.ndarray:
         """Return the gradient, shape (..., d)."""
-        return -expit(-self.margins(weights)) @ self.examples / len(self.examples)
+        return self._pull(self.margins(weights))
+
+    def _pull(self, margins: np.ndarray) -> np.ndarray:
+        """The gradient where the margins are these."""
+        return -expit(-margins) @ self.examples / len(self.examples)
 
     def hessian(self, weights: object) -> np.ndarray:
         """Return the mean of s(m)s(-m) z z^T with s the logistic function, shape (..., d, d)."""
@@ -103,15 +116,18 @@ class LogisticLoss:
         eta = positive_float("learning_rate", learning_rate)
         steps = finite_array("steps", steps)
         if np.any(steps < 1):
-            raise ValueError(f"steps must be at least 1, got {steps!r}")
-        unit = finite_array("direction", direction)
+            raise ValueError(f"steps must be at least 1, got {shown(steps)}")
+        unit, start = self._vectors("direction", direction), self._vectors("start", start)
+        if unit.ndim != 1 or not np.any(unit):
+            raise ValueError(f"direction must be one vector, not zero, got {shown(unit)}")
+        common_shape(start=start.shape[:-1], steps=steps.shape)
         unit = unit / np.linalg.norm(unit)
         gamma = float(self.margins(unit).min())
         if not gamma > 0:
             raise ValueError(f"direction must have positive margins, the smallest is {gamma}")
         near = np.log1p(eta * gamma**2 * steps) / gamma
         target = (near + eta * self.radius**2 / (2 * gamma))[..., None] * unit
-        distance = np.sum((finite_array("start", start) - target) ** 2, axis=-1)
+        distance = np.sum((start - target) ** 2, axis=-1)
         return np.log1p(np.exp(-gamma * near)) + distance / (2 * eta * steps)
 
     def descend(self, start: object, learning_rate: object, steps: int) -> np.ndarray:
@@ -124,11 +140,10 @@ class LogisticLoss:
             >>> loss.loss(loss.descend([0.0, 0.0], 100.0, 6)).round(3).tolist()
             [0.693, 2.132, 4.088, 6.473, 0.096, 0.008, 0.007]
         """
-        start = finite_array("start", start)
-        rates = checked_rates(learning_rate)
-        batch = np.broadcast_shapes(start.shape[:-1], rates.shape)
+        start, rates = self._vectors("start", start), checked_rates(learning_rate)
+        batch = common_shape(start=start.shape[:-1], learning_rate=rates.shape)
         path = np.empty((positive_int("steps", steps) + 1, *batch, start.shape[-1]))
         path[0] = start
         for t in range(steps):
-            path[t + 1] = path[t] - rates[..., None] * self.gradient(path[t])
+            path[t + 1] = path[t] - rates[..., None] * self._pull(path[t] @ self.examples.T)
         return path

@@ -17,7 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, one_of, positive_int
+from flatminima._validation import (
+    a_list,
+    checked_rates,
+    common_shape,
+    finite_array,
+    instance_of,
+    one_of,
+    positive_int,
+)
 from flatminima.theory._jets import Jet, contract, softmax, tanh, variables
 
 __all__ = [
@@ -58,11 +66,17 @@ class SmoothNetwork:
         """The number p of parameters."""
         return sum(prod(shape) for shape in self.shapes)
 
+    def _parameters(self, theta: object, name: str = "theta") -> np.ndarray:
+        theta = finite_array(name, theta)
+        if theta.shape[-1:] != (self.size,) or theta.size == 0:
+            raise ValueError(f"{name} must have shape (..., {self.size}), got {theta.shape}")
+        return theta
+
     def _outputs(self, theta: object, order: int) -> Jet:
         """The jets of all outputs, flattened to shape (..., nk)."""
-        theta = finite_array("theta", theta)
-        if theta.ndim == 0 or theta.shape[-1] != self.size:
-            raise ValueError(f"theta must have shape (..., {self.size}), got {theta.shape}")
+        return self._jet(self._parameters(theta), order)
+
+    def _jet(self, theta: np.ndarray, order: int) -> Jet:
         jet = self.forward(variables(theta, self.shapes, order))
         batch, p = theta.shape[:-1], self.size
         first = np.broadcast_to(jet.first, (*jet.value.shape, p)).reshape(*batch, -1, p)
@@ -86,12 +100,21 @@ class SmoothNetwork:
         return jet.value - self.targets
 
     def loss(self, theta: object) -> np.ndarray:
-        """The loss at theta (..., p), shape (...)."""
+        """The loss at theta (..., p), shape (...).
+
+        Example:
+            >>> network = layered_network((1, 1, 1), [[1.0]], "linear").with_minimum_at([2.0, 1.0])
+            >>> network.loss([[2.0, 1.0], [2.0, 2.0]]).tolist()
+            [0.0, 2.0]
+        """
         return np.sum(self._residual(self._outputs(theta, 1)) ** 2, axis=-1) / (2 * self.examples)
 
     def gradient(self, theta: object) -> np.ndarray:
         """Gradient of the loss at theta (..., p), shape (..., p)."""
-        jet = self._outputs(theta, 1)
+        return self._gradient(self._parameters(theta))
+
+    def _gradient(self, theta: np.ndarray) -> np.ndarray:
+        jet = self._jet(theta, 1)
         return np.einsum("...i,...ip->...p", self._residual(jet), jet.first) / self.examples
 
     def hessian(self, theta: object) -> np.ndarray:
@@ -108,7 +131,10 @@ class SmoothNetwork:
         alone; elsewhere this leaves out the residual times their third derivative.
         """
         vectors = finite_array("vectors", vectors)
+        if vectors.ndim < 2 or vectors.shape[-1] != self.size:
+            raise ValueError(f"vectors must have shape (..., r, {self.size}), got {vectors.shape}")
         jet = self._outputs(theta, 2)
+        common_shape(theta=jet.value.shape[:-1], vectors=vectors.shape[:-2])
         along = np.einsum("...ip,...ap->...ia", jet.first, vectors)
         bent = np.einsum("...ipq,...ap->...iaq", jet.second, vectors)
         twice = np.einsum("...iaq,...bq->...iab", bent, vectors)
@@ -123,16 +149,25 @@ class SmoothNetwork:
         Each step is the shortest one to where the outputs, made linear, meet the targets. So the
         minimum differs from the nearest one by the order of the squared distance. ValueError if
         the steps do not settle: theta is too far from the minima, or the Jacobian loses rank.
+
+        Example:
+            >>> network = layered_network((1, 1, 1), [[1.0]], "linear").with_minimum_at([2.0, 1.0])
+            >>> network.minimum_near([2.0, 1.01]).round(4).tolist()
+            [1.996, 1.002]
         """
-        theta = finite_array("theta", theta)
+        return self._minimum_near(self._parameters(theta), "theta")
+
+    def _minimum_near(self, theta: np.ndarray, name: str) -> np.ndarray:
         for _ in range(_NEWTON_STEPS):
-            jet = self._outputs(theta, 1)
+            jet = self._jet(theta, 1)
             residual = self._residual(jet)
             gram = np.einsum("...ip,...jp->...ij", jet.first, jet.first)
             try:
                 weights = np.linalg.solve(gram, residual[..., None])[..., 0]
             except np.linalg.LinAlgError as error:
-                raise ValueError("the Jacobian of the outputs lost rank on the way") from error
+                raise ValueError(
+                    f"the Jacobian of the outputs lost rank on the way from {name}"
+                ) from error
             step = np.einsum("...i,...ip->...p", weights, jet.first)
             theta = theta - step
             # Quadratic convergence: what the next step would be is below rounding.
@@ -140,7 +175,7 @@ class SmoothNetwork:
                 return theta
             if not np.all(np.isfinite(theta)):
                 break
-        raise ValueError("no minimum of zero loss was found: theta is too far from the minima")
+        raise ValueError(f"no minimum of zero loss was found: {name} is too far from the minima")
 
     def descend(
         self, start: object, learning_rate: object, steps: int, record_every: int | None = 1
@@ -151,14 +186,17 @@ class SmoothNetwork:
         the last alone. ``learning_rate`` broadcasts against the batch axes. FloatingPointError once
         a member of the batch leaves the finite numbers.
         """
-        theta = finite_array("start", start)
-        rates = checked_rates(learning_rate)[..., None]
+        theta, rates = self._parameters(start, "start"), checked_rates(learning_rate)
+        batch = common_shape(start=theta.shape[:-1], learning_rate=rates.shape)
+        if 0 in batch:
+            raise ValueError("learning_rate must not be empty")
+        theta, rates = np.broadcast_to(theta, (*batch, self.size)), rates[..., None]
         steps = positive_int("steps", steps)
         every = steps if record_every is None else positive_int("record_every", record_every)
         path = [theta]
         for t in range(1, steps + 1):
             with np.errstate(over="ignore", invalid="ignore"):
-                theta = theta - rates * self.gradient(theta)
+                theta = theta - rates * self._gradient(theta)
             if not np.all(np.isfinite(theta)):
                 raise FloatingPointError(f"gradient descent diverged at step {t}")
             if t % every == 0 or t == steps:
@@ -179,7 +217,7 @@ def layered_network(
         >>> layered_network((2, 3, 1), np.ones((5, 2))).outputs(np.zeros(9)).shape
         (5,)
     """
-    widths = [positive_int("widths", width) for width in widths]
+    widths = [positive_int("widths", width) for width in a_list("widths", widths)]
     inputs = _inputs(inputs, 2)
     if len(widths) < 2 or inputs.shape[1] != widths[0]:
         raise ValueError(
@@ -294,10 +332,12 @@ def minimum_frame(network: SmoothNetwork, theta: object, multiplicity: int = 1) 
         np.True_
     """
     r = positive_int("multiplicity", multiplicity)
-    jacobian = network._outputs(theta, 1).first
+    jacobian = instance_of("network", network, SmoothNetwork)._outputs(theta, 1).first
     rank, p = jacobian.shape[-2:]
     if not r <= rank < p:
-        raise ValueError(f"{rank} outputs and {p} parameters leave no frame for {r} directions")
+        raise ValueError(
+            f"multiplicity: {rank} outputs and {p} parameters leave no frame for {r} directions"
+        )
     values, rows = np.linalg.svd(jacobian, full_matrices=True)[1:]
     if np.any(values[..., -1] <= p * np.finfo(float).eps * values[..., 0]):
         raise ValueError("the Jacobian of the outputs must have full row rank at theta")
@@ -325,9 +365,11 @@ def reflected_end(network: SmoothNetwork, start: object, learning_rate: object) 
         [4.901, 4.904]
     """
     rates = checked_rates(learning_rate)
-    minimum = network.minimum_near(start)
+    start = instance_of("network", network, SmoothNetwork)._parameters(start, "start")
+    common_shape(start=start.shape[:-1], learning_rate=rates.shape)
+    minimum = network._minimum_near(start, "start")
     frame = minimum_frame(network, minimum)
-    x = np.sum(frame.leading[..., 0, :] * (finite_array("start", start) - minimum), axis=-1)
+    x = np.sum(frame.leading[..., 0, :] * (start - minimum), axis=-1)
     excess = frame.eigenvalues[..., 0] - 2 / rates
     return 2 / rates - np.sqrt(excess**2 + frame.slope_squared * x**2 / 2)
 
@@ -343,8 +385,8 @@ def turns_toward_flat(network: SmoothNetwork, path: object) -> np.ndarray:
         >>> turns_toward_flat(network, [[2.0, 1.0], [2.0, 1.01]]).round(4).tolist()
         [0.0, 0.0047]
     """
-    path = finite_array("path", path)
-    frame = minimum_frame(network, network.minimum_near(path))
+    path = instance_of("network", network, SmoothNetwork)._parameters(path, "path")
+    frame = minimum_frame(network, network._minimum_near(path, "path"))
     leading = np.linalg.eigh(network.hessian(path))[1][..., -1]
     parts = np.einsum("...kp,...p->...k", frame.tangent, leading)
     return np.arcsin(np.minimum(np.linalg.norm(parts, axis=-1), 1.0))

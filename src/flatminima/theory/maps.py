@@ -13,7 +13,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, positive_int
+from flatminima._validation import (
+    LARGEST,
+    broadcast,
+    checked_rates,
+    common_shape,
+    finite_array,
+    finite_float,
+    instance_of,
+    numbers,
+    positive_int,
+    shown,
+)
 from flatminima.theory._descent import recurrence
 
 __all__ = [
@@ -52,13 +63,16 @@ class Polynomial:
     def __post_init__(self) -> None:
         values = finite_array("coefficients", self.coefficients)
         if values.ndim != 1 or not values.size:
-            raise ValueError(f"coefficients must be a sequence of numbers, got {values!r}")
+            raise ValueError(f"coefficients must be a sequence of numbers, got {shown(values)}")
         object.__setattr__(self, "coefficients", tuple(float(c) for c in values))
 
     def derivative(self, x: object, order: int = 1) -> np.ndarray:
-        """Return the derivative of the given order >= 0 at x, in the shape of x."""
-        c = np.polynomial.polynomial.polyder(self.coefficients, positive_int("order", order, 0))
-        return np.polynomial.polynomial.polyval(np.asarray(x, dtype=float), c)
+        """Return the derivative of the given order >= 0 at x, in the shape of x; NaN at NaN."""
+        return self._at(numbers("x", x), positive_int("order", order, 0, maximum=1000))
+
+    def _at(self, x: np.ndarray, order: int) -> np.ndarray:
+        c = np.polynomial.polynomial.polyder(self.coefficients, order)
+        return np.polynomial.polynomial.polyval(x, c)
 
 
 def quartic(curvature: float, c: float, skew: float = 0.0) -> Polynomial:
@@ -68,7 +82,8 @@ def quartic(curvature: float, c: float, skew: float = 0.0) -> Polynomial:
         >>> quartic(1.0, -1.0)
         Polynomial(coefficients=(0.0, 0.0, 0.5, 0.0, -0.25))
     """
-    return Polynomial((0.0, 0.0, curvature / 2, skew / 6, c / 4))
+    curvature, c = finite_float("curvature", curvature), finite_float("c", c)
+    return Polynomial((0.0, 0.0, curvature / 2, finite_float("skew", skew) / 6, c / 4))
 
 
 @dataclass(frozen=True)
@@ -82,13 +97,13 @@ class Wide:
     """
 
     def derivative(self, x: object, order: int = 1) -> np.ndarray:
-        """Return the derivative of order 0, 1 or 2 at x."""
-        x = np.asarray(x, dtype=float)
+        """Return the derivative of order 0, 1 or 2 at x; NaN at NaN."""
+        return self._at(numbers("x", x), positive_int("order", order, 0, maximum=2))
+
+    def _at(self, x: np.ndarray, order: int) -> np.ndarray:
         root = np.sqrt(1 + x**2)
         if order == 0:
             return x**2 / (1 + root)
-        if order not in (1, 2):
-            raise ValueError(f"order must be 0, 1 or 2, got {order!r}")
         return x / root if order == 1 else root**-3
 
 
@@ -129,14 +144,17 @@ def orbit(
     keep = steps + 1 if keep is None else positive_int("keep", keep)
     if keep > steps + 1:
         raise ValueError(f"keep must be at most steps + 1 = {steps + 1}, got {keep}")
-    x, eta = np.broadcast_arrays(finite_array("start", start), checked_rates(learning_rate))
+    instance_of("loss", loss, Polynomial, Wide)
+    x, eta = broadcast(
+        start=finite_array("start", start), learning_rate=checked_rates(learning_rate)
+    )
     kept = np.empty((keep, *x.shape))
     first = steps + 1 - keep
     with np.errstate(over="ignore", invalid="ignore"):
         for t in range(steps + 1):
             if t >= first:
                 kept[t - first] = x
-            x = x - eta * loss.derivative(x)
+            x = x - eta * loss._at(x, 1)
             # Once out, out for good: NaN never comes back.
             x = np.where(np.abs(x) <= _ESCAPE, x, np.nan)
     return Orbit(kept, np.isnan(kept[-1]))
@@ -156,7 +174,9 @@ def multiplier(loss: Polynomial | Wide, cycle: object, learning_rate: object) ->
     cycle = finite_array("cycle", cycle)
     if cycle.ndim == 0:
         raise ValueError("cycle must have its points along the first axis, got a number")
-    return np.prod(1 - checked_rates(learning_rate) * loss.derivative(cycle, 2), axis=0)
+    curvature = instance_of("loss", loss, Polynomial, Wide).derivative(cycle, 2)
+    curvature, rates = broadcast(cycle=curvature, learning_rate=checked_rates(learning_rate))
+    return np.prod(1 - rates * curvature, axis=0)
 
 
 def period_two_orbit(curvature: object, c: object, learning_rate: object) -> np.ndarray:
@@ -170,11 +190,14 @@ def period_two_orbit(curvature: object, c: object, learning_rate: object) -> np.
         >>> period_two_orbit(1.0, -1.0, [1.9, 2.5]).round(4).tolist()
         [nan, 0.4472]
     """
-    c = finite_array("c", c)
-    if np.any(c == 0):
+    curvature, c, eta = broadcast(
+        curvature=finite_array("curvature", curvature),
+        c=finite_array("c", c),
+        learning_rate=checked_rates(learning_rate),
+    )
+    if np.any(np.abs(c) < 1 / LARGEST):
         raise ValueError("c must not be 0: a quadratic has no isolated cycle")
-    eta = checked_rates(learning_rate)
-    square = (2 - eta * finite_array("curvature", curvature)) / (eta * c)
+    square = (2 - eta * curvature) / (eta * c)
     return np.sqrt(np.where(square > 0, square, np.nan))
 
 
@@ -219,24 +242,27 @@ def period_two(hessian: object, third: object, fourth: object, learning_rate: ob
     if h.ndim == t.ndim == q.ndim == 0:
         h, t, q = h.reshape(1, 1), t.reshape(1, 1, 1), q.reshape(1, 1, 1, 1)
     p = h.shape[-1] if h.ndim else 0
-    if any(x.shape[-k:] != (p,) * k or x.ndim < k for k, x in ((2, h), (3, t), (4, q))):
+    if not p or any(x.shape[-k:] != (p,) * k for k, x in ((2, h), (3, t), (4, q))):
         raise ValueError(
             "hessian, third and fourth must have shapes (..., p, p), (..., p, p, p) and "
             f"(..., p, p, p, p), got {h.shape}, {t.shape} and {q.shape}"
         )
+    eta = checked_rates(learning_rate)
+    common_shape(
+        hessian=h.shape[:-2], third=t.shape[:-3], fourth=q.shape[:-4], learning_rate=eta.shape
+    )
     values, vectors = np.linalg.eigh(h)
     top, v = values[..., -1], vectors[..., -1]
     slack = 1e-12 * np.abs(top)
     if np.any(values[..., 0] <= slack) or (p > 1 and np.any(top - values[..., -2] <= slack)):
         raise ValueError(
             "hessian must have positive eigenvalues, the largest of them simple, "
-            f"got {values.tolist()}"
+            f"got {shown(values)}"
         )
     c = np.einsum("...ijk,...i,...j->...k", t, v, v)
     back = np.linalg.solve(h, c[..., None])[..., 0]
     along = np.einsum("...ijkl,...i,...j,...k,...l->...", q, v, v, v, v)
     strength = np.sum(c * back, axis=-1) / 2 - along / 6
-    eta = checked_rates(learning_rate)
     with np.errstate(divide="ignore", invalid="ignore"):
         square = (top - 2 / eta) / strength
     amplitude = np.sqrt(np.where((square > 0) & np.isfinite(square), square, np.nan))
@@ -265,10 +291,15 @@ def bifurcation_diagram(
         >>> bifurcation_diagram(quartic(1.0, -1.0), [1.5, 2.5, 3.3], keep=64).x.shape
         (64, 1, 3)
     """
-    rates = np.atleast_1d(checked_rates(learning_rates))
-    starts = np.atleast_1d(finite_array("starts", starts))[:, None]
+    rates = np.atleast_1d(checked_rates(learning_rates, "learning_rates"))
+    starts = np.atleast_1d(finite_array("starts", starts))
+    if rates.ndim > 1 or starts.ndim > 1:
+        raise ValueError(
+            "learning_rates and starts must be numbers or lists of numbers, got shapes "
+            f"{rates.shape} and {starts.shape}"
+        )
     settle, keep = positive_int("settle", settle), positive_int("keep", keep)
-    return orbit(loss, starts, rates, settle + keep - 1, keep)
+    return orbit(loss, starts[:, None], rates, settle + keep - 1, keep)
 
 
 def cycle_length(orbits: Orbit) -> np.ndarray:
@@ -281,7 +312,7 @@ def cycle_length(orbits: Orbit) -> np.ndarray:
         >>> cycle_length(bifurcation_diagram(quartic(1.0, -1.0), [1.5, 2.5, 3.25])).tolist()
         [[1, 2, 4]]
     """
-    if len(orbits.x) < 2 * _LONGEST:
+    if len(instance_of("orbits", orbits, Orbit).x) < 2 * _LONGEST:
         raise ValueError(f"orbits must hold at least {2 * _LONGEST} iterates, got {len(orbits.x)}")
     period = np.zeros(orbits.x.shape[1:], dtype=int)
     for k in range(_LONGEST, 0, -1):
@@ -305,7 +336,7 @@ def superstable_rates(levels: int) -> np.ndarray:
     """
     from scipy.optimize import brentq
 
-    levels = positive_int("levels", levels, 2)
+    levels = positive_int("levels", levels, 2, maximum=16)
 
     def miss(eta: float, steps: int) -> float:
         x = critical = np.sqrt((eta - 1) / (3 * eta))
@@ -358,14 +389,17 @@ def uv_model(
         [0.179, nan]
     """
     width = positive_int("width", width)
-    f, lam, eta = np.broadcast_arrays(
-        finite_array("output", output),
-        finite_array("curvature", curvature),
-        checked_rates(learning_rate),
+    f, lam, eta = broadcast(
+        output=finite_array("output", output),
+        curvature=finite_array("curvature", curvature),
+        learning_rate=checked_rates(learning_rate),
     )
     bound = 2 * np.abs(f) / np.sqrt(width)
     if np.any(lam < bound * (1 - 8 * np.finfo(float).eps)):
-        raise ValueError("curvature must be at least 2 |output| / sqrt(width)")
+        raise ValueError(
+            f"curvature must be at least 2 |output| / sqrt(width), got {shown(lam)} for the "
+            f"output {shown(f)}"
+        )
 
     def step(f: np.ndarray, lam: np.ndarray) -> np.ndarray:
         drive = f**2 / width

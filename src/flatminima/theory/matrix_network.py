@@ -17,10 +17,13 @@ from functools import cached_property
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, positive_int
+from flatminima._validation import checked_rates, common_shape, finite_array, positive_int, shown
 from flatminima.theory import _descent
 
 __all__ = ["MatrixNetwork", "MatrixTrajectory"]
+
+_FARTHEST = 100
+"""The largest stretch of a minimum, by the factor e^100."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,8 @@ class MatrixNetwork:
 
     def hessian_product(self, theta: object, direction: object) -> np.ndarray:
         """Return the Hessian at theta times a direction; both broadcast to (..., a + b, k)."""
+        theta, direction = self._parameters(theta), self._parameters(direction, "direction")
+        common_shape(theta=theta.shape[:-2], direction=direction.shape[:-2])
         first, second = self.factors(theta)
         turned, bent = self.factors(direction)
         change = turned @ _transposed(second) + first @ _transposed(bent)
@@ -100,7 +105,7 @@ class MatrixNetwork:
         """
         first, second = map(_row_squares, self.factors(theta))
         sums = first[..., :, None] + second[..., None, :]
-        return -np.sort(-sums.reshape(*sums.shape[:-2], -1), axis=-1)
+        return -np.sort(-sums.reshape(*sums.shape[:-2], self.target.size), axis=-1)
 
     @property
     def flattest_sharpness(self) -> float:
@@ -123,11 +128,15 @@ class MatrixNetwork:
         count, stretch = len(values), finite_array("stretch", stretch)
         if self.width < count:
             raise ValueError(f"minimum needs a width of at least {count}, got {self.width}")
-        if stretch.shape[-1:] != (count,):
-            raise ValueError(f"stretch must have shape (..., {count}), got {stretch.shape}")
+        if stretch.shape[-1:] != (count,) or np.any(np.abs(stretch) > _FARTHEST):
+            raise ValueError(
+                f"stretch must have shape (..., {count}) and entries between -{_FARTHEST} and "
+                f"{_FARTHEST}, got {shown(stretch)}"
+            )
         turn = np.eye(self.width, count) if turn is None else finite_array("turn", turn)
         if turn.shape[-2:] != (self.width, count):
             raise ValueError(f"turn must have shape (..., {self.width}, {count}), got {turn.shape}")
+        common_shape(stretch=stretch.shape[:-1], turn=turn.shape[:-2])
         # Columns orthonormal to rounding differ from it by a few eps a product, k products.
         if np.abs(_transposed(turn) @ turn - np.eye(count)).max() > 1e-12 * self.width:
             raise ValueError("turn must have orthonormal columns")
@@ -151,8 +160,11 @@ class MatrixNetwork:
         ``learning_rate`` broadcasts against the batch axes.
         """
         upper, lower = self.factors(self.gradient(theta))
-        rates = checked_rates(learning_rate)[..., None, None]
-        return rates**2 * (_transposed(lower) @ lower - _transposed(upper) @ upper)
+        rates = checked_rates(learning_rate)
+        common_shape(theta=upper.shape[:-2], learning_rate=rates.shape)
+        return rates[..., None, None] ** 2 * (
+            _transposed(lower) @ lower - _transposed(upper) @ upper
+        )
 
     def twin(self, theta: object) -> np.ndarray:
         """Return the point (a, b) of the scalar network that runs as theta does, shape (..., 2).
@@ -160,6 +172,11 @@ class MatrixNetwork:
         Defined for a 1 x 1 target (M5): b + a = ||u + v|| and b - a = ||u - v||, so that ab is the
         output, a^2 + b^2 is ||u||^2 + ||v||^2, and kappa is the nuclear norm of Delta.
         ValueError for a larger target.
+
+        Example:
+            >>> network = MatrixNetwork([[1.0]], 2)
+            >>> network.twin([[1.0, 0.0], [0.6, 0.8]]).round(4).tolist()
+            [0.4472, 1.3416]
         """
         if self.target.shape != (1, 1):
             raise ValueError(f"twin needs a target of shape (1, 1), got {self.target.shape}")
@@ -191,7 +208,7 @@ class MatrixNetwork:
             [12.4, 8.9]
         """
         plan = _descent.prepare(
-            self._parameters(start), 2, learning_rate, steps, None, None, record_every
+            self._parameters(start, "start"), 2, learning_rate, steps, None, None, record_every
         )
         theta = np.empty((len(plan.times), *plan.start.shape))
         theta[0] = plan.start
@@ -210,8 +227,8 @@ class MatrixNetwork:
             diverged=np.isnan(theta[-1, :, 0, 0]).reshape(plan.batch),
         )
 
-    def _parameters(self, theta: object) -> np.ndarray:
-        return _descent.parameters(theta, (sum(self.target.shape), self.width))
+    def _parameters(self, theta: object, name: str = "theta") -> np.ndarray:
+        return _descent.parameters(theta, (sum(self.target.shape), self.width), name)
 
     def _gradient(self, theta: np.ndarray) -> np.ndarray:
         rows = self.target.shape[0]

@@ -10,7 +10,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, one_of, positive_float, positive_int
+from flatminima._validation import (
+    a_bool,
+    broadcast,
+    checked_rates,
+    common_shape,
+    finite_array,
+    finite_float,
+    nonnegative_array,
+    one_of,
+    positive_float,
+    positive_int,
+)
 
 __all__ = [
     "METHODS",
@@ -43,8 +54,9 @@ def loss(hessian: object, theta: object) -> np.ndarray:
         >>> float(loss([3.0, 1.0], [1.0, 2.0]))
         3.5
     """
-    theta = finite_array("theta", theta)
-    return np.sum(theta * (theta @ _matrix(hessian)), axis=-1) / 2
+    matrix = _matrix(hessian)
+    theta = _vectors("theta", theta, len(matrix))
+    return np.sum(theta * (theta @ matrix), axis=-1) / 2
 
 
 def descend(hessian: object, start: object, learning_rate: object, steps: int) -> np.ndarray:
@@ -97,14 +109,10 @@ def iterate(
         -0.006
     """
     matrix = _matrix(hessian)
-    theta = finite_array("start", start)
-    if theta.ndim == 0 or theta.shape[-1] != matrix.shape[0]:
-        raise ValueError(
-            f"start must have shape (..., {matrix.shape[0]}) for this Hessian, got {theta.shape}"
-        )
-    rate = checked_rates(learning_rate)[..., None]
+    theta, rate = _vectors("start", start, len(matrix)), checked_rates(learning_rate)
     beta, steps = _coefficient(method, coefficients), positive_int("steps", steps)
-    shape = np.broadcast_shapes(theta.shape, rate.shape)
+    shape = (*common_shape(start=theta.shape[:-1], learning_rate=rate.shape), len(matrix))
+    rate = rate[..., None]
     path = np.empty((steps + 1, *shape))
     path[0] = theta
     memory = np.zeros(shape)
@@ -132,7 +140,11 @@ def companion_matrix(
         [[0.5, -0.5], [1.0, 0.0]]
     """
     beta = _coefficient(method, coefficients)
-    x = checked_rates(learning_rate) * finite_array("eigenvalue", eigenvalue)
+    x, rates = broadcast(
+        eigenvalue=finite_array("eigenvalue", eigenvalue),
+        learning_rate=checked_rates(learning_rate),
+    )
+    x = rates * x
     trace, determinant = {
         "gd": (1 - x, 0 * x),
         "heavy_ball": (1 + beta - x, beta + 0 * x),
@@ -153,7 +165,10 @@ def spectral_radius(matrix: object) -> np.ndarray:
         >>> float(spectral_radius(companion_matrix("nesterov", edge, 0.1, momentum=0.9)).round(12))
         1.0
     """
-    return np.max(np.abs(np.linalg.eigvals(finite_array("matrix", matrix))), axis=-1)
+    array = finite_array("matrix", matrix)
+    if array.ndim < 2 or array.shape[-1] != array.shape[-2] or not array.shape[-1]:
+        raise ValueError(f"matrix must have shape (..., m, m), got {array.shape}")
+    return np.max(np.abs(np.linalg.eigvals(array)), axis=-1)
 
 
 def stability_threshold(method: str, learning_rate: object, **coefficients: float) -> np.ndarray:
@@ -218,11 +233,12 @@ def sgd_second_moment(
         >>> [float(sgd_second_moment(1.0, 3.0, 1.0, size)) for size in (1, 4)]
         [3.0, 0.75]
     """
-    variance = finite_array("variance", variance)
-    if np.any(variance < 0):
-        raise ValueError(f"variance must be at least 0, got {variance!r}")
-    eta = checked_rates(learning_rate)
-    contraction = (1 - eta * finite_array("eigenvalue", eigenvalue)) ** 2
+    eigenvalue, variance, eta = broadcast(
+        eigenvalue=finite_array("eigenvalue", eigenvalue),
+        variance=nonnegative_array("variance", variance),
+        learning_rate=checked_rates(learning_rate),
+    )
+    contraction = (1 - eta * eigenvalue) ** 2
     return contraction + eta**2 * variance / positive_int("batch_size", batch_size)
 
 
@@ -245,7 +261,10 @@ def sgd_covariance_step(
     """
     features = finite_array("features", features)
     eta = positive_float("learning_rate", learning_rate)
-    batch_size = positive_int("batch_size", batch_size)
+    batch_size, replacement = (
+        positive_int("batch_size", batch_size),
+        a_bool("replacement", replacement),
+    )
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"features must have shape (n, p), got {features.shape}")
     n, p = features.shape
@@ -272,6 +291,13 @@ def _matrix(hessian: object) -> np.ndarray:
     return matrix
 
 
+def _vectors(name: str, value: object, n: int) -> np.ndarray:
+    array = finite_array(name, value)
+    if array.shape[-1:] != (n,):
+        raise ValueError(f"{name} must have shape (..., {n}) for this hessian, got {array.shape}")
+    return array
+
+
 def _coefficient(method: str, coefficients: dict[str, float]) -> float:
     """Return the one coefficient of a method in [0, 1), 0 for gd; ValueError for any other."""
     allowed = METHODS[one_of("method", method, METHODS)]
@@ -281,8 +307,8 @@ def _coefficient(method: str, coefficients: dict[str, float]) -> float:
             f"{', '.join(sorted(coefficients)) or 'none'}"
         )
     for name, value in coefficients.items():
-        number = finite_array(name, value)
-        if number.ndim or not 0 <= number < 1:
-            raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
-        return float(number)
+        number = finite_float(name, value)
+        if not 0 <= number < 1:
+            raise ValueError(f"{name} must be a number in [0, 1), got {number}")
+        return number
     return 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flatminima._validation import finite_array
+from flatminima._validation import common_shape, finite_array
 
 __all__ = ["align", "angle", "overlap", "principal_angles", "rotation_field", "subspace_overlap"]
 
@@ -21,7 +21,7 @@ _ORTHONORMALITY = float(np.sqrt(np.finfo(np.float32).eps))
 
 def _unit(name: str, vectors: object) -> np.ndarray:
     """The vectors along the last axis, scaled to length one (safe from overflow)."""
-    array = finite_array(name, vectors)
+    array = finite_array(name, vectors, largest=np.finfo(float).max)
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{name} must hold vectors along its last axis, got shape {array.shape}")
     largest = np.max(np.abs(array), axis=-1, keepdims=True)
@@ -31,12 +31,15 @@ def _unit(name: str, vectors: object) -> np.ndarray:
     return array / np.linalg.norm(array, axis=-1, keepdims=True)
 
 
-def _same_dimension(u: np.ndarray, v: np.ndarray) -> None:
+def _same_dimension(axes: int = 1, **vectors: np.ndarray) -> None:
+    """Raise ValueError unless the last axes are equally long, and all but the last so many fit."""
+    (first, u), (second, v) = vectors.items()
     if u.shape[-1:] != v.shape[-1:] or u.ndim == 0:
         raise ValueError(
-            "both arguments must hold vectors of the same dimension along the last axis, "
+            f"{first} and {second} must hold vectors of the same dimension along the last axis, "
             f"got shapes {u.shape} and {v.shape}"
         )
+    common_shape(**{name: array.shape[:-axes] for name, array in vectors.items()})
 
 
 def angle(u: object, v: object) -> np.ndarray:
@@ -51,7 +54,7 @@ def angle(u: object, v: object) -> np.ndarray:
         1e-09
     """
     u, v = _unit("u", u), _unit("v", v)
-    _same_dimension(u, v)
+    _same_dimension(u=u, v=v)
     lengths = np.linalg.norm(u - v, axis=-1), np.linalg.norm(u + v, axis=-1)
     return 2 * np.arctan2(np.minimum(*lengths), np.maximum(*lengths))
 
@@ -66,7 +69,7 @@ def overlap(u: object, v: object) -> np.ndarray:
         0.6
     """
     u, v = _unit("u", u), _unit("v", v)
-    _same_dimension(u, v)
+    _same_dimension(u=u, v=v)
     return np.minimum(np.abs(np.sum(u * v, axis=-1)), 1.0)
 
 
@@ -100,7 +103,7 @@ def principal_angles(U: object, V: object) -> np.ndarray:
         [0.0, 1.5708]
     """
     U, V = _orthonormal_rows("U", U), _orthonormal_rows("V", V)
-    _same_dimension(U, V)
+    _same_dimension(U=U, V=V, axes=2)
     if U.shape[-2] < V.shape[-2]:
         U, V = V, U
     cross = V @ np.swapaxes(U, -1, -2)
@@ -133,7 +136,7 @@ def align(V: object, reference: object) -> np.ndarray:
         [[1.0, -0.5]]
     """
     V, reference = finite_array("V", V), finite_array("reference", reference)
-    _same_dimension(V, reference)
+    _same_dimension(V=V, reference=reference)
     product = np.sum(V * reference, axis=-1, keepdims=True)
     return np.where(product < 0, -V, V)
 
@@ -189,10 +192,10 @@ def rotation_field(
         >>> rotation_field([3.0, 1.0], [[1, 0], [0, 1]], [5.0, 4.0]).tolist()
         [0.0, 2.0]
     """
-    types = [a.dtype for a in map(np.asarray, (eigenvalues, eigenvectors)) if a.dtype.kind == "f"]
-    rounding = max((float(np.finfo(t).eps) for t in types), default=float(np.finfo(float).eps))
     values = finite_array("eigenvalues", eigenvalues)
     vectors = finite_array("eigenvectors", eigenvectors)
+    types = [a.dtype for a in map(np.asarray, (eigenvalues, eigenvectors)) if a.dtype.kind == "f"]
+    rounding = max((float(np.finfo(t).eps) for t in types), default=float(np.finfo(float).eps))
     gradient = finite_array("sharpness_gradient", sharpness_gradient)
     k, n = vectors.shape[-2:] if vectors.ndim > 1 else (0, 0)
     if not (values.ndim and gradient.ndim and 0 < k <= n and values.shape[-1] == k):
@@ -202,7 +205,16 @@ def rotation_field(
             f"{values.shape}, {vectors.shape} and {gradient.shape}"
         )
     _check_eigenpairs(values, vectors, rounding)
-    _same_dimension(vectors, gradient)
+    if gradient.shape[-1] != n:
+        raise ValueError(
+            f"sharpness_gradient must be of the same dimension as eigenvectors, {n}, got shape "
+            f"{gradient.shape}"
+        )
+    common_shape(
+        eigenvalues=values.shape[:-1],
+        eigenvectors=vectors.shape[:-2],
+        sharpness_gradient=gradient.shape[:-1],
+    )
     components = np.einsum("...kn,...n->...k", vectors, gradient)
     rest = gradient - np.einsum("...k,...kn->...n", components, vectors)
     leading = values[..., :1]

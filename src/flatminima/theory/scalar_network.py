@@ -17,7 +17,16 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, positive_int
+from flatminima._validation import (
+    a_generator,
+    broadcast,
+    checked_rates,
+    common_shape,
+    finite_array,
+    finite_float,
+    positive_int,
+    shown,
+)
 from flatminima.theory import _descent, _products
 from flatminima.theory._products import leave_one_out, leave_two_out
 
@@ -42,10 +51,7 @@ class ScalarNetwork:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", positive_int("depth", self.depth))
-        target = finite_array("target", self.target)
-        if target.ndim > 0:
-            raise ValueError(f"target must be a single number, got {self.target!r}")
-        object.__setattr__(self, "target", float(target))
+        object.__setattr__(self, "target", finite_float("target", self.target))
 
     def residual(self, theta: object) -> np.ndarray:
         """Return r = pi - y, shape (...), for parameters of shape (..., depth)."""
@@ -159,7 +165,7 @@ class ScalarNetwork:
         """
         theta = self._parameters(theta)
         largest = np.abs(leave_two_out(theta)).max(axis=(-2, -1))
-        return checked_rates(learning_rate) * np.abs(self.residual(theta)) * largest
+        return self._rates(learning_rate, theta=theta) * np.abs(self.residual(theta)) * largest
 
     def start_with_sharpness(
         self, sharpness: object, generator: np.random.Generator, residual: object = 0.0
@@ -170,22 +176,30 @@ class ScalarNetwork:
         (...); the generator draws the direction of imbalance and the signs. ValueError for a
         sharpness below ``flattest_sharpness`` (other than 1 at depth 1), an output without the
         target's sign, or target 0, whose minima are not described by their imbalances.
+
+        Example:
+            >>> network = ScalarNetwork(3, 1.0)
+            >>> start = network.start_with_sharpness([4.0, 5.0], np.random.default_rng(0))
+            >>> network.sharpness(start).round(9).tolist()
+            [4.0, 5.0]
         """
-        sharpness, residual = np.broadcast_arrays(
-            finite_array("sharpness", sharpness), finite_array("residual", residual)
+        sharpness, residual = broadcast(
+            sharpness=finite_array("sharpness", sharpness),
+            residual=finite_array("residual", residual),
         )
-        if not isinstance(generator, np.random.Generator):
-            raise ValueError(f"generator must be a numpy Generator, got {generator!r}")
+        a_generator("generator", generator)
         if self.target == 0:
             raise ValueError("start_with_sharpness needs a target other than 0, got 0")
         floor = self.flattest_sharpness
         if np.any(sharpness < floor) or (self.depth == 1 and np.any(sharpness != floor)):
             raise ValueError(
                 f"sharpness must be at least that of the flattest minimum, {floor:.6g}, and equal "
-                f"to it at depth 1; got {sharpness.min():.6g} to {sharpness.max():.6g}"
+                f"to it at depth 1; got {shown(sharpness)}"
             )
         if np.any((self.target + residual) * np.sign(self.target) <= 0):
-            raise ValueError(f"target + residual must keep the target's sign, got {residual!r}")
+            raise ValueError(
+                f"target + residual must keep the target's sign, got {shown(residual)}"
+            )
         squares = self._random_gradients(sharpness, generator)
         signs = generator.choice([-1.0, 1.0], size=(*sharpness.shape, self.depth))
         signs[..., -1] = np.sign(self.target) * np.prod(signs[..., :-1], axis=-1)
@@ -200,8 +214,10 @@ class ScalarNetwork:
         the only such point, unless kappa <= 0 and the output is 0, where b may be 0.
         """
         _descent.needs_depth_two(self, "at")
-        output = self.target + finite_array("residual", residual)
-        output, kappa = np.broadcast_arrays(output, finite_array("kappa", kappa))
+        output, kappa = broadcast(
+            residual=self.target + finite_array("residual", residual),
+            kappa=finite_array("kappa", kappa),
+        )
         larger = np.sqrt((np.hypot(kappa, 2 * output) + np.abs(kappa)) / 2)
         with np.errstate(invalid="ignore", divide="ignore"):
             smaller = np.where(larger > 0, output / larger, 0.0)
@@ -246,7 +262,13 @@ class ScalarNetwork:
             [5.21, 4.79]
         """
         plan = _descent.prepare(
-            self._parameters(start), 1, learning_rate, steps, label_noise, generator, record_every
+            self._parameters(start, "start"),
+            1,
+            learning_rate,
+            steps,
+            label_noise,
+            generator,
+            record_every,
         )
         theta = np.empty((len(plan.times), self.depth, len(plan.rates)))
         theta[0] = plan.start.T
@@ -283,15 +305,21 @@ class ScalarNetwork:
         Two steps at residual r near 2/eta lower the sharpness ahead by 2 eta c r^2. c is 0 at the
         flattest minimum and positive at every other. ``minimum`` has residual 0 and shape
         (..., depth); ``learning_rate`` broadcasts. ValueError for target 0.
+
+        Example:
+            >>> ScalarNetwork(2, 1.0).stabilization([[1.0, 1.0], [0.5, 2.0]], 0.5).round(4).tolist()
+            [0.0, 1.6544]
         """
         if self.target == 0:
             raise ValueError("stabilization needs a target other than 0, got 0")
         # At a minimum the squares of the products are y^2 w_i.
-        weights = leave_one_out(self._parameters(minimum)) ** 2
+        minimum = self._parameters(minimum, "minimum")
+        rates = self._rates(learning_rate, minimum=minimum)
+        weights = leave_one_out(minimum) ** 2
         total = np.sum(weights, axis=-1)
         mean = np.sum(weights**2, axis=-1) / total
         spread = np.sum(weights * (weights - mean[..., None]) ** 2, axis=-1)
-        return checked_rates(learning_rate) * spread / self.target**2
+        return rates * spread / self.target**2
 
     def escape_margin(self, theta: object, learning_rate: object) -> np.ndarray:
         r"""Return 4 - eta (a^2 + b^2) + eta^2 y r, shape (...); depth 2 only.
@@ -302,11 +330,19 @@ class ScalarNetwork:
         flatness bias). For eta |y| >= 2 it says nothing. ``learning_rate`` broadcasts.
         """
         _descent.needs_depth_two(self, "escape_margin")
-        theta, rates = self._parameters(theta), checked_rates(learning_rate)
+        theta = self._parameters(theta)
+        rates = self._rates(learning_rate, theta=theta)
         return 4 - rates * np.sum(theta**2, axis=-1) + rates**2 * self.target * self.residual(theta)
 
-    def _parameters(self, theta: object) -> np.ndarray:
-        return _descent.parameters(theta, (self.depth,))
+    def _parameters(self, theta: object, name: str = "theta") -> np.ndarray:
+        return _descent.parameters(theta, (self.depth,), name)
+
+    def _rates(self, learning_rate: object, **parameters: np.ndarray) -> np.ndarray:
+        """The learning rates, which broadcast against the batch axes of the parameters."""
+        rates = checked_rates(learning_rate)
+        shapes = {name: array.shape[:-1] for name, array in parameters.items()}
+        common_shape(**shapes, learning_rate=rates.shape)
+        return rates
 
     def _mixed(self, theta: np.ndarray) -> np.ndarray:
         """The off-diagonal Hessian entry y + 2r at depth 2."""
@@ -415,9 +451,11 @@ def residual_imbalance_dynamics(
         >>> r.round(3).tolist(), kappa.round(3).tolist()
         ([0.1, -0.047, 0.02], [3.0, 2.995, 2.994])
     """
-    rates, y = checked_rates(learning_rate), ScalarNetwork(2, target).target
-    *start, rates = np.broadcast_arrays(
-        finite_array("residual", residual), finite_array("kappa", kappa), rates
+    y = finite_float("target", target)
+    *start, rates = broadcast(
+        residual=finite_array("residual", residual),
+        kappa=finite_array("kappa", kappa),
+        learning_rate=checked_rates(learning_rate),
     )
 
     def step(r: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
