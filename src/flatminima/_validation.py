@@ -78,7 +78,8 @@ def numbers(name: str, value: object, dtype: type = float) -> np.ndarray:
     array = _as_array(name, value, dtype)
     if np.any(np.abs(array) > LARGEST):
         raise ValueError(
-            f"{name} must hold numbers of at most {LARGEST:.0e} in size, got {shown(array)}"
+            f"{name} must hold no number that is infinite or beyond {LARGEST:.0e}, got "
+            f"{shown(array)}"
         )
     return array
 

@@ -23,7 +23,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from flatminima._validation import one_of, positive_float, positive_int
+from flatminima._validation import (
+    a_bool,
+    a_list,
+    instance_of,
+    one_of,
+    positive_float,
+    positive_int,
+    shown,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -60,8 +68,13 @@ def mlp(
     of any shape ``(n, ...)`` are flattened to ``(n, widths[0])``. ``activation`` is one of
     ACTIVATIONS, ``scale`` a factor on the standard deviation of every initial weight, and ``seed``
     a whole number or a CPU torch.Generator. ValueError for values out of range.
+
+    Example:
+        >>> mlp([4, 3, 2])(torch.zeros(5, 4)).shape
+        torch.Size([5, 2])
     """
-    widths = [positive_int("each of widths", width) for width in widths]
+    widths = [positive_int("each of widths", width) for width in a_list("widths", widths)]
+    bias, dtype = a_bool("bias", bias), _dtype(dtype)
     if len(widths) < 2:
         raise ValueError(f"widths needs an input and an output dimension at least, got {widths}")
     make_activation, gain = ACTIVATIONS[one_of("activation", activation, ACTIVATIONS)]
@@ -76,8 +89,13 @@ def linear(inputs: int, outputs: int, **options: object) -> nn.Sequential:
     """The linear model, the control without depth: under the squared loss its Hessian is constant.
 
     Takes the keyword options of `mlp`: bias, scale, seed, dtype, device.
+
+    Example:
+        >>> count_parameters(linear(3, 2, bias=False))
+        6
     """
-    return mlp([inputs, outputs], "identity", **options)
+    widths = positive_int("inputs", inputs), positive_int("outputs", outputs)
+    return mlp(widths, "identity", **options)
 
 
 def cnn(
@@ -100,9 +118,10 @@ def cnn(
     height, width) of one image, and all else is as in `mlp`. ValueError for more poolings than the
     image has room for, too.
     """
-    channels = [positive_int("each of channels", c) for c in channels]
+    channels = [positive_int("each of channels", c) for c in a_list("channels", channels)]
+    input_shape, dtype = a_list("input_shape", input_shape), _dtype(dtype)
     if len(input_shape) != 3:
-        raise ValueError(f"input_shape must be (channels, height, width), got {input_shape!r}")
+        raise ValueError(f"input_shape must be (channels, height, width), got {shown(input_shape)}")
     c_in, height, width = (positive_int("each of input_shape", s) for s in input_shape)
     outputs = positive_int("outputs", outputs)
     shrink = 2 ** len(channels)
@@ -124,7 +143,23 @@ def cnn(
 
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable parameters, the dimension of the space the loss landscape lives on."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parameters = instance_of("model", model, nn.Module).parameters()
+    return sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def _dtype(value: torch.dtype) -> torch.dtype:
+    """Return ``value``, or raise TypeError unless it is a dtype of real numbers."""
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point torch.dtype, got {shown(value)}")
+    return value
+
+
+def _device(value: torch.device | str) -> torch.device:
+    """Return ``value`` as a device; ValueError unless it is one that PyTorch knows."""
+    try:
+        return torch.device(instance_of("device", value, torch.device, str))
+    except RuntimeError as error:
+        raise ValueError(f"device must be one of PyTorch's, got {shown(value)}") from error
 
 
 def _initialize(
@@ -135,9 +170,11 @@ def _initialize(
     device: torch.device | str,
 ) -> nn.Sequential:
     """Give the model, built without storage, its weights by the scheme at the head of the file."""
-    scale = positive_float("scale", scale)
+    scale, device = positive_float("scale", scale), _device(device)
     if not isinstance(seed, torch.Generator):
-        seed = torch.Generator().manual_seed(positive_int("seed", seed, minimum=0))
+        seed = torch.Generator().manual_seed(
+            positive_int("seed", seed, minimum=0, maximum=2**64 - 1)
+        )
     elif seed.device.type != "cpu":
         raise ValueError(f"seed must be a generator on the CPU, got one on {seed.device}")
     model.to_empty(device=device)

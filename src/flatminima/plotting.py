@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flatminima._validation import positive_float
+from flatminima._validation import a_list, finite_float, instance_of, numbers, positive_float
 
 __all__ = [
     "COLORS",
@@ -76,14 +76,29 @@ def use_style() -> None:
 
 
 def threshold_line(ax: Axes, level: float, label: str | None = r"$2/\eta$", **style: object):
-    """Draw a stability threshold as the book draws it: a dashed vermillion line at ``level``."""
+    """Draw a stability threshold as the book draws it: a dashed vermillion line at ``level``.
+
+    Example:
+        >>> from matplotlib import pyplot
+        >>> threshold_line(pyplot.subplots()[1], 20.0).get_linestyle()
+        '--'
+    """
+    _axes("ax", [ax])
+    level = finite_float("level", level)
+    if label is not None:
+        instance_of("label", label, str)
     style = {"color": COLORS["vermillion"], "linestyle": "--", "linewidth": 1.2} | style
     return ax.axhline(level, label=label, **style)
 
 
 def residual_colors(residual: object) -> np.ndarray:
-    """The color of each residual: vermillion above zero, blue below, grey at zero or NaN."""
-    residual = np.asarray(residual, dtype=float)
+    """The color of each residual: vermillion above zero, blue below, grey at zero or NaN.
+
+    Example:
+        >>> residual_colors([0.1, -0.1]).tolist() == [COLORS["vermillion"], COLORS["blue"]]
+        True
+    """
+    residual = numbers("residual", residual)
     above, below = COLORS["vermillion"], COLORS["blue"]
     return np.where(residual > 0, above, np.where(residual < 0, below, COLORS["grey"]))
 
@@ -101,10 +116,18 @@ def plot_trajectory(
     Points after divergence, and segments where v_1 is undefined, are left out. ``shown`` picks from
     the recorded times; the segments are returned in their order. ValueError for another depth, a
     batch of trajectories, or no finite point to show.
+
+    Example:
+        >>> from matplotlib import pyplot
+        >>> from flatminima.theory.scalar_network import ScalarNetwork
+        >>> run = ScalarNetwork(2, 1.0).descend([0.5, 2.1], 0.4, 10)
+        >>> len(plot_trajectory(pyplot.subplots()[1], run).get_segments())
+        11
     """
     from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D
 
+    _axes("ax", [ax])
     theta, residual = _single(trajectory, shown)
     low, high = theta.min(axis=0), theta.max(axis=0)
     # A run that stays where it is has no range of its own; its size takes the place.
@@ -157,12 +180,14 @@ def plot_run(history: History, axes: tuple[Axes, Axes] | None = None) -> tuple[A
         >>> [ax.get_ylabel() for ax in axes]
         ['training loss', 'sharpness']
     """
-    episodes = history.episodes()
+    from flatminima.training.history import History
+
+    episodes = instance_of("history", history, History).episodes()
     if axes is None:
         from matplotlib import pyplot
 
         axes = pyplot.subplots(2, 1, figsize=(6.4, 4.6), sharex=True, layout="constrained")[1]
-    top, bottom = axes
+    top, bottom = _axes("axes", axes, 2)
     top.semilogy(history.steps, history.loss, color=COLORS["blue"], linewidth=1)
     bottom.plot(history.probe_steps, history.probes["sharpness"], color=COLORS["blue"])
     bottom.plot(
@@ -196,7 +221,17 @@ def plot_sharpness_and_angle(
 
     The first of the axes is for the sharpness, the second for the angle; ``trajectory``, ``shown``
     and errors are as in :func:`plot_trajectory`, with a ValueError for a learning rate <= 0.
+
+    Example:
+        >>> from matplotlib import pyplot
+        >>> from flatminima.theory.scalar_network import ScalarNetwork
+        >>> run = ScalarNetwork(2, 1.0).descend([0.5, 2.1], 0.4, 10)
+        >>> axes = pyplot.subplots(2, 1)[1]
+        >>> plot_sharpness_and_angle(axes, run, 0.4)
+        >>> axes[1].get_xlabel()
+        'step $t$'
     """
+    axes = _axes("axes", axes, 2)
     threshold = 2 / positive_float("learning_rate", learning_rate)
     theta, residual = _single(trajectory, shown)
     network = trajectory.network
@@ -219,8 +254,22 @@ def plot_sharpness_and_angle(
         ax.legend()
 
 
+def _axes(name: str, value: object, count: int = 1) -> list:
+    """So many axes to draw on; TypeError or ValueError for anything else."""
+    from matplotlib.axes import Axes
+
+    found = a_list(name, value)
+    if len(found) != count:
+        raise ValueError(f"{name} must be {count} axes, got {len(found)}")
+    return [instance_of(name, ax, Axes) for ax in found]
+
+
 def _single(trajectory: ScalarTrajectory, shown: slice) -> tuple[np.ndarray, np.ndarray]:
     """Points (times, 2) and residuals of one trajectory at depth 2, up to its divergence."""
+    from flatminima.theory.scalar_network import ScalarTrajectory
+
+    instance_of("trajectory", trajectory, ScalarTrajectory)
+    instance_of("shown", shown, slice)
     theta = np.asarray(trajectory.theta)
     if trajectory.network.depth != 2 or theta.ndim != 2:
         raise ValueError(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import finite_array, positive_int
+from flatminima._validation import a_function, a_generator, finite_array, numbers, positive_int
 
 __all__ = [
     "LEVEL",
@@ -78,6 +78,7 @@ class Interval(NamedTuple):
             >>> f"{difference.map(lambda x: math.exp(-x))}"
             '1 [0.25, 2]'
         """
+        a_function("function", function)
         value, low, high = (float(function(part)) for part in self)
         return Interval(value, min(low, high), max(low, high))
 
@@ -121,6 +122,7 @@ def bootstrap_interval(
         '0.81 [0.80, 0.83]'
     """
     samples = finite_array("samples", samples)
+    a_function("statistic", statistic)
     if samples.ndim == 0 or len(samples) < 3:
         raise ValueError(f"samples must hold at least 3 seeds, got shape {samples.shape}")
     if statistic is np.mean:
@@ -143,6 +145,7 @@ def _bootstrap(
     from scipy.stats import bootstrap
 
     resamples = positive_int("resamples", resamples)
+    a_generator("generator", generator)
     everyone = np.arange(len(samples))
     value = float(statistics(everyone[None])[0])
     if np.all(samples == samples[:1]):
@@ -212,7 +215,7 @@ def contrast(
         >>> f"{contrast(values, [False, True, True], np.random.default_rng(0)):.1f}"
         '−1.8 [−2.0, −1.5]'
     """
-    values, treated = np.asarray(values, dtype=float), np.asarray(treated, dtype=bool)
+    values, treated = numbers("values", values), numbers("treated", treated, bool)
     if values.ndim != 2 or treated.shape != values.shape[1:]:
         raise ValueError(
             "values must have shape (seeds, conditions) and treated (conditions,), got "
@@ -220,6 +223,8 @@ def contrast(
         )
     sides = values[:, treated], values[:, ~treated]
     if any(side.size == 0 or np.isnan(side).all(axis=1).any() for side in sides):
-        raise ValueError("each seed must have a value among the treated conditions and the rest")
+        raise ValueError(
+            "values must hold one of each seed among the treated conditions and the rest"
+        )
     gap = np.nanmean(sides[0], axis=1) - np.nanmean(sides[1], axis=1)
     return bootstrap_interval(gap, generator, resamples=resamples)

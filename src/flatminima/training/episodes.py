@@ -5,13 +5,22 @@ The averages are over windows around the peaks, with errors that count seeds, no
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import checked_rates, finite_array, positive_float, positive_int
+from flatminima._validation import (
+    a_list,
+    checked_rates,
+    finite_array,
+    finite_float,
+    numbers,
+    positive_float,
+    positive_int,
+    shown,
+)
 
 __all__ = [
     "FLOAT32_LOSS",
@@ -100,17 +109,15 @@ def find_episodes(
         [Episode(start=1, peak=3, end=4)]
     """
     loss = finite_array("loss", loss)
-    try:
-        sharpness = np.asarray(sharpness, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"sharpness must be an array of numbers, got {sharpness!r}") from error
+    sharpness = numbers("sharpness", sharpness)
     limit = 2 / checked_rates(learning_rate)
     if threshold is not None:
         limit = finite_array("threshold", threshold)
         if np.any(limit <= 0):
-            raise ValueError(f"threshold must be greater than 0, got {threshold!r}")
+            raise ValueError(f"threshold must be greater than 0, got {shown(limit)}")
     accuracy = positive_float("loss_accuracy", loss_accuracy)
-    if not (isinstance(minimum_rise, Real) and minimum_rise >= 0):
+    minimum_rise = finite_float("minimum_rise", minimum_rise)
+    if minimum_rise < 0:
         raise ValueError(f"minimum_rise must be at least 0, got {minimum_rise!r}")
     if loss.ndim != 1 or loss.size == 0 or sharpness.shape != loss.shape:
         raise ValueError(
@@ -124,8 +131,8 @@ def find_episodes(
         )
     limit = np.broadcast_to(limit, loss.shape)
     probes = np.flatnonzero(~np.isnan(sharpness))
-    if probes.size == 0 or np.any(np.isinf(sharpness)):
-        raise ValueError("sharpness must hold at least one measured value, and no infinite one")
+    if probes.size == 0:
+        raise ValueError("sharpness must hold at least one measured value, got NaN alone")
     episodes: list[Episode] = []
     for first, last in _excursions(loss, accuracy):
         # Episodes do not overlap: a start is looked for from the end of the one before.
@@ -189,14 +196,18 @@ def windows(trace: object, steps: Sequence[int], before: int, after: int) -> np.
         array([[nan,  5.,  6.],
                [ 5.,  6.,  7.]])
     """
-    trace = np.asarray(trace, dtype=float)
+    trace = numbers("trace", trace)
     before = positive_int("before", before, minimum=0)
     after = positive_int("after", after, minimum=0)
     if trace.ndim != 1:
         raise ValueError(f"trace must be one-dimensional, got shape {trace.shape}")
-    steps = np.asarray(steps, dtype=int).reshape(-1)
-    if np.any((steps < 0) | (steps >= len(trace))):
-        raise ValueError(f"steps must lie between 0 and {len(trace) - 1}, got {steps.tolist()}")
+    steps = finite_array("steps", steps)
+    if np.any((steps < 0) | (steps >= len(trace)) | (steps != np.floor(steps))):
+        raise ValueError(
+            f"steps must lie between 0 and {len(trace) - 1}, whole numbers within the trace, got "
+            f"{shown(steps)}"
+        )
+    steps = steps.astype(int).reshape(-1)
     padded = np.concatenate([np.full(before, np.nan), trace, np.full(after, np.nan)])
     return padded[steps[:, None] + np.arange(before + 1 + after)]
 
@@ -221,7 +232,7 @@ def average(samples: object, groups: object) -> Average:
         >>> float(found.mean), float(found.error)
         (1.0, 1.0)
     """
-    samples, groups = np.asarray(samples, dtype=float), np.asarray(groups)
+    samples, groups = numbers("samples", samples), _groups(groups)
     if samples.ndim == 0 or len(samples) == 0 or groups.shape != samples.shape[:1]:
         raise ValueError(
             f"samples (m, ...) and groups (m,), m >= 1, are needed, got shapes {samples.shape} "
@@ -240,6 +251,17 @@ def average(samples: object, groups: object) -> Average:
         variance = np.nansum((means - mean) ** 2, axis=0) / (count - 1)
         error = np.where(count > 1, np.sqrt(variance / count), np.nan)
     return Average(mean, error)
+
+
+def _groups(value: object) -> np.ndarray:
+    """What each sample belongs to: numbers or text, one for each."""
+    try:
+        groups = np.array(a_list("groups", value))
+    except ValueError:  # lists of different lengths
+        groups = np.array(None)
+    if groups.dtype.kind not in "biufU" or groups.ndim != 1:
+        raise ValueError(f"groups must be numbers or names of shape (m,), got {shown(value)}")
+    return groups
 
 
 def peak_contrast(cuts: object, center: int, near: int, gap: int, groups: object) -> Average:
@@ -261,14 +283,20 @@ def peak_contrast(cuts: object, center: int, near: int, gap: int, groups: object
         >>> float(peak_contrast(cuts, 2, near=0, gap=1, groups=[0]).mean)
         2.5
     """
-    cuts = np.asarray(cuts, dtype=float)
-    if cuts.ndim != 2 or not 0 <= near < gap:
+    cuts, groups = numbers("cuts", cuts), _groups(groups)
+    near, gap = positive_int("near", near, 0), positive_int("gap", gap)
+    if cuts.ndim != 2 or cuts.size == 0 or len(cuts) != len(groups) or near >= gap:
         raise ValueError(
-            f"cuts must have shape (m, w) and 0 <= near < gap, got shape {cuts.shape}, "
-            f"near {near} and gap {gap}"
+            f"cuts (m, w), groups (m,) and near < gap are needed, got shapes {cuts.shape} and "
+            f"{groups.shape}, near {near} and gap {gap}"
         )
+    center = positive_int("center", center, 0, maximum=cuts.shape[1] - 1)
     distance = np.abs(np.arange(cuts.shape[1]) - center)
     if not np.any(distance > gap):
         raise ValueError(f"gap must leave columns further than it from {center}, got {gap}")
     inner, outer = cuts[:, distance <= near], cuts[:, distance > gap]
-    return average(np.nanmean(inner, axis=1) - np.nanmean(outer, axis=1), groups)
+    with warnings.catch_warnings():
+        # A cut without a value on one of the sides is left out, as NaN.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        gaps = np.nanmean(inner, axis=1) - np.nanmean(outer, axis=1)
+    return average(gaps, groups)

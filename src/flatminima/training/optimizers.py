@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flatminima._validation import one_of, positive_float, positive_int
+from flatminima._validation import (
+    a_function,
+    a_list,
+    finite_float,
+    instance_of,
+    one_of,
+    positive_float,
+    positive_int,
+    shown,
+)
 
 __all__ = [
     "CLIPS",
@@ -121,6 +130,9 @@ class ClippedAdam(Optimizer):
         warmup: int = 0,
         weight_decay: float = 0.0,
     ) -> None:
+        params = list(params.values()) if isinstance(params, dict) else a_list("params", params)
+        if not params or not all(isinstance(p, Tensor | dict | tuple) for p in params):
+            raise TypeError(f"params must be tensors, or groups of them, got {shown(params)}")
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "clip": clip, "factor": factor,
             "window": window, "warmup": warmup, "weight_decay": weight_decay,
@@ -132,7 +144,10 @@ class ClippedAdam(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, with options of its own; as for `Optimizer`."""
+        if "params" not in instance_of("param_group", param_group, dict):
+            raise ValueError(f"param_group must hold params, got {shown(param_group)}")
         options = {**self.defaults, **param_group}
+        one_of("clip", options["clip"], CLIPS)
         if options["clip"] in _RELATIVE and options["factor"] is None:
             options["factor"] = param_group["factor"] = 1.0
         _check_options(options)
@@ -155,6 +170,7 @@ class ClippedAdam(Optimizer):
         """
         loss = None
         if closure is not None:
+            a_function("closure", closure)
             with torch.enable_grad():
                 loss = closure()
         # Everything is checked before the first group moves.
@@ -193,6 +209,9 @@ class ClippedAdam(Optimizer):
         groups = {id(p): group for group in self.param_groups for p in group["params"]}
         if parameters is None:
             parameters = [p for group in self.param_groups for p in group["params"]]
+        parameters = a_list("parameters", parameters)
+        if not parameters:
+            raise ValueError("parameters must not be empty")
         pieces = []
         for p in parameters:
             if id(p) not in groups:
@@ -323,24 +342,23 @@ def _cap(state: dict[str, Any], group: dict[str, Any], step: int, root: Tensor) 
 
 def _check_options(options: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay"):
-        value = options[name]
-        if isinstance(value, bool) or value != 0:
-            positive_float(name, value)
+        if finite_float(name, options[name]) != 0:
+            positive_float(name, options[name])
     positive_float("eps", options["eps"])
-    betas = options["betas"]
-    if len(betas) != 2 or not all(isinstance(b, float | int) and 0 <= b < 1 for b in betas):
-        raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
-    clip, factor = one_of("clip", options["clip"], CLIPS), options["factor"]
+    betas = [finite_float("each of betas", beta) for beta in a_list("betas", options["betas"])]
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {shown(options['betas'])}")
+    clip, factor = options["clip"], options["factor"]
     number = isinstance(factor, float | int) and not isinstance(factor, bool)
     if clip in _RELATIVE:
         if not (number and factor >= 1):
             raise ValueError(
-                f"factor must be a number of at least 1 for clip={clip!r}, got {factor!r}"
+                f"factor must be a number of at least 1 for clip={clip!r}, got {shown(factor)}"
             )
     elif clip == "absolute":
         if not (number and factor > 0):
-            raise ValueError(f"factor must be a number greater than 0, got {factor!r}")
+            raise ValueError(f"factor must be a number greater than 0, got {shown(factor)}")
     elif factor is not None:
-        raise ValueError(f"factor must be None for clip={clip!r}, got {factor!r}")
+        raise ValueError(f"factor must be None for clip={clip!r}, got {shown(factor)}")
     positive_int("window", options["window"])
     positive_int("warmup", options["warmup"], minimum=0)

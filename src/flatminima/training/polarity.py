@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from flatminima import curvature
-from flatminima._validation import finite_array, positive_float, positive_int
+from flatminima._validation import (
+    finite_array,
+    instance_of,
+    positive_float,
+    positive_int,
+    shown,
+)
 from flatminima.curvature import EmpiricalRisk
 from flatminima.theory.rotation import subspace_overlap
 from flatminima.training.episodes import Episode
@@ -94,8 +100,8 @@ def displaced_rotation(risk: EmpiricalRisk, distances: object, *, tol: float = 1
     """
     xs = finite_array("distances", distances)
     if xs.ndim != 1 or xs.size == 0 or np.any(xs <= 0):
-        raise ValueError(f"distances must be positive and of shape (k,), got {distances!r}")
-    parameters = risk.parameters
+        raise ValueError(f"distances must be positive and of shape (k,), got {shown(distances)}")
+    parameters = instance_of("risk", risk, EmpiricalRisk).parameters
     if any(p.dtype != torch.float64 for p in parameters):
         raise ValueError(
             "the model must be float64, since the rotations are differences of vectors; got "
@@ -168,7 +174,8 @@ def turn_over(risk: EmpiricalRisk, *, ratio: float, time: float, k: int = 3) -> 
     """
     ratio, time = positive_float("ratio", ratio), positive_float("time", time)
     k = positive_int("k", k)
-    center = [p.detach().clone() for p in risk.parameters]
+    positive_int("time / ratio", round(time / ratio), 0)
+    center = [p.detach().clone() for p in instance_of("risk", risk, EmpiricalRisk).parameters]
     try:
         return _stretch(risk, ratio, time, k)
     finally:
