@@ -94,6 +94,8 @@ class Wide:
     Example:
         >>> bool(orbit(Wide(), 100.0, 3.0, 500).diverged)
         False
+        >>> Wide().derivative(0.0, 2).tolist()
+        1.0
     """
 
     def derivative(self, x: object, order: int = 1) -> np.ndarray:
