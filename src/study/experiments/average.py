@@ -50,6 +50,7 @@ __all__ = [
     "Config",
     "ahead",
     "compare",
+    "descend",
     "effects",
     "grid",
     "predictions",
@@ -58,6 +59,7 @@ __all__ = [
     "settings",
     "side_by_side",
     "start",
+    "swings",
 ]
 
 NEARER = 0.1
@@ -149,18 +151,31 @@ def side_by_side(
             central flow says.
     """
     theta = {"probes": {"theta": _theta}}
-    central, gradient, descent = (_copied(risk) for _ in range(3))
     runs = {
-        "central": central_flow(central, rate, steps, **theta),
-        "gradient": gradient_flow(gradient, rate, steps, **theta),
+        "central": central_flow(_copied(risk), rate, steps, **theta),
+        "gradient": gradient_flow(_copied(risk), rate, steps, **theta),
     }
     if kick is None:
         first = runs["central"].probes["variance"][: max(steps // 10, 1)]
         kick = float(np.sqrt(first.mean()))
-    leading = curvature.top_eigenpairs(risk).eigenvectors[0]
-    _move(descent, risk.flat() + kick * leading)
-    runs["descent"] = gradient_descent(descent, rate, steps, progress=False, **theta)
-    return runs
+    return runs | {"descent": descend(risk, rate, steps, kick)}
+
+
+def descend(risk: EmpiricalRisk, rate: float, steps: int, kick: float) -> History:
+    """The run ``descent`` alone; arguments as in `side_by_side`."""
+    moved = _copied(risk)
+    _move(moved, risk.flat() + kick * curvature.top_eigenpairs(risk).eigenvectors[0])
+    return gradient_descent(moved, rate, steps, progress=False, probes={"theta": _theta})
+
+
+def swings(descent: History, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The centers and the swings of gradient descent at some steps, not the first nor the last.
+
+    Returns:
+        (T, n) each: (a + 2 b + c) / 4 and (a - 2 b + c) / 4 of three successive iterates.
+    """
+    a, b, c = (descent.probes["theta"][np.asarray(times) + i] for i in (-1, 0, 1))
+    return (a + 2 * b + c) / 4, (a - 2 * b + c) / 4
 
 
 def compare(risk: EmpiricalRisk, runs: dict[str, History], times: np.ndarray) -> dict[str, object]:
@@ -176,8 +191,7 @@ def compare(risk: EmpiricalRisk, runs: dict[str, History], times: np.ndarray) ->
         ``distance_gradient``; ``oscillating``, as `central_flow` has it.
     """
     descent, central, gradient = (runs[name] for name in ("descent", "central", "gradient"))
-    a, b, c = (descent.probes["theta"][times + i] for i in (-1, 0, 1))
-    centers, swings = (a + 2 * b + c) / 4, (a - 2 * b + c) / 4
+    centers, swung = swings(descent, times)
     tracker, sharpness = EigenTracker(1), []
     for center in centers[::EVERY]:
         _move(risk, torch.as_tensor(center))
@@ -186,7 +200,7 @@ def compare(risk: EmpiricalRisk, runs: dict[str, History], times: np.ndarray) ->
     values = {
         "sharpness_descent": np.mean(sharpness) / edge,
         "loss_descent": descent.loss[times].mean(),
-        "variance_descent": np.sum(swings**2, axis=1).mean(),
+        "variance_descent": np.sum(swung**2, axis=1).mean(),
         "sharpness_central": central.probes["sharpness"][times].mean() / edge,
         "loss_central": central.probes["averaged_loss"][times].mean(),
         "variance_central": central.probes["variance"][times].mean(),
