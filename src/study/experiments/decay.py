@@ -80,7 +80,7 @@ class Config:
     seed: int
     large_rate: float = 0.1
     scale: float = 0.3
-    more: float = 60.0
+    more: float = 40.0
     max_steps: int = 10_000
     dataset: str = "fashion-mnist-subset"
     n_train: int = 150
@@ -189,7 +189,7 @@ def predictions(stored: Result) -> dict[str, bool]:
 
 def grid(preset: str) -> list[Config]:
     """The configs of a preset."""
-    rates, seeds, small = (0.05, 0.025), range(8), {}
+    rates, seeds, small = (0.05, 0.03), range(8), {}
     if preset == "ci":
         rates, seeds, small = (0.05,), range(3), {"n_train": 40, "width": 12, "more": 5.0}
     if preset == "gpu":
