@@ -25,7 +25,7 @@ log(stable / arm) / log(stable / descent), of the sharpness at the common loss: 
 gradient descent flattens, zero none of it.
 
 Criteria, fixed before any run with the stored seeds was made; known were pilots with the seeds 100
-and 101, in which all were met by a wide margin. They are asked of each setting:
+and 101 and one larger network with seed 0, in which all were met by a wide margin. They are asked of each setting:
 
 * *power*: there is something to keep: the interval of log(stable / descent) lies above FLATTENING.
 * *same*: control keeps at least KEPT, its interval lies above it.
@@ -114,9 +114,9 @@ class Config:
     start_loss: float
     target_loss: float
     small_rate: float = 0.05
-    width: int = 24
+    width: int = 16
     dataset: str = "fashion-mnist-subset"
-    n_train: int = 100
+    n_train: int = 60
     max_steps: int = 20_000
     device: str = "cpu"
 
@@ -237,20 +237,20 @@ def end(risk: EmpiricalRisk, accuracy: probes.Accuracy, config: Config) -> dict[
 
 def grid(preset: str) -> list[Config]:
     """The configs of a preset, those that matter most first."""
-    mse = {"loss": "mse", "steps": 80, "start_loss": 0.08, "target_loss": 0.03}
+    mse = {"loss": "mse", "steps": 50, "start_loss": 0.08, "target_loss": 0.035}
     logistic = {"loss": "cross_entropy", "steps": 16, "start_loss": 1.2, "target_loss": 0.35}
     logistic |= {"small_rate": 0.03}
     if preset == "ci":
         small = mse | {"steps": 40, "width": 8, "n_train": 40}
         return [Config("mlp", factor=1.5, seed=seed, **small) for seed in range(3)]
-    cnn = {"width": 3, "n_train": 50, "start_loss": 0.2, "target_loss": 0.07, "steps": 60}
+    cnn = {"width": 3, "n_train": 40, "start_loss": 0.2, "target_loss": 0.09, "steps": 30}
     parts = [
         ("mlp", 1.5, mse),
         ("mlp", 2.0, logistic),
         ("cnn", 1.5, mse | cnn),
         ("mlp", 2.0, mse),
         ("mlp", 1.2, mse),
-        ("mlp", 1.5, mse | {"dataset": "cifar10-subset", "start_loss": 0.15, "target_loss": 0.06}),
+        ("mlp", 1.5, mse | {"dataset": "cifar10-subset", "start_loss": 0.15, "target_loss": 0.07}),
     ]
     more = {}
     if preset == "gpu":
