@@ -50,7 +50,6 @@ __all__ = [
     "predictions",
     "run",
     "shifted",
-    "whole",
 ]
 
 RISE = 0.01
