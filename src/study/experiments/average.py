@@ -1,11 +1,12 @@
 """The average motion of a real network: gradient descent, its central flow and the gradient flow.
 
 A tanh MLP or CNN learns ten classes of clothes with the squared loss or with cross-entropy, by
-small steps, down to a small loss and on until its sharpness rises. From there on, at the rate whose
-edge 2 / eta is the sharpness that it has, three go on side by side, in float64: gradient descent,
-and the two flows of `flatminima.training.flows`. Gradient descent starts off the center, along v_1,
-by the mean amplitude that the central flow has in the first tenth of the run: from the center
-itself it would overshoot until an oscillation has grown out of nothing, see the chapter.
+small steps, down to a small loss, and on until its sharpness rises so fast that the gradient flow
+will go PAST the edge by a fiftieth of it within the run, at the rate whose edge 2 / eta is the
+sharpness that it has. From there on three go side by side, at this rate, in float64: gradient
+descent, and the two flows of `flatminima.training.flows`. Gradient descent starts off the center,
+along v_1, by the mean amplitude that the central flow has in the first tenth of the run: from the
+center itself it would overshoot until an oscillation has grown out of nothing, see the chapter.
 
 What gradient descent does on average is measured without a window where it can be: the center of
 three iterates, (a + 2 b + c) / 4, has no oscillation of period two, and (a - 2 b + c) / 4 has all
@@ -13,9 +14,12 @@ of it. (Iterates minus their mean over a window would be mostly drift.) Everythi
 the second half of the run; sharpness is in units of 2 / eta.
 
 Criteria, fixed before any run with the stored seeds was made. What was known then is from a pilot
-with seeds that are not stored, 100 and 101, which served to choose losses, sizes and steps; there
-the central flow had been nearer by a factor of ten in all but the MLP with cross-entropy, which had
-missed it in the loss (0.19 and 0.06) and in the distance (0.24 and 0.17).
+with the seeds 100 and 101, which served to choose losses, sizes and steps, and from a first version
+with the seeds 0 to 7, in which a run started as soon as its sharpness rose at all. In some of those
+the gradient flow itself hardly left the edge, by 0.003 to 0.015 of it, and there was no distance to
+be nearer by; hence PAST, and other seeds. Where it did leave, the ratios had been 0.01 to 0.14 with
+the squared loss; the MLP with cross-entropy had missed the criterion in the distance in all seeds
+(0.12 to 0.65) and in the other two in some.
 
 * *sharpness*, *loss*, *distance*: gradient descent minus the central flow is an order of magnitude
   smaller than gradient descent minus the gradient flow: the 95% interval of the ratio of the two
@@ -64,8 +68,10 @@ NEARER = 0.1
 """An order of magnitude."""
 QUANTITIES = ("sharpness", "loss", "distance")
 """What has a criterion."""
+PAST = 0.02
+"""By how much of the edge the gradient flow would go past it in a run, at its pace at the start."""
 FURTHER = 100
-"""Steps between two looks at whether the sharpness rises."""
+"""Steps between two looks at how fast the sharpness rises."""
 EVERY = 5
 """Steps between two measurements of the sharpness."""
 
@@ -111,13 +117,15 @@ def start(config: Config) -> tuple[EmpiricalRisk, dict[str, object]]:
     images = functional.avg_pool2d(images.double(), config.pooled)
     risk = EmpiricalRisk(build(config, tuple(images.shape[1:])), config.loss, (images, labels))
     steps = stages.approach(risk, config)["start_steps"]
-    # A gradient flow that lowers the sharpness leaves the edge, and nothing is to be compared.
-    while float(curvature.sharpness_gradient(risk) @ risk.gradient()) >= 0:
+    while True:
+        sharpness = curvature.sharpness(risk)
+        slope = -float(curvature.sharpness_gradient(risk) @ risk.gradient())
+        if config.steps * 2 / sharpness * slope >= PAST * sharpness:
+            break
         if steps >= config.max_steps:
-            raise RuntimeError(f"the sharpness does not rise within {steps} steps")
+            raise RuntimeError(f"the sharpness does not rise fast enough within {steps} steps")
         gradient_descent(risk, config.small_rate, FURTHER, progress=False)
         steps += FURTHER
-    sharpness = curvature.sharpness(risk)
     return risk, {
         "parameters": risk.size,
         "start_steps": steps,
@@ -299,25 +307,26 @@ def predictions(result: Result) -> dict[str, bool]:
 SETTINGS = {
     ("mlp", "mse"): {"small_rate": 0.01, "start_loss": 0.1, "steps": 150},
     ("mlp", "cross_entropy"): {"small_rate": 0.03, "start_loss": 0.8, "steps": 60, "n_train": 200},
-    ("cnn", "mse"): {"small_rate": 0.03, "start_loss": 0.2, "steps": 150},
-    ("cnn", "cross_entropy"): {"small_rate": 0.1, "start_loss": 0.8, "steps": 80},
+    ("cnn", "cross_entropy"): {"small_rate": 0.2, "start_loss": 0.8, "steps": 80},
+    ("cnn", "mse"): {"small_rate": 0.06, "start_loss": 0.2, "steps": 150},
 }
 """With cross-entropy a network leaves the edge soon; the runs end before."""
 SIZES = {"mlp": {"units": 16, "pooled": 2}, "cnn": {"units": 8, "pooled": 4}}
 
 
 def grid(preset: str) -> list[Config]:
-    """The configs of a preset."""
-    seeds, chosen, more = range(8), SETTINGS, {}
+    """The configs of a preset; at default the dearest setting has half as many seeds."""
+    last, chosen, more = 16, SETTINGS, {}
     if preset == "ci":
-        seeds, chosen = range(3), {("mlp", "mse"): SETTINGS["mlp", "mse"]}
+        last, chosen = 11, {("mlp", "mse"): SETTINGS["mlp", "mse"]}
         more = {"pooled": 4, "small_rate": 0.03, "steps": 60}
     elif preset == "gpu":
-        seeds, more = range(16), {"units": 32, "pooled": 1, "small_rate": 0.003, "device": "cuda"}
+        last, more = 24, {"units": 32, "pooled": 1, "small_rate": 0.003, "device": "cuda"}
     return [
         Config(network, loss, seed, **(SIZES[network] | options | more))
         for (network, loss), options in chosen.items()
-        for seed in seeds
+        for seed in range(8, last)
+        if preset != "default" or (network, loss) != ("cnn", "mse") or seed < 12
     ]
 
 
