@@ -2,7 +2,7 @@
 
 A tanh MLP or CNN learns ten classes of clothes with the squared loss or with cross-entropy, by
 small steps, down to a small loss, and on until its sharpness rises so fast that the gradient flow
-will go PAST the edge by a fiftieth of it within the run, at the rate whose edge 2 / eta is the
+will go PAST the edge by a tenth of it within the run, at the rate whose edge 2 / eta is the
 sharpness that it has. From there on three go side by side, at this rate, in float64: gradient
 descent, and the two flows of `flatminima.training.flows`. Gradient descent starts off the center,
 along v_1, by the mean amplitude that the central flow has in the first tenth of the run: from the
@@ -14,12 +14,13 @@ of it. (Iterates minus their mean over a window would be mostly drift.) Everythi
 the second half of the run; sharpness is in units of 2 / eta.
 
 Criteria, fixed before any run with the stored seeds was made. What was known then is from a pilot
-with the seeds 100 and 101, which served to choose losses, sizes and steps, and from a first version
-with the seeds 0 to 7, in which a run started as soon as its sharpness rose at all. In some of those
-the gradient flow itself hardly left the edge, by 0.003 to 0.015 of it, and there was no distance to
-be nearer by; hence PAST, and other seeds. Where it did leave, the ratios had been 0.01 to 0.14 with
-the squared loss; the MLP with cross-entropy had missed the criterion in the distance in all seeds
-(0.12 to 0.65) and in the other two in some.
+with the seeds 100 and 101, and from two versions that were given up, with the seeds 0 to 7 and 8 to
+15. In these a run with the squared loss started later, where its sharpness rose slowly, so that the
+gradient flow went past the edge by 0.003 to 0.09 of it. The instability cycle was then longer than
+the time over which is averaged (its period is 2 pi / sqrt(2 r), if eta lambda_1 rises by r a step),
+and the ratios of the MLP were 0.01 to 0.3, and near 1 in one run; hence PAST, and other seeds. With
+cross-entropy, which rises fast, they were 0.01 to 0.3 in the sharpness, 0.004 to 0.6 in the loss,
+and 0.12 to 0.65 in the distance, so that there the criterion was expected to fail.
 
 * *sharpness*, *loss*, *distance*: gradient descent minus the central flow is an order of magnitude
   smaller than gradient descent minus the gradient flow: the 95% interval of the ratio of the two
@@ -68,7 +69,7 @@ NEARER = 0.1
 """An order of magnitude."""
 QUANTITIES = ("sharpness", "loss", "distance")
 """What has a criterion."""
-PAST = 0.02
+PAST = 0.1
 """By how much of the edge the gradient flow would go past it in a run, at its pace at the start."""
 FURTHER = 100
 """Steps between two looks at how fast the sharpness rises."""
@@ -305,28 +306,28 @@ def predictions(result: Result) -> dict[str, bool]:
 
 
 SETTINGS = {
-    ("mlp", "mse"): {"small_rate": 0.01, "start_loss": 0.1, "steps": 150},
+    ("mlp", "mse"): {"small_rate": 0.01, "start_loss": 0.3, "steps": 200},
     ("mlp", "cross_entropy"): {"small_rate": 0.03, "start_loss": 0.8, "steps": 60, "n_train": 200},
     ("cnn", "cross_entropy"): {"small_rate": 0.2, "start_loss": 0.8, "steps": 80},
-    ("cnn", "mse"): {"small_rate": 0.06, "start_loss": 0.2, "steps": 150},
+    ("cnn", "mse"): {"small_rate": 0.06, "start_loss": 0.5, "steps": 150, "max_steps": 6000},
 }
 """With cross-entropy a network leaves the edge soon; the runs end before."""
 SIZES = {"mlp": {"units": 16, "pooled": 2}, "cnn": {"units": 8, "pooled": 4}}
 
 
 def grid(preset: str) -> list[Config]:
-    """The configs of a preset; at default the dearest setting has half as many seeds."""
-    last, chosen, more = 16, SETTINGS, {}
+    """The configs of a preset; at default the CNN, which is dear, has half as many seeds."""
+    last, chosen, more = 24, SETTINGS, {}
     if preset == "ci":
-        last, chosen = 11, {("mlp", "mse"): SETTINGS["mlp", "mse"]}
-        more = {"pooled": 4, "small_rate": 0.03, "steps": 60}
+        last, chosen = 19, {("mlp", "mse"): SETTINGS["mlp", "mse"]}
+        more = {"pooled": 4, "small_rate": 0.02, "steps": 100}
     elif preset == "gpu":
-        last, more = 24, {"units": 32, "pooled": 1, "small_rate": 0.003, "device": "cuda"}
+        last, more = 32, {"units": 32, "pooled": 1, "small_rate": 0.003, "device": "cuda"}
     return [
         Config(network, loss, seed, **(SIZES[network] | options | more))
         for (network, loss), options in chosen.items()
-        for seed in range(8, last)
-        if preset != "default" or (network, loss) != ("cnn", "mse") or seed < 12
+        for seed in range(16, last)
+        if preset != "default" or network == "mlp" or seed < 20
     ]
 
 
