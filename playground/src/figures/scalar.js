@@ -183,8 +183,8 @@ function hyperbola(p, output) {
   return [1, -1].map((side) => [as.map((a) => side * a), as.map((a) => (side * output) / a)]);
 }
 
-/** Contours at equal steps of |r|, the minima, and the ellipse of escape. @param {Painter} p @param {State} state */
-function drawLandscape(p, { eta, y, noisy }) {
+/** Contours of the loss, at equal steps of |r|. @param {Painter} p @param {number} y */
+export function drawContours(p, y) {
   const [left, right] = p.x.domain();
   const [bottom, top] = p.y.domain();
   const corners = [left, right].flatMap((a) => [bottom, top].map((b) => Math.abs(a * b - y)));
@@ -195,6 +195,10 @@ function drawLandscape(p, { eta, y, noisy }) {
       p.line(as, bs, { color: "grey", width: 0.8, alpha: 0.45 });
     }
   }
+}
+
+/** The minima: those sharper than 2 / eta dashed. @param {Painter} p @param {number} eta @param {number} y */
+export function drawMinima(p, eta, y) {
   for (const [as, bs] of hyperbola(p, y)) {
     const tooSharp = as.map((a, i) => eta * (a * a + bs[i] * bs[i]) > 2);
     // Neighbors of a stable point are drawn with it, so that no gap is left where they meet.
@@ -205,6 +209,12 @@ function drawLandscape(p, { eta, y, noisy }) {
     p.line(only(as, tooSharp), only(bs, tooSharp), dashed);
     p.line(only(as, stable), only(bs, stable), { color: "green", width: 2.4 });
   }
+}
+
+/** Contours at equal steps of |r|, the minima, and the ellipse of escape. @param {Painter} p @param {State} state */
+function drawLandscape(p, { eta, y, noisy }) {
+  drawContours(p, y);
+  drawMinima(p, eta, y);
   if (eta * Math.abs(y) < 2 && !noisy) {
     // 4 - eta (a^2 + b^2) + eta^2 y (a b - y) = 0 in the coordinates along the two diagonals.
     const size = 4 - (eta * y) ** 2;

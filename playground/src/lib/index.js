@@ -1,5 +1,6 @@
 /** All numerics of the playgrounds, without a page: lib.js, which the tests compare with Python. */
 export * as scalar from "./scalar.js";
+export * as central from "./central.js";
 export * as instability from "./instability.js";
 export * as maps from "./maps.js";
 export * as quadratic from "./quadratic.js";

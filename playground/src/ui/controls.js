@@ -85,6 +85,15 @@ export function slider({ key, label, min, max, value, step, scale = "linear", sa
     show(typed, field);
     for (const listener of listeners) listener();
   });
+  // By itself a field would go up and down by ones, past the ends of a short range.
+  field.addEventListener("keydown", (event) => {
+    const direction = event.key === "ArrowUp" ? 1 : event.key === "ArrowDown" ? -1 : 0;
+    if (direction === 0) return;
+    event.preventDefault();
+    show(fromRange(toRange(current) + direction * notch));
+    field.setAttribute("aria-invalid", "false");
+    for (const listener of listeners) listener();
+  });
   // What was typed out of range becomes the value that is shown.
   field.addEventListener("change", () => {
     const typed = field.valueAsNumber;

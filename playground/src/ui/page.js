@@ -12,18 +12,42 @@ const BETWEEN_ANNOUNCEMENTS = 1500;
  *     or gives the elements to fill it with; what else it gives is kept as root.playground
  */
 export function mount(name, build) {
-  const start = () => {
+  whenReady(() => {
     const selector = `.playground[data-playground="${name}"]`;
     const root = /** @type {HTMLElement | null} */ (document.querySelector(selector));
-    if (!root) return;
-    root.replaceChildren();
-    const { elements = [], ...rest } = build(root);
-    root.append(...elements);
-    Object.assign(root, { playground: rest });
-    root.dataset.ready = "true";
-  };
+    if (root) fill(root, build);
+  });
+}
+
+/**
+ * Build the live figures of a chapter in their places, as many as there are.
+ *
+ * @param {Record<string, (given: DOMStringMap) => {elements: HTMLElement[]}>} figures by their names
+ *     in data-figure; each is given the other data of its place
+ */
+export function mountFigures(figures) {
+  whenReady(() => {
+    for (const place of document.querySelectorAll(".live-figure")) {
+      const root = /** @type {HTMLElement} */ (place);
+      const build = figures[root.dataset.figure ?? ""];
+      if (build) fill(root, () => build(root.dataset));
+    }
+  });
+}
+
+/** @param {() => void} start */
+function whenReady(start) {
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
+}
+
+/** @param {HTMLElement} root @param {(root: HTMLElement) => {elements?: HTMLElement[]}} build */
+function fill(root, build) {
+  root.replaceChildren();
+  const { elements = [], ...rest } = build(root);
+  root.append(...elements);
+  Object.assign(root, { playground: rest });
+  root.dataset.ready = "true";
 }
 
 /**

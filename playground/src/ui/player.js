@@ -62,8 +62,14 @@ export function transport({ advance, step, reset, start, changed }) {
  * @param {() => number} options.length the last step
  * @param {() => void} options.moved called when the position has changed
  * @param {(length: number) => number} [options.rate] steps a second
+ * @param {number} [options.parts] moments to a step through which playing goes
  */
-export function player({ length, moved, rate = (n) => Math.max(4, Math.min(30, n / 10)) }) {
+export function player({
+  length,
+  moved,
+  rate = (n) => Math.max(4, Math.min(30, n / 10)),
+  parts = 1,
+}) {
   let position = Infinity;
   let exact = 0;
   const id = uniqueId("position");
@@ -79,10 +85,11 @@ export function player({ length, moved, rate = (n) => Math.max(4, Math.min(30, n
   }
   function refresh() {
     const end = length();
+    const step = Math.floor(at());
     range.max = String(end);
-    range.value = String(at());
-    range.setAttribute("aria-valuetext", `step ${at()} of ${end}`);
-    output.textContent = `${at()} / ${end}`;
+    range.value = String(step);
+    range.setAttribute("aria-valuetext", `step ${step} of ${end}`);
+    output.textContent = `${step} / ${end}`;
   }
   const buttons = transport({
     start: () => {
@@ -91,10 +98,11 @@ export function player({ length, moved, rate = (n) => Math.max(4, Math.min(30, n
     },
     advance: (seconds) => {
       exact += seconds * rate(length());
-      if (Math.floor(exact) !== at()) move(Math.floor(exact));
+      const next = Math.floor(exact * parts) / parts;
+      if (next !== at()) move(next);
       return at() < length();
     },
-    step: () => move(at() >= length() ? 0 : at() + 1),
+    step: () => move(at() >= length() ? 0 : Math.floor(at()) + 1),
     reset: () => move(0),
   });
   range.addEventListener("input", () => {

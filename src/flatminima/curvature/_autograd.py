@@ -4,6 +4,8 @@ to do, and differences that contradict a derivative.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,8 +54,7 @@ def differentiable() -> Iterator[None]:
     PyTorch's attention kernels have no second derivative; its layer, batch and instance
     normalization have a wrong third one (https://github.com/pytorch/pytorch/issues/175754 and
     186256), and weight normalization, in version 2.13 on a CPU, a wrong second one, without a word.
-    Here they are evaluated in parts that PyTorch differentiates rightly, and in full precision,
-    whatever autocast says.
+    Here they are evaluated in parts, and in full precision, whatever autocast says.
     """
     try:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _InParts(), ExitStack() as full:
@@ -86,52 +87,53 @@ def derivatives(
     )  # fmt: skip
 
 
+def pulled(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    create_graph: bool = False,
+    retain_graph: bool = True,
+) -> list[Tensor]:
+    """The `derivatives` of those outputs that depend on something; zeros for no dependence."""
+    live = [(o, w) for o, w in zip(outputs, weights, strict=True) if o.requires_grad]
+    found = [None] * len(inputs)
+    if live:
+        outputs, weights = zip(*live, strict=True)
+        found = derivatives(outputs, inputs, weights, create_graph, retain_graph)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+
+
 class _InParts(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return _PARTS.get(func, func)(*args, **(kwargs or {}))
 
 
-def _normalized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    centered = x - x.mean(dims, keepdim=True)
-    return centered * (centered.square().mean(dims, keepdim=True) + eps).rsqrt()
-
-
-def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None, channels: bool = True) -> Tensor:
-    shape = (-1,) + (1,) * (x.ndim - 2) if channels else None
-    for factor, rule in ((weight, torch.mul), (bias, torch.add)):
-        if factor is not None:
-            x = rule(x, factor.view(shape) if shape else factor)
-    return x
-
-
-def _layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True) -> Tensor:
-    dims = tuple(range(-len(normalized_shape), 0))
-    return _scaled(_normalized(x, dims, eps), weight, bias, channels=False)
-
-
-def _batch_norm(
-    x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+def _normalized(
+    x: Tensor, dims: tuple[int, ...], eps: float, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
-    rest = (running_mean, running_var, weight, bias, training, momentum, eps)
-    if not training:  # the averages are constants
-        return functional.batch_norm(x, *rest)
-    if running_mean is not None:
-        with torch.no_grad():
-            functional.batch_norm(x, *rest)  # moves the averages
-    return _scaled(_normalized(x, (0, *range(2, x.ndim)), eps), weight, bias)
+    centered = x - x.mean(dims, keepdim=True)
+    x = centered * (centered.square().mean(dims, keepdim=True) + eps).rsqrt()
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
 
 
-def _instance_norm(
-    x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True,
-    momentum=0.1, eps=1e-5,
-) -> Tensor:  # fmt: skip
-    rest = (running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-    if not use_input_stats:
-        return functional.instance_norm(x, *rest)
+def _layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5) -> Tensor:
+    return _normalized(x, tuple(range(-len(normalized_shape), 0)), eps, weight, bias)
+
+
+def _by_channel(
+    function, axes, x, running_mean, running_var, weight, bias, momentum, eps, **statistics
+) -> Tensor:
+    """Batch or instance normalization, the first also over the examples, axis 0."""
+    rest = {"weight": weight, "bias": bias, "momentum": momentum, "eps": eps} | statistics
+    if not all(statistics.values()):  # the averages are constants
+        return function(x, running_mean, running_var, **rest)
     if running_mean is not None:
         with torch.no_grad():
-            functional.instance_norm(x, *rest)
-    return _scaled(_normalized(x, tuple(range(2, x.ndim)), eps), weight, bias)
+            function(x, running_mean, running_var, **rest)  # moves the averages
+    channels = (-1, *[1] * (x.ndim - 2))
+    weight, bias = (None if t is None else t.view(channels) for t in (weight, bias))
+    return _normalized(x, (*axes, *range(2, x.ndim)), eps, weight, bias)
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -139,63 +141,51 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.linalg.vector_norm(v, dim=dims, keepdim=True))
 
 
-def _in_order(rule: Callable) -> Callable:
-    """Of torch.batch_norm and torch.instance_norm: weight and bias come before the averages."""
-
-    def called(x, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled):
-        return rule(x, running_mean, running_var, weight, bias, training, momentum, eps)
-
-    return called
-
-
-def _embedding(indices: Tensor, weight: Tensor, *args, **kwargs) -> Tensor:
+def _embedding(indices: Tensor, weight: Tensor, **options: Any) -> Tensor:
     """With gradients that are dense: sparse ones have no derivative."""
-    names = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
-    options = dict(zip(names, args, strict=False)) | kwargs
     return functional.embedding(indices, weight, **(options | {"sparse": False}))
 
 
 _PARTS = {
     functional.layer_norm: _layer_norm,
-    torch.layer_norm: _layer_norm,
-    functional.batch_norm: _batch_norm,
-    torch.batch_norm: _in_order(_batch_norm),
-    functional.instance_norm: _instance_norm,
-    torch.instance_norm: _in_order(_instance_norm),
+    functional.batch_norm: partial(_by_channel, functional.batch_norm, (0,)),
+    functional.instance_norm: partial(_by_channel, functional.instance_norm, ()),
     torch._weight_norm: _weight_norm,
     functional.embedding: _embedding,
 }
 
 
-def relative_direction(parameters: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """A random direction that moves each tensor by about its own size, and the sizes (n,).
+def relative_direction(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """A random direction that moves each tensor by about its own size, and the sizes, (n,) each.
 
     The size is the root mean square of the entries; of a tensor of zeros that of all entries.
     """
+    counts = [p.numel() for p in parameters]
     squares = [p.detach().double().square().sum().item() for p in parameters]
-    whole = sum(squares) / max(sum(p.numel() for p in parameters), 1)
-    means = [s / p.numel() if s else whole or 1.0 for s, p in zip(squares, parameters, strict=True)]
-    generator = torch.Generator().manual_seed(0)
-    sizes = [
-        torch.full(p.shape, mean**0.5, dtype=torch.float64)
-        for mean, p in zip(means, parameters, strict=True)
-    ]
-    parts = [
-        (size * torch.randn(size.shape, generator=generator, dtype=torch.float64)).to(p)
-        for size, p in zip(sizes, parameters, strict=True)
-    ]
-    return parts, torch.cat([size.reshape(-1) for size in sizes]).to(parameters[0].device)
+    whole = sum(squares) / max(sum(counts), 1) or 1.0
+    sizes = torch.cat([
+        torch.full((n,), (square / n if square else whole) ** 0.5, dtype=torch.float64)
+        for square, n in zip(squares, counts, strict=True)
+    ])  # fmt: skip
+    draw = torch.randn(len(sizes), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (sizes * draw).to(parameters[0]), sizes.to(parameters[0].device)
+
+
+def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Views of a flat vector (n,) in the shapes of the parameters."""
+    parts = vector.split([p.numel() for p in parameters])
+    return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
 
 
 @contextmanager
-def moved(parameters: Sequence[Tensor], parts: Sequence[Tensor], step: float) -> Iterator[None]:
-    """The parameters lie at step times ``parts`` away, and then where they were, to the bit.
+def moved(parameters: Sequence[Tensor], direction: Tensor, step: float) -> Iterator[None]:
+    """The parameters lie at step times (n,) ``direction`` away, and then where they were, exactly.
 
     Their version counters do not see it: graphs stay valid.
     """
     kept = [p.detach().clone() for p in parameters]
     try:
-        for p, part in zip(parameters, parts, strict=True):
+        for p, part in zip(parameters, split(direction, parameters), strict=True):
             p.data.add_(part, alpha=step)
         yield
     finally:
@@ -208,10 +198,10 @@ def contradiction(
     vector: Callable[[], Tensor],
     here: Tensor,
     derivative: Tensor,
-    parts: Sequence[Tensor],
+    direction: Tensor,
     scale: Tensor,
 ) -> float:
-    r"""How far differences certainly miss the derivative of a vector along ``parts``; 0 for not.
+    r"""How far differences certainly miss the derivative of a vector along a direction; 0 for not.
 
     A derivative is wrong only where the vector is smooth and its slope another one. So the central
     differences of three steps in a row must agree, far better than with the derivative; and the
@@ -227,7 +217,7 @@ def contradiction(
     """
 
     def at(step: float) -> Tensor:
-        with moved(parameters, parts, step):
+        with moved(parameters, direction, step):
             return vector().double() * scale
 
     here, derivative = here.double() * scale, derivative.double() * scale

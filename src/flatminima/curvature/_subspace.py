@@ -1,10 +1,9 @@
 """Rayleigh and Ritz in a growing subspace: all that the eigensolver and the tracker share.
 
 A basis is kept orthonormal together with its images under the operator, so that residuals are those
-of products and not of a recurrence, and a vector of the span is multiplied without a product. To
-grow by the residual of a Ritz pair is the Lanczos method: of a Krylov space all residuals have one
-direction, that of the next Lanczos vector. Of other subspaces it is Davidson's method without a
-preconditioner. See Saad (2011) and Golub and Van Loan (2013, ch. 10).
+of products and not of a recurrence. To grow a Krylov space by the residual of a Ritz pair is the
+Lanczos method, since all residuals have one direction; of other subspaces it is Davidson's without
+a preconditioner. See Saad (2011) and Golub and Van Loan (2013, ch. 10).
 """
 
 import math
@@ -55,45 +54,45 @@ class Subspace:
             spare = self.rows.new_empty(max(len(rows), old // 2), n)
             self.rows = torch.cat([self.rows, spare])
             self.images = torch.cat([self.images, torch.empty_like(spare)])
-        eps = torch.finfo(rows.dtype).eps
         for row in rows:
             largest = row.abs().max()
             if not largest > 0 or self.used == n:
                 continue
             row = row / largest
-            length = float(row.norm())
-            row = self.outside(row)
-            rest = float(row.norm())
+            rest = self.outside(row)
+            size = rest.norm()
             # What rounding alone leaves has no direction.
-            if rest > ROUNDING * eps * length:
-                self.rows[self.used] = row / rest
+            if float(size) > ROUNDING * torch.finfo(row.dtype).eps * float(row.norm()):
+                self.rows[self.used] = rest / size
                 self.used += 1
         if self.used > old:
             self._multiply(old)
         return self.used - old
 
     def _multiply(self, old: int) -> None:
-        new = self.rows[old : self.used]
-        images = self.operator.matmat(new)
-        self.products += len(new)
-        if not torch.isfinite(images).all():
-            raise ValueError("a product of the operator is not finite: no eigenvalues")
+        images = self.operator.matmat(self.rows[old : self.used])
+        self.products += len(images)
         largest = float(images.abs().max())
+        if not math.isfinite(largest):
+            raise ValueError("a product of the operator is not finite: no eigenvalues")
         if self.unit == 1 and not self.matrix.any() and largest > 0:
             self.unit = 2.0 ** math.floor(math.log2(largest))
         self.images[old : self.used] = images * (self.sign / self.unit)
         inner = (self.rows[: self.used] @ self.images[old : self.used].T).cpu().double().numpy()
-        matrix = np.zeros((self.used, self.used))
-        matrix[:old, :old] = self.matrix
-        matrix[:, old:] = inner
-        matrix[old:, :old] = inner[:old].T
+        matrix = np.block([[self.matrix, inner[:old]], [inner[:old].T, inner[old:]]])
         matrix[old:, old:] = (inner[old:] + inner[old:].T) / 2
-        self.matrix = matrix
-        self._solve()
+        self._solve(matrix)
 
-    def _solve(self) -> None:
-        values, weights = np.linalg.eigh(self.matrix)
+    def _solve(self, matrix: np.ndarray) -> None:
+        self.matrix = matrix
+        values, weights = np.linalg.eigh(matrix)
         self.values, self.weights = values[::-1], weights[:, ::-1]
+
+    def flip(self) -> None:
+        """Turn to the other end: what came last comes first."""
+        self.sign = -self.sign
+        self.images.neg_()
+        self._solve(-self.matrix)
 
     def _weights(self, chosen: np.ndarray) -> Tensor:
         return torch.as_tensor(self.weights[:, chosen].T.copy()).to(self.rows)
@@ -119,6 +118,7 @@ class Subspace:
         Without ``vectors``, and of the top alone, what bounds the values: for the first j together
         the sum of their squared residuals over the gap to the next (Mathias 1998), if it is less.
         """
+        vectors = vectors or bottom > 0
         norms = self.residuals(self.ends(top + (not vectors), bottom))[1]
         if vectors or self.used <= top:
             return norms
@@ -127,20 +127,14 @@ class Subspace:
         bounds = np.divide(squares, gaps, out=np.full(top, np.inf), where=gaps > 0)
         return np.minimum(norms[:-1], np.minimum.accumulate(bounds[::-1])[::-1])
 
-    def level(self, top: int, tol: float, upper: bool = True) -> float:
-        """A little above the last of the ``top`` values (or below, from the other end).
+    def level(self, top: int, tol: float) -> float:
+        """A little above the last of the ``top`` values.
 
         By a half to two ``tol``, relative, where no Ritz value is near.
         """
-        values = self.values if upper else -self.values[::-1]
         steps = tol * (self.scale or 1.0) * np.linspace(0.5, 2, 16)
-        levels = values[min(top, self.used) - 1] + steps
-        near = np.abs(levels[:, None] - values).min(axis=1)
-        return float(levels[near.argmax()]) * (1 if upper else -1)
-
-    def beyond(self, level: float, upper: bool = True) -> int:
-        """How many Ritz values are above a level, or below it."""
-        return int(np.sum(self.values > level if upper else self.values < level))
+        levels = self.values[min(top, self.used) - 1] + steps
+        return float(levels[np.abs(levels[:, None] - self.values).min(axis=1).argmax()])
 
     def ends(self, top: int, bottom: int = 0) -> np.ndarray:
         """Indices of the ``top`` first and the ``bottom`` last Ritz values, as far as there are."""
@@ -160,17 +154,18 @@ class Subspace:
     ) -> None:
         """Add residuals, ``block`` at a time, until the errors of the wanted pairs are small.
 
-        Wanted are ``top`` and ``bottom`` pairs from either end, to ``tol`` times ``scale``; what is
-        small is the `errors`. Where the residuals hold no new direction, random ones are added. It
-        ends as well when the products are used up, or the basis spans everything; beyond
-        ``capacity`` vectors it restarts from the best.
+        Wanted are ``top`` and ``bottom`` pairs of either end, `errors` to ``tol`` times ``scale``.
+        Where the residuals hold no new direction, random ones are added. It ends as well when the
+        products are used up; beyond ``capacity`` vectors it restarts from the best.
         """
         while self.room(block):
             wanted = self.ends(top, bottom)
-            enough = len(wanted) == min(top + bottom, self.operator.shape[0])
-            near = self.ends(max(top, block if top else 0), max(bottom, block if bottom else 0))
+            near = self.ends(max(top, block), max(bottom, block) if bottom else 0)
             rows, norms = self.residuals(near)
-            errors = norms[np.isin(near, wanted)] if vectors else self.errors(top, bottom, vectors)
+            errors = norms[(near[:, None] == wanted).any(axis=1)]
+            if not vectors:
+                errors = self.errors(top, bottom, vectors)
+            enough = len(wanted) == min(top + bottom, self.operator.shape[0])
             if enough and (errors <= tol * self.scale).all():
                 return
             if capacity is not None and self.used + block > capacity < self.operator.shape[0]:
@@ -180,40 +175,37 @@ class Subspace:
             if added < block:
                 self.expand(random_rows(self.operator, block - added, generator))
 
-    def doubt(
-        self, goal: float, most: int, level: float, generator: torch.Generator, upper: bool = True
-    ) -> float:
+    def doubt(self, goal: float, most: int, level: float, generator: torch.Generator) -> float:
         """The chance at most that H has more eigenvalues above ``level`` than the basis shows.
 
-        (Below it, if not ``upper``.) Where T is the matrix of the basis and C what H takes out of
-        its span, H has as many eigenvalues above y as T and, on the complement,
-        S(y) = H + C' (y - T)^-1 C have together (Haynsworth 1968). So Lanczos vectors of S(y) from
-        a random start are added, ``most`` of them at most. One may show a value above y: then there
-        is a further pair, the doubt is 1, and the basis holds what was found. Else an eigenvector
-        above y has a part of the start that is at most the product of the recurrence's
-        coefficients over the characteristic polynomial at y (van Dorsselaer, Hochstenbach and van
-        der Vorst 2000), and a random start has so small a part by the chance returned.
+        Where T is the matrix of the basis and C what H takes out of its span, H has as many
+        eigenvalues above y as T and, on the complement, S(y) = H + C' (y - T)^-1 C have together
+        (Haynsworth 1968). So Lanczos vectors of S(y) from a random start are added, ``most`` of
+        them at most. One may show a value above y: then there is a further pair, the doubt is 1,
+        and the basis holds what was found. Else an eigenvector above y has a part of the start that
+        is at most the product of the recurrence's coefficients over the characteristic polynomial
+        at y (van Dorsselaer, Hochstenbach and van der Vorst 2000), and a random start has so small
+        a part by the chance returned.
         """
-        old, n, flip = self.used, self.operator.shape[0], 1.0 if upper else -1.0
-        inverse = np.linalg.inv(flip * (level * np.eye(old) - self.matrix))
+        old, n = self.used, self.operator.shape[0]
+        inverse = np.linalg.inv(level * np.eye(old) - self.matrix)
         row, logs, chance = random_rows(self.operator, 1, generator), 0.0, float(old < n)
         for count in range(1, most + 1):
             if chance <= goal or not self.room() or not self.expand(row):
                 break
-            coupling = flip * self.matrix[:old, old:]
-            inner = flip * self.matrix[old:, old:] + coupling.T @ inverse @ coupling
-            if np.linalg.eigvalsh(inner)[-1] >= flip * level:
+            coupling = self.matrix[:old, old:]
+            inner = self.matrix[old:, old:] + coupling.T @ inverse @ coupling
+            if np.linalg.eigvalsh(inner)[-1] >= level:
                 return 1.0
             weights = torch.as_tensor(inverse @ coupling[:, -1]).to(row)
-            row = flip * self.outside(self.images[self.used - 1] + weights @ self.images[:old])
+            row = self.outside(self.images[self.used - 1] + weights @ self.images[:old])[None]
             rest = float(row.norm())
             if self.used == n or rest <= ROUNDING * torch.finfo(row.dtype).eps * self.scale:
                 return 0.0
             logs += math.log(rest)
-            left = np.linalg.slogdet(flip * level * np.eye(count) - inner)[1]
+            left = np.linalg.slogdet(level * np.eye(count) - inner)[1]
             part = math.exp(min(2 * (logs - left), 0.0))
             chance = min(chance, float(betainc(0.5, (n - old - 1) / 2, part)))
-            row = row[None]
         return chance
 
     def outside(self, row: Tensor) -> Tensor:
@@ -229,10 +221,10 @@ class Subspace:
         order = np.argsort(distance, kind="stable")
         keep = np.sort(order[: max(1, min((len(wanted) + most) // 2 + 1, most))])
         weights = self._weights(keep)
-        self.rows[: len(keep)] = weights @ self.rows[: self.used]
-        self.images[: len(keep)] = weights @ self.images[: self.used]
-        self.matrix, self.used = np.diag(self.values[keep]), len(keep)
-        self._solve()
+        for rows in (self.rows, self.images):
+            rows[: len(keep)] = weights @ rows[: self.used]
+        self.used = len(keep)
+        self._solve(np.diag(self.values[keep]))
 
 
 def random_rows(

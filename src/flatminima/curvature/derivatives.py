@@ -2,13 +2,13 @@ r"""How the curvature changes: the sharpness gradient (G1), the rotation field o
 derivatives of the loss along a direction up to the fourth.
 
 All come from differentiating :math:`\varphi(s) = L(\theta + s d)` again and again:
-:math:`\varphi^{(k)}(0)` is the k-th derivative tensor with d in all of its k places, and the
-gradient of that number with respect to the parameters leaves one place of the next tensor free.
-The loss must have the derivatives: those of ReLU beyond the first are zero in PyTorch, and ELU has
-a jump in its second. The third derivative of a risk is held once against differences of Hessian
-products, at the cost of about fifteen gradients; `HessianOperator` says how.
+:math:`\varphi^{(k)}(0)` is the k-th derivative tensor with d in all of its k places, and its
+gradient in the parameters leaves one place of the next tensor free. Derivatives of ReLU beyond the
+first are zero in PyTorch. The third derivative of a risk is held once against differences of
+Hessian products, at the cost of about fifteen gradients.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,7 @@ class RotationField:
         field: (n,) rho, orthogonal to v_1, in the operator's dtype and on its device.
         residual: norm of P grad lambda_1 - (lambda_1 - H) rho, P projecting v_1 out.
         error_bound: of the distance to the exact field, as `rotation_field` says.
-        products: Hessian-vector products spent, those for eigenpairs not given included.
+        products: Hessian-vector products spent.
     """
 
     field: Tensor
@@ -57,15 +57,12 @@ def directional_derivatives(
 ) -> Tensor:
     r"""Derivatives of :math:`s \mapsto L(\theta + s\, d)` at s = 0, from order 0 to ``order``.
 
-    Entry 2 is :math:`d^\top H d`, entry 3 is T[d, d, d]. Every order costs about two to three
-    times the one before, and loses accuracy: in float32 compare with float64.
+    (order + 1,) float64 on the CPU: the loss first, entry 2 is :math:`d^\top H d`, entry 3 is
+    T[d, d, d]. Every order costs about two to three times the one before, and loses accuracy.
 
     Args:
         direction: (n,), finite, taken as it is, not normalized.
         order: 1 to 4.
-
-    Returns:
-        (order + 1,) float64 on the CPU: the loss first.
 
     Example:
         >>> import torch
@@ -75,13 +72,12 @@ def directional_derivatives(
         tensor([1., 3., 6., 6.], dtype=torch.float64)
     """
     operator = _hessian(operator)
-    order = positive_int("order", order)
-    if order > 4:
+    if positive_int("order", order) > 4:
         raise ValueError(f"order must be at most 4, got {order}")
-    parts = operator.split(_checked_vector("direction", direction, operator))
+    vector = _checked_vector("direction", direction, operator)
     result = torch.zeros(order + 1, dtype=torch.float64)
     for weight, part in operator.terms():
-        values = _along(part, operator.parameters, parts, order)
+        values = _along(operator, part, vector, order)
         result += weight * torch.stack([v.detach().double().cpu().reshape(()) for v in values])
     return result
 
@@ -96,13 +92,11 @@ def sharpness_gradient(
 
     (n,) the gradient of :math:`v^\top H(\theta)\, v` with v held fixed at v_1, at the cost of
     about five gradients. Its error is at most twice the angle from v to v_1 times the norm of T.
+    ValueError if the computed lambda_1 is not simple.
 
     Args:
         eigenvector: (n,) v_1 if it is known, of any length > 0 and either sign; it is trusted.
             That of lambda_k gives the gradient of lambda_k. By default v_1 is computed to ``tol``.
-
-    Raises:
-        ValueError: if the computed lambda_1 is not simple, or for a bad eigenvector.
 
     Example:
         >>> import torch
@@ -140,14 +134,12 @@ def rotation_field(
     them is divided by lambda_1, as if the rest of the spectrum were flat. With ``tol`` the equation
     :math:`(\lambda_1 - H)\rho = P\nabla\lambda_1` is solved by conjugate gradients from there.
 
-    One further product gives the residual q, and a bound for the distance to the exact field: the
-    part q' of q within the span of the k eigenvectors is divided by lambda_1 - lambda_2 at least,
-    the rest by lambda_1 - lambda_k at least:
+    One further product gives the residual q. With q' its part in the span of the k eigenvectors,
+    the distance to the exact field is at most
 
-    .. math:: \|\rho - \rho_{\text{exact}}\| \le \frac{\|q'\|}{\lambda_1 - \lambda_2} +
-              \frac{\|q - q'\|}{\lambda_1 - \lambda_k} .
+    .. math:: \frac{\|q'\|}{\lambda_1 - \lambda_2} + \frac{\|q - q'\|}{\lambda_1 - \lambda_k} ,
 
-    It takes lambda_1 and v_1 for exact: compute the pairs to a tolerance well below their gap.
+    lambda_1 and v_1 taken for exact: compute the pairs to a tolerance well below their gap.
 
     Args:
         pairs: the largest eigenpairs, at least two (one if n = 1), converged; by default k of
@@ -187,11 +179,17 @@ def rotation_field(
     field = rotation.rotation_field(
         values.cpu().numpy(), vectors.cpu().numpy(), gradient.cpu().numpy()
     )
-    problem = _AcrossLeading(operator, float(values[0]), vectors[0])
-    target = problem.project(gradient)
-    start = problem.project(torch.as_tensor(field).to(target))
+    value, vector = float(values[0]), vectors[0]
+
+    def across(x: Tensor) -> Tensor:
+        return x - vector * (vector @ x)
+
+    target, start = across(gradient), across(torch.as_tensor(field).to(gradient))
     goal = torch.inf if tol is None else tol * float(target.norm())
-    field, residual = problem.solve(target, start, goal, max_products)
+    field, residual = _solved(
+        lambda x: across(value * x - operator.matvec(x)), target, start, goal, max_products
+    )
+    field = across(field)
     inside = vectors.T @ (vectors @ residual)
     bound = 0.0
     if n > 1:
@@ -207,42 +205,29 @@ def rotation_field(
     return result
 
 
-class _AcrossLeading:
-    """The operator lambda_1 - H across v_1, where it is positive definite."""
-
-    def __init__(self, operator: SymmetricOperator, value: float, vector: Tensor) -> None:
-        self.operator, self.value, self.vector = operator, value, vector
-
-    def project(self, x: Tensor) -> Tensor:
-        return x - self.vector * (self.vector @ x)
-
-    def __matmul__(self, x: Tensor) -> Tensor:
-        return self.project(self.value * x - self.operator.matvec(x))
-
-    def solve(self, b: Tensor, x: Tensor, goal: float, products: int) -> tuple[Tensor, Tensor]:
-        """Conjugate gradients from x; the solution and its true residual."""
-        residual = b - self @ x
+def _solved(
+    multiply: Callable[[Tensor], Tensor], b: Tensor, x: Tensor, goal: float, products: int
+) -> tuple[Tensor, Tensor]:
+    """Conjugate gradients from x for a positive definite matrix; the solution and its residual."""
+    while True:
+        residual = b - multiply(x)
         products -= 1
-        while float(residual.norm()) > goal and products > 1:
-            # The recurrence's residual drifts from the true one, so it is checked at the end.
-            recurrent, direction = residual.clone(), residual.clone()
-            while float(recurrent.norm()) > goal / 2 and products > 1:
-                image = self @ direction
-                products -= 1
-                square = recurrent @ recurrent
-                curvature = direction @ image
-                if curvature <= 0:
-                    raise ValueError(
-                        "pairs must begin with the largest eigenvalue: lambda_1 - H was found "
-                        "not to be positive definite across v_1"
-                    )
-                x = x + (square / curvature) * direction
-                recurrent = recurrent - (square / curvature) * image
-                direction = recurrent + (recurrent @ recurrent / square) * direction
-            x = self.project(x)
-            residual = b - self @ x
+        if float(residual.norm()) <= goal or products < 2:
+            return x, residual
+        # The recurrence's residual drifts from the true one, so it is checked at the end.
+        recurrent, direction = residual, residual
+        while float(recurrent.norm()) > goal / 2 and products > 1:
+            image = multiply(direction)
             products -= 1
-        return x, residual
+            square, curvature = recurrent @ recurrent, direction @ image
+            if curvature <= 0:
+                raise ValueError(
+                    "pairs must begin with the largest eigenvalue: lambda_1 - H was found not to "
+                    "be positive definite across v_1"
+                )
+            x = x + (square / curvature) * direction
+            recurrent = recurrent - (square / curvature) * image
+            direction = recurrent + (recurrent @ recurrent / square) * direction
 
 
 def _hessian(operator: HessianOperator | EmpiricalRisk) -> HessianOperator:
@@ -264,10 +249,9 @@ def _hessian(operator: HessianOperator | EmpiricalRisk) -> HessianOperator:
 
 def _third(operator: HessianOperator, vector: Tensor) -> Tensor:
     """T[v, v, .], with a vector (n,) twice in the third derivative of the loss."""
-    parts = operator.split(vector)
-    result = torch.zeros(operator.shape[0], dtype=operator.dtype, device=operator.device)
+    result = torch.zeros_like(operator.gradient)
     for weight, part in operator.terms():
-        curvature = _along(part, operator.parameters, parts, 2)[2]
+        curvature = _along(operator, part, vector, 2)[2]
         if curvature.requires_grad:
             with differentiable():
                 slopes = gradients(curvature, operator.parameters)
@@ -299,15 +283,13 @@ def _check_simple(pairs: EigenResult) -> None:
         )
 
 
-def _along(
-    loss: Closure, parameters: list[Tensor], parts: list[Tensor], order: int
-) -> list[Tensor]:
-    """The loss and its derivatives along the direction ``parts``, with their graphs."""
+def _along(operator: HessianOperator, loss: Closure, vector: Tensor, order: int) -> list[Tensor]:
+    """A loss and its derivatives along a vector (n,), with their graphs."""
     with differentiable():
-        values = [loss()]
+        values, parts = [loss()], operator.split(vector)
         for _ in range(order):
             if values[-1].requires_grad:
-                slopes = gradients(values[-1], parameters, create_graph=True)
+                slopes = gradients(values[-1], operator.parameters, create_graph=True)
                 values.append(sum((s * d).sum() for s, d in zip(slopes, parts, strict=True)))
             else:  # all further derivatives of a constant
                 values.append(torch.zeros_like(values[0]).detach())

@@ -1,8 +1,7 @@
 r"""Curvature along the step that is taken: cheap measures, for models too large for eigenvalues.
 
 Each is a Rayleigh quotient of the Hessian, or what stands for one, along a gradient or an update.
-A quotient never exceeds the largest eigenvalue, and need not be near it: below the edge of
-stability these are far below it. They say how the loss bends where training goes.
+A quotient never exceeds the largest eigenvalue; below the edge of stability it is far below it.
 """
 
 import math
@@ -13,9 +12,11 @@ from torch import Tensor
 
 from flatminima._validation import positive_float, positive_int
 from flatminima.curvature._autograd import moved
+from flatminima.curvature._subspace import unit
 from flatminima.curvature.eigensolver import ConvergenceError
 from flatminima.curvature.operator import HessianOperator, SymmetricOperator
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
+from flatminima.curvature.spectrum import averaged
 from flatminima.statistics import Estimate
 
 __all__ = ["CriticalSharpness", "batch_sharpness", "critical_sharpness", "directional_sharpness"]
@@ -46,8 +47,8 @@ def directional_sharpness(
         name, direction = "the gradient", getattr(operator, "gradient", None)
         if direction is None:
             raise ValueError(f"direction must be given for a {type(operator).__name__}, got none")
-    unit = _unit(name, direction, operator.shape[0]).to(operator.device, operator.dtype)
-    return _quotient(operator, unit)
+    direction = _directed(name, direction, operator.shape[0])
+    return _quotient(operator, direction.to(operator.device, operator.dtype))
 
 
 def batch_sharpness(risk: EmpiricalRisk) -> Estimate:
@@ -58,12 +59,7 @@ def batch_sharpness(risk: EmpiricalRisk) -> Estimate:
     with g_B and H_B the gradient and the Hessian of the loss on the batch B alone: what stochastic
     gradient descent keeps near :math:`2/\eta` (Andreyev & Beneventano 2024). Each batch counts the
     same, a short last one as well; the error is that over batches, as if they were drawn at random.
-
-    Args:
-        risk: with batches for data, at least 2, such as those that training would see.
-
-    Raises:
-        ValueError: for data that are no batches, one batch, or a batch whose gradient is zero.
+    ValueError for data that are not at least 2 batches, or a batch whose gradient is zero.
 
     Example:
         >>> import torch
@@ -83,12 +79,10 @@ def batch_sharpness(risk: EmpiricalRisk) -> Estimate:
     for _, loss in risk.terms():
         operator = HessianOperator(loss, risk.parameters, check=False)
         name = f"the gradient of batch {len(values)}"
-        values.append(_quotient(operator, _unit(name, operator.gradient, risk.size)))
+        values.append(_quotient(operator, _directed(name, operator.gradient, risk.size)))
     if len(values) < 2:
         raise ValueError(f"data must hold at least 2 batches, got {len(values)}")
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return Estimate(mean, math.sqrt(variance / len(values)))
+    return averaged(values)
 
 
 class CriticalSharpness(NamedTuple):
@@ -120,10 +114,9 @@ def critical_sharpness(
     doubled or halved until the loss rises on one side and not on the other, and then bisected. From
     a guess within a factor of 2 that takes 6 passes at the default ``tol``. On a quadratic loss
     with the gradient for an update it is `directional_sharpness`. A loss that rises and falls again
-    between two rates tried is not seen.
+    between two rates tried is not seen. The parameters are put back as they were, to the bit.
 
     Args:
-        risk: its parameters are put back as they were, to the bit.
         update: (n,) Delta, what a step subtracts per unit of learning rate; by default the gradient
             (one backward pass). Of Adam, (theta before - theta after) / eta.
         rate: first guess, such as the rate in use, or the ``rate`` of the last call.
@@ -149,10 +142,10 @@ def critical_sharpness(
     if tol >= 1:
         raise ValueError(f"tol must be less than 1, got {tol}")
     update = risk.gradient() if update is None else torch.as_tensor(update)
-    _unit("update", update, risk.size)
+    _directed("update", update, risk.size)
     if risk._unchecked:
         risk.check()
-    parts = list(risk.unflatten(update.to(risk.device, risk.parameters[0].dtype)).values())
+    update = update.to(risk.parameters[0])
     base, passes, low, high = risk.value(), 1, 0.0, math.inf
     while high == math.inf or high - low > tol * (high + low):
         if passes == max_passes:
@@ -161,7 +154,7 @@ def critical_sharpness(
                 f"{high:.3g} only: is the update a direction of descent, and the loss not flat?",
                 CriticalSharpness(2 / rate, rate, passes),
             )
-        with moved(risk.parameters, parts, -rate):
+        with moved(risk.parameters, update, -rate):
             # Where the loss is not finite it has risen.
             if risk.value() <= base:
                 low = rate
@@ -172,18 +165,16 @@ def critical_sharpness(
     return CriticalSharpness(2 / rate, rate, passes)
 
 
-def _unit(name: str, vector: Tensor, n: int) -> Tensor:
+def _directed(name: str, vector: Tensor, n: int) -> Tensor:
     """The vector at length 1; ValueError unless it is (n,), finite and not zero."""
     vector = torch.as_tensor(vector).detach()
     if vector.shape != (n,) or not torch.isfinite(vector).all():
         raise ValueError(f"{name} must be finite, of shape ({n},), got {tuple(vector.shape)}")
     if not vector.any():
         raise ValueError(f"{name} must not be zero: there is no direction to measure along")
-    # First by the largest entry: squares of small numbers underflow.
-    vector = vector / vector.abs().max()
-    return vector / vector.norm()
+    return unit(vector)
 
 
-def _quotient(operator: SymmetricOperator, unit: Tensor) -> float:
-    product = operator.matvec(unit)
-    return float((unit.double() @ product.double()) / unit.double().square().sum())
+def _quotient(operator: SymmetricOperator, direction: Tensor) -> float:
+    product, direction = operator.matvec(direction).double(), direction.double()
+    return float((direction @ product) / direction.square().sum())

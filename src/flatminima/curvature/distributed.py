@@ -16,8 +16,7 @@ class DistributedOperator(SymmetricOperator):
 
     Each process gives the operator of its own shard, at the same parameters; a product is the
     weighted sum of theirs, by one all-reduce, and so are the loss and the gradient if they have
-    them. Every function that takes an operator takes this one: `top_eigenpairs`, `trace`,
-    `spectral_density`, `EigenTracker`, `directional_sharpness`.
+    them. Every function that takes an operator takes this one.
 
     All processes make the same calls with the same vectors, and get the same results. By default
     they do, since generators are seeded alike; vectors that differ between them are an error. An

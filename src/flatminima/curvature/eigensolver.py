@@ -1,10 +1,9 @@
 """Eigenpairs at either end of a symmetric operator's spectrum: block Lanczos, thick restarts.
 
-The basis is orthogonalized in full at each step, so that what a run finds does not depend on how
-rounding happens to break orthogonality. Small residuals say that the pairs found are pairs, and
-not that they are the outermost: a start has no part in some eigenvectors, and of a repeated
-eigenvalue one vector sees one copy. So a second search, from another random vector in what the
-first left out, goes on until the chance that it has missed one is small.
+Small residuals say that the pairs found are pairs, and not that they are the outermost: a start
+has no part in some eigenvectors, and of a repeated eigenvalue one vector sees one copy. So a second
+search, from another random vector in what the first left out, goes on until the chance that it has
+missed one is small.
 """
 
 from dataclasses import dataclass
@@ -44,8 +43,7 @@ class EigenResult:
         eigenvectors: (k, n) orthonormal rows, in the operator's dtype and on its device.
         residuals: (k,) float64, on the CPU: norms of H v - lambda v. An
             eigenvalue lies within a residual of each value given.
-        converged: (k,) bool, whether the pair met the tolerance. Of pairs that were missed it says
-            nothing; that does the next.
+        converged: (k,) bool, whether the pair met the tolerance.
         doubt: a bound of the probability, over the random start of the second search, that
             eigenvalues beyond those given (by more than 2 tol, relative) have been missed; 1 where
             none was made.
@@ -77,22 +75,17 @@ def top_eigenpairs(
 
     A pair has converged when its residual :math:`\|Hv - \lambda v\|` is at most ``tol`` times the
     largest eigenvalue in absolute value seen. That bounds the error of the eigenvalue, which is in
-    fact about residual^2 / gap; the error of the eigenvector is an angle of about residual / gap,
-    the gap being the distance to the next eigenvalue. Then what was left out is searched, for 6 to
-    11 further products on the networks of ``results/benchmarks/counts.md``, and for as many as the
-    pairs themselves took where they lie close to the next ones.
-
-    ARPACK on the same operator needs as many products for many pairs and more for few, since it
-    looks only when its basis is full; it keeps half the vectors, for here a basis has its images.
+    fact about residual^2 / gap; that of the eigenvector is an angle of about residual / gap. Then
+    what was left out is searched, for 6 to 11 further products on the networks of
+    ``results/benchmarks/counts.md``, and for as many again where the next eigenvalues are close.
 
     Args:
         k: number of eigenpairs, 1 <= k <= n (for ``"both"``: 2k <= n).
         which: ``"largest"``, ``"smallest"``, or ``"both"``: k from each end, 2k in all.
         tol: relative residual; no smaller than 10 eps of the operator's dtype.
-        start: (n,) or (m, n) vectors near the eigenvectors sought, such as those of a nearby
-            point. Their sum starts the recurrence, with a random share so that a direction that
-            they miss is still found. By default a random vector, and the gradient of a Hessian's
-            loss: it lies mostly along the leading eigenvectors.
+        start: (n,) or (m, n) vectors near the eigenvectors sought, whose sum starts the recurrence
+            with a random share; by default a random vector and the gradient of a Hessian's loss,
+            which lies mostly along the leading eigenvectors.
         generator: of the random starts.
         max_products: products to spend at most; by default 20 (k + 10) a wanted end, at least.
         block: number of vectors advanced together: of an exactly repeated eigenvalue as many
@@ -100,7 +93,7 @@ def top_eigenpairs(
         max_basis: vectors kept at most before the recurrence is restarted from the best; by default
             the number of pairs and 20.
         vectors: False if only the eigenvalues have to be within the tolerance, which saves a few
-            products where k is small.
+            products where k is small (of one end).
         doubt: the second search ends at this probability of having missed a pair, or after 20
             products more than the first took; with 1 there is none.
 
@@ -137,24 +130,15 @@ def top_eigenpairs(
     ends = (k, k if which == "both" else 0)
     options = {"block": block, "capacity": max_basis, "vectors": vectors}
     space.converge(*ends, tol, generator, **options)
-    doubts = [1.0]
+    left = 1.0
     if doubt < 1:
-        doubts = [
-            assured(space, ends, tol, generator, doubt, space.products + SEARCH, upper, **options)
-            for upper in ((True, False) if which == "both" else (True,))
-        ]
-    chosen = space.ends(*ends)
-    errors = space.errors(*ends, vectors=vectors)
-    order = np.arange(len(chosen))[:: int(space.sign)]
-    result = EigenResult(
-        eigenvalues=torch.as_tensor(space.sign * space.unit * space.values[chosen][order]),
-        eigenvectors=orthonormalized(space.vectors(chosen[order])),
-        residuals=torch.as_tensor(space.unit * space.residuals(chosen)[1][order]),
-        converged=torch.as_tensor((errors <= tol * space.scale)[order]),
-        doubt=max(doubts),
-        products=space.products,
-    )
-    if len(chosen) < wanted or not result.converged.all():
+        left = assured(space, ends, tol, generator, doubt, space.products + SEARCH, **options)
+        if which == "both":
+            space.flip()
+            most = space.products + SEARCH
+            left = max(left, assured(space, ends, tol, generator, doubt, most, **options))
+    result = found(space, ends, tol, left, vectors)
+    if len(result.eigenvalues) < wanted or not result.converged.all():
         raise unconverged(result, wanted, tol)
     return result
 
@@ -166,7 +150,6 @@ def assured(
     generator: torch.Generator,
     doubt: float,
     most: int,
-    upper: bool = True,
     **options: object,
 ) -> float:
     """Search what a subspace leaves out until so small a doubt is left; how small it is in the end.
@@ -177,15 +160,31 @@ def assured(
     while space.used < n:
         # All searches together may err by the doubt allowed.
         goal /= 2
-        level = space.level(ends[0] if upper else ends[1], tol, upper)
-        shown = space.beyond(level, upper)
-        left = space.doubt(goal, most, level, generator, upper)
-        found = space.beyond(level, upper) > shown
+        level = space.level(ends[0], tol)
+        shown = (space.values > level).sum()
+        left = space.doubt(goal, most, level, generator)
+        more = (space.values > level).sum() > shown
         # What was not found may still have moved the others.
         space.converge(*ends, tol, generator, **options)
-        if not found:
+        if not more:
             break
     return 0.0 if space.used == n else min(left + doubt - 2 * goal, 1.0)
+
+
+def found(
+    space: Subspace, ends: tuple[int, int], tol: float, doubt: float, vectors: bool = True
+) -> EigenResult:
+    """What a subspace holds at its ends, eigenvalues in descending order."""
+    chosen, errors = space.ends(*ends), space.errors(*ends, vectors=vectors)
+    order = np.arange(len(chosen))[:: int(space.sign)]
+    return EigenResult(
+        eigenvalues=torch.as_tensor(space.sign * space.unit * space.values[chosen][order]),
+        eigenvectors=orthonormalized(space.vectors(chosen[order])),
+        residuals=torch.as_tensor(space.unit * space.residuals(chosen)[1][order]),
+        converged=torch.as_tensor((errors <= tol * space.scale)[order]),
+        doubt=doubt,
+        products=space.products,
+    )
 
 
 def sharpness(
@@ -229,19 +228,19 @@ def checked_doubt(doubt: float) -> float:
 def start_rows(
     operator: SymmetricOperator, start: Tensor | None, block: int, generator: torch.Generator
 ) -> Tensor:
+    """Random rows (block, n), the first along the sum of the vectors given, or the gradient."""
     rows = random_rows(operator, block, generator)
     rows = rows / rows.norm(dim=1, keepdim=True)
     if start is None:
-        gradient = getattr(operator, "gradient", None)
-        if gradient is not None and gradient.any():
-            rows[0] = unit(gradient) + RANDOM_SHARE * rows[0]
-        return rows
-    n = operator.shape[0]
-    start = torch.as_tensor(start).to(operator.device, operator.dtype).reshape(-1, start.shape[-1])
-    if start.shape[1] != n or not torch.isfinite(start).all() or not start.any():
-        raise ValueError(f"start must hold finite vectors of dimension {n}, not all zero")
-    total = start.sum(0) if start.sum(0).any() else start[0]
-    rows[0] = unit(total) + RANDOM_SHARE * rows[0]
+        total = getattr(operator, "gradient", None)
+    else:
+        n = operator.shape[0]
+        start = torch.as_tensor(start).to(rows).reshape(-1, start.shape[-1])
+        if start.shape[1] != n or not torch.isfinite(start).all() or not start.any():
+            raise ValueError(f"start must hold finite vectors of dimension {n}, not all zero")
+        total = start.sum(0) if start.sum(0).any() else start[0]
+    if total is not None and total.any():
+        rows[0] = unit(total) + RANDOM_SHARE * rows[0]
     return rows
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flatminima.curvature._autograd import differentiable
+from flatminima.curvature._autograd import differentiable, pulled
 from flatminima.curvature.eigensolver import sharpness, top_eigenpairs
 from flatminima.curvature.losses import checked_value
 from flatminima.curvature.operator import (
@@ -39,8 +39,7 @@ class GaussNewtonOperator(SymmetricOperator):
     directly, as a penalty does, is no part of G.
 
     A product is J v by a derivative of the transposed product, the loss's Hessian, and J' once
-    more: about as much as a product with the Hessian, through graphs that are kept as those of
-    `HessianOperator` are. After a change of the parameters, make a new operator.
+    more: about as much as a product with the Hessian. Graphs are kept as by `HessianOperator`.
 
     Args:
         risk: its model returns one tensor, of any shape; its data may be batches.
@@ -68,9 +67,7 @@ class GaussNewtonOperator(SymmetricOperator):
             risk.check()
         # As Terms, so that it keeps no graph: what is wanted is the loss, the gradient, the checks.
         at = HessianOperator(
-            Terms(risk.terms),
-            risk.parameters if parameters is None else parameters,
-            check=False,
+            Terms(risk.terms), risk.parameters if parameters is None else parameters, check=False
         )
         super().__init__(at.shape[0], at.dtype, at.device)
         self.risk, self.parameters = risk, at.parameters
@@ -103,13 +100,7 @@ class GaussNewtonShare(NamedTuple):
     ratio: float
 
 
-def gauss_newton_share(
-    risk: EmpiricalRisk,
-    *,
-    tol: float = 1e-4,
-    start: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> GaussNewtonShare:
+def gauss_newton_share(risk: EmpiricalRisk, *, tol: float = 1e-4) -> GaussNewtonShare:
     r"""The shares of the Gauss-Newton matrix in the sharpness, along v_1 and in its own direction.
 
     ValueError where the sharpness is not positive: a share of it would mean nothing.
@@ -121,13 +112,13 @@ def gauss_newton_share(
         >>> gauss_newton_share(risk)
         GaussNewtonShare(along=1.0, ratio=1.0)
     """
-    pairs = top_eigenpairs(risk, tol=tol, start=start, generator=generator)
+    pairs = top_eigenpairs(risk, tol=tol)
     leading, vector = float(pairs.eigenvalues[0]), pairs.eigenvectors[0]
     if not leading > 0:
         raise ValueError(f"the sharpness must be positive to have shares, got {leading:.3g}")
     operator = GaussNewtonOperator(risk)
     along = float(vector @ operator.matvec(vector))
-    own = sharpness(operator, tol=tol, start=vector, generator=generator)
+    own = sharpness(operator, tol=tol, start=vector)
     return GaussNewtonShare(along / leading, own / leading)
 
 
@@ -160,29 +151,10 @@ class _OutputGraph:
             self.slope = gradients(value, [self.cut], create_graph=True)[0]
             # J'u as a function of u: linear, so that its derivative along v is u -> <u, J v>.
             self.probe = torch.zeros_like(self.outputs, requires_grad=True)
-            self.pulled = self._pull(self.probe, create_graph=True)
-
-    def _pull(self, vector: Tensor, create_graph: bool = False) -> Sequence[Tensor]:
-        """J' times a vector of the outputs' shape, parameter by parameter."""
-        if not self.outputs.requires_grad:
-            return [torch.zeros_like(p) for p in self.parameters]
-        return torch.autograd.grad(
-            self.outputs, self.parameters, vector, retain_graph=True, create_graph=create_graph,
-            allow_unused=True, materialize_grads=True,
-        )  # fmt: skip
+            self.pulled = pulled([self.outputs], parameters, [self.probe], create_graph=True)
 
     def product(self, parts: list[Tensor]) -> Sequence[Tensor]:
-        # Parameters that the outputs do not depend on, and a loss linear in them, have no graph.
-        live = [i for i, pulled in enumerate(self.pulled) if pulled.requires_grad]
-        if not live or not self.slope.requires_grad:
-            return [torch.zeros_like(p) for p in self.parameters]
-        chosen = [self.pulled[i] for i in live], [parts[i] for i in live]
         with differentiable():
-            pushed = _derivative(chosen[0], self.probe, chosen[1])
-            return self._pull(_derivative([self.slope], self.cut, [pushed]))
-
-
-def _derivative(values: list[Tensor], of: Tensor, weights: list[Tensor]) -> Tensor:
-    return torch.autograd.grad(
-        values, of, weights, retain_graph=True, allow_unused=True, materialize_grads=True
-    )[0]
+            (pushed,) = pulled(self.pulled, [self.probe], parts)
+            (bent,) = pulled([self.slope], [self.cut], [pushed])
+            return pulled([self.outputs], self.parameters, [bent])

@@ -35,7 +35,6 @@ def layer_curvature(
     *,
     tol: float = 1e-3,
     products: int = 60,
-    generator: torch.Generator | None = None,
 ) -> dict[str, LayerCurvature]:
     """Size, sharpness and trace of each layer's block of the Hessian, the others held fixed.
 
@@ -75,9 +74,7 @@ def layer_curvature(
             )
         operator = _Block(hessian, flattened(places[name] for name in names))
         result[block] = LayerCurvature(
-            operator.shape[0],
-            sharpness(operator, tol=tol, generator=generator),
-            trace(operator, products=products, generator=generator),
+            operator.shape[0], sharpness(operator, tol=tol), trace(operator, products=products)
         )
     return result
 

@@ -22,11 +22,8 @@ def mse(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         outputs: (n, ...), real.
-        targets: real, of the shape of outputs; or, for outputs (n, c), class labels (n,), which
-            stand for their one-hot vectors.
-
-    Raises:
-        ValueError: for targets of another shape, which would be broadcast.
+        targets: real, of the shape of outputs, else ValueError; or, for outputs (n, c), class
+            labels (n,), which stand for their one-hot vectors.
 
     Example:
         >>> import torch
@@ -50,10 +47,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         outputs: (n, ..., c) logits, the classes last.
-        targets: (n, ...) class labels, int64.
-
-    Raises:
-        ValueError: for labels that are not one for each row of logits.
+        targets: (n, ...) class labels, int64, one for each row of logits, else ValueError.
 
     Example:
         >>> import torch

@@ -1,19 +1,19 @@
 r"""Measures of flatness beyond the sharpness, and the rescaling that keeps a network's function.
 
-The sharpness is not a property of the function that a network computes: a rescaling of its layers
-changes it (Dinh et al. 2017). The measures here weigh a perturbation against the size of what it
-perturbs, each in its own way.
+A rescaling changes the sharpness (Dinh et al. 2017). The measures here weigh a perturbation against
+the size of what it perturbs, each in its own way.
 """
-
-import math
 
 import torch
 from torch import Tensor, nn
 
 from flatminima._validation import positive_float, positive_int
+from flatminima.curvature._autograd import moved
 from flatminima.curvature.eigensolver import sharpness
+from flatminima.curvature.operator import flattened
 from flatminima.curvature.preconditioned import PreconditionedOperator
 from flatminima.curvature.risk import EmpiricalRisk
+from flatminima.curvature.spectrum import averaged
 from flatminima.statistics import Estimate
 
 __all__ = [
@@ -27,17 +27,15 @@ HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.AvgPool2d, nn.
 def rescale(model: nn.Sequential, layer: int, factor: float) -> None:
     r"""Multiply one layer by ``factor`` and divide the next one's weights by it, in place.
 
-    The function of the network stays the same if everything between the two layers is positively
-    homogeneous, as ReLU is: :math:`W_2\,\phi(W_1 x + b_1) = c^{-1} W_2\,\phi(c W_1 x + c b_1)`.
-    With a power of two for a factor even the rounding is the same.
+    The function of the network stays the same:
+    :math:`W_2\,\phi(W_1 x + b_1) = c^{-1} W_2\,\phi(c W_1 x + c b_1)`; with a power of two for a
+    factor to the bit. ValueError for a layer or factor out of range, or a layer in between that is
+    not HOMOGENEOUS.
 
     Args:
         model: a Sequential of linear or convolutional layers and layers of HOMOGENEOUS.
         layer: which of the layers with weights is multiplied, from 0; not the last one.
         factor: c > 0.
-
-    Raises:
-        ValueError: for a layer or factor out of range, or one in between that is not HOMOGENEOUS.
 
     Example:
         >>> import torch
@@ -67,10 +65,7 @@ def rescale(model: nn.Sequential, layer: int, factor: float) -> None:
 
 
 def adaptive_sharpness(
-    risk: EmpiricalRisk,
-    *,
-    tol: float = 1e-4,
-    generator: torch.Generator | None = None,
+    risk: EmpiricalRisk, *, tol: float = 1e-4, generator: torch.Generator | None = None
 ) -> float:
     r"""Largest eigenvalue of D H D with :math:`D = \operatorname{diag}\lvert\theta\rvert`.
 
@@ -90,21 +85,16 @@ def adaptive_sharpness(
 
 
 def average_sharpness(
-    risk: EmpiricalRisk,
-    *,
-    radius: float,
-    samples: int,
-    generator: torch.Generator,
+    risk: EmpiricalRisk, *, radius: float, samples: int, generator: torch.Generator
 ) -> Estimate:
     r"""Mean rise of the loss under Gaussian noise on the parameters (Andriushchenko et al. 2023).
 
     :math:`\mathbb{E}_z\, L(\theta + \rho\, d \odot z) - L(\theta)` with :math:`z \sim N(0, I)`
     and :math:`d = \lvert\theta\rvert`. Each z is used with both signs, which removes the gradient's
     share; what is left is :math:`\tfrac12\rho^2 \operatorname{tr}(D H D)` up to the fourth order in
-    rho. It does not change under `rescale`.
+    rho. It does not change under `rescale`, and leaves the parameters as they were.
 
     Args:
-        risk: its parameters are put back as they were, to the bit.
         radius: rho > 0.
         samples: pairs of perturbations, at least 2; the error is that of their mean.
         generator: of the noise.
@@ -118,27 +108,19 @@ def average_sharpness(
         >>> abs(rise.value - 0.5 * (0.1 * model.weight.item()) ** 2) < 4 * rise.error
         True
     """
-    parameters = risk.parameters
     radius, samples = positive_float("radius", radius), positive_int("samples", samples, 2)
-    kept = [p.detach().clone() for p in parameters]
-    rises = []
-    with torch.no_grad():
-        base = risk.value()
-        try:
-            for _ in range(samples):
-                noise = [
-                    radius * p.abs() * torch.randn(p.shape, generator=generator).to(p) for p in kept
-                ]
-                pair = 0.0
-                for sign in (1, -1):
-                    for p, origin, z in zip(parameters, kept, noise, strict=True):
-                        p.copy_(origin).add_(z, alpha=sign)
-                    pair += risk.value() / 2
-                rises.append(pair - base)
-        finally:
-            for p, origin in zip(parameters, kept, strict=True):
-                p.copy_(origin)
-    return _estimate(rises)
+    base, rises = risk.value(), []
+    for _ in range(samples):
+        noise = flattened(
+            radius * p.detach().abs() * torch.randn(p.shape, generator=generator).to(p)
+            for p in risk.parameters
+        )
+        pair = 0.0
+        for sign in (1, -1):
+            with moved(risk.parameters, noise, sign):
+                pair += risk.value() / 2
+        rises.append(pair - base)
+    return averaged(rises)
 
 
 def relative_flatness(
@@ -177,10 +159,4 @@ def relative_flatness(
         signs = torch.randint(0, 2, (inputs, inputs), generator=generator).mul_(2).sub_(1)
         direction = (weight.detach() @ signs.to(weight)).flatten()
         values.append(float(direction @ operator.matvec(direction)))
-    return _estimate(values)
-
-
-def _estimate(values: list[float]) -> Estimate:
-    mean, n = math.fsum(values) / len(values), len(values)
-    variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
-    return Estimate(mean, math.sqrt(variance / n))
+    return averaged(values)

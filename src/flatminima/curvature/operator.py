@@ -4,7 +4,7 @@ An operator is known by its products alone. Vectors are flat, of dimension n, th
 after another in the order given; a set of m vectors is stored row by row, with shape (m, n).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,9 @@ from flatminima.curvature._autograd import (
     derivatives,
     differentiable,
     moved,
+    pulled,
     relative_direction,
+    split,
 )
 from flatminima.curvature.losses import checked_value
 
@@ -89,11 +91,9 @@ class SymmetricOperator:
 class MatrixOperator(SymmetricOperator):
     r"""The operator of a symmetric matrix that is stored in full, (n, n).
 
-    A matrix assembled from products is symmetric up to rounding only. What is stored is its
-    symmetric part, the nearest symmetric matrix; the antisymmetric part must be at most
-    :math:`\sqrt\epsilon` of the matrix in the Frobenius norm, which bounds what the eigenvalues
-    move by. Rounding is of the size of :math:`\epsilon` times what a product amplifies it, and a
-    matrix that is wrong misses symmetry by the order of 1: this is halfway, in powers of ten.
+    One assembled from products is symmetric up to rounding only: what is stored is its symmetric
+    part, and ValueError is raised where the other part is more than :math:`\sqrt\epsilon` of it, in
+    the Frobenius norm. That is halfway from rounding to a matrix that is wrong, in powers of ten.
     """
 
     def __init__(self, matrix: Tensor) -> None:
@@ -120,24 +120,21 @@ class HessianOperator(SymmetricOperator):
 
     A product is a double backward, :math:`Hv = \nabla_\theta \langle \nabla L(\theta), v\rangle`
     (Pearlmutter 1994), through a graph of the gradient that is built once; it costs 1.3 to 2
-    gradients. (Several are made one by one: batching them was no faster.) After a change of the
-    parameters, make a new operator: a product through the old one is an error.
+    gradients. After a change of the parameters a product is an error: make a new operator.
 
-    The loss must be deterministic (`EmpiricalRisk.hessian` checks it) and twice differentiable
-    where it is evaluated. Of ReLU PyTorch's second derivative is zero everywhere: the products
-    leave its kinks out. Parameters that the loss does not depend on give rows and columns of zeros.
-    A tensor that is used in several places of a model is one parameter, and given once. Attention
-    and normalization are evaluated in parts that PyTorch differentiates rightly.
+    The loss must be deterministic (`EmpiricalRisk.hessian` checks it). Of ReLU PyTorch's second
+    derivative is zero everywhere: the products leave its kinks out. Parameters that the loss does
+    not depend on give rows and columns of zeros. A tensor that is used in several places of a model
+    is one parameter. Attention and normalization are evaluated in parts.
 
     Args:
         loss: function of no arguments that returns the loss, a scalar tensor, from the current
             parameters. Or `Terms`: the graph of each part is then built anew in each call of
             matmat, at the cost of one further gradient: ask for several products in a call.
         parameters: tensors that require a gradient, all float32 or all float64, on one device.
-        check: whether differences of the gradient are held against the first product, at the cost
-            of about four gradients, and against the first third derivative. So what is hidden from
-            autograd (in ``detach``, a custom function, a hook) is found. The loss is evaluated
-            twice more for it: state that it keeps, such as running averages, moves on.
+        check: whether the first product and the first third derivative are held against
+            differences, at the cost of about four gradients. So what is hidden from autograd (in
+            ``detach``, a custom function, a hook) is found. State that the loss keeps moves on.
 
     Attributes:
         loss: value of the loss, a float.
@@ -161,9 +158,8 @@ class HessianOperator(SymmetricOperator):
         self, loss: Closure | Terms, parameters: Iterable[Tensor], *, check: bool = True
     ) -> None:
         self.parameters = _checked_parameters(parameters)
-        self._sizes = [p.numel() for p in self.parameters]
         first = self.parameters[0]
-        super().__init__(sum(self._sizes), first.dtype, first.device)
+        super().__init__(sum(p.numel() for p in self.parameters), first.dtype, first.device)
         if not callable(loss) and not isinstance(loss, Terms):
             raise ValueError(
                 f"loss must be a function of no arguments or Terms, got {type(loss).__name__}"
@@ -173,12 +169,10 @@ class HessianOperator(SymmetricOperator):
         """Orders of derivatives that are yet to be checked; operators of one risk share them."""
         self._versions = [p._version for p in self.parameters]
         self._kept = flattened(self.parameters).detach()
-        self.loss = 0.0
-        self.gradient = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
-        self._used = [False] * len(self.parameters)
-        for weight, part in self.terms():
-            graph = _GradientGraph(part, self.parameters)
-            self._used = [a or b for a, b in zip(self._used, graph.used, strict=True)]
+        self.loss, self.gradient = 0.0, torch.zeros_like(self._kept)
+        used = set()
+        for weight, graph in self._graphs():
+            used |= graph.used
             self.loss += weight * graph.loss
             self.gradient += weight * flattened(graph.gradients).detach()
         if [p._version for p in self.parameters] != self._versions:
@@ -188,11 +182,12 @@ class HessianOperator(SymmetricOperator):
                 "the loss writes to the parameters while it is evaluated, as "
                 "Embedding(max_norm=...) does: give it without"
             )
-        if not any(self._used):
+        if not used:
             raise ValueError(
                 "loss must depend on the parameters, got one without a gradient graph from them: "
                 "give the tensors that the model holds, not views of them"
             )
+        self._idle = [i for i in range(len(self.parameters)) if i not in used]
         # Of a loss in one piece the graph serves all products. Of several parts none is kept.
         self._graph = None if isinstance(loss, Terms) else graph
 
@@ -201,7 +196,7 @@ class HessianOperator(SymmetricOperator):
         # A write through `.data` moves no version: the entries are compared, to the bit.
         now = flattened(self.parameters).detach()
         if [p._version for p in self.parameters] != self._versions or not torch.equal(
-            now.view(torch.uint8), self._kept.view(torch.uint8)
+            now.view(torch.int32), self._kept.view(torch.int32)
         ):
             raise RuntimeError(
                 "the parameters have changed since this operator was made: make a new one"
@@ -209,8 +204,7 @@ class HessianOperator(SymmetricOperator):
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Views of a flat vector (n,) in the shapes of the parameters."""
-        parts = vector.split(self._sizes)
-        return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
+        return split(vector, self.parameters)
 
     def _products(self, rows: Tensor) -> Tensor:
         self.check_current()
@@ -218,24 +212,24 @@ class HessianOperator(SymmetricOperator):
             self._check_idle()
             self.check_order(
                 2,
-                lambda _: self.gradient_now(),
+                lambda _: self._gradient_now(),
                 lambda d: self.products_now(d[None], self._graph)[0],
                 here=self.gradient,
             )
         return self.products_now(rows, self._graph)
 
-    def gradient_now(self) -> Tensor:
-        """(n,) gradient at the parameters as they are now."""
-        graphs = (
-            (weight, _GradientGraph(part, self.parameters, False)) for weight, part in self.terms()
-        )
-        return sum(weight * flattened(graph.gradients) for weight, graph in graphs)
+    def _graphs(self, again: bool = True) -> Iterator[tuple[float, "_GradientGraph"]]:
+        """The weight and the graph of each part, at the parameters as they are now."""
+        for weight, part in self.terms():
+            yield weight, _GradientGraph(part, self.parameters, again)
+
+    def _gradient_now(self) -> Tensor:
+        return sum(weight * flattened(graph.gradients) for weight, graph in self._graphs(False))
 
     def products_now(self, rows: Tensor, graph: "_GradientGraph | None" = None) -> Tensor:
         """Products at the parameters as they are now, uncounted, through new graphs or one."""
         result = torch.zeros_like(rows)
-        for weight, part in self.terms():
-            current = graph or _GradientGraph(part, self.parameters)
+        for weight, current in self._graphs() if graph is None else [(1.0, graph)]:
             for target, row in zip(result, rows, strict=True):
                 target.add_(flattened(current.product(self.split(row))), alpha=weight)
         return result
@@ -249,20 +243,17 @@ class HessianOperator(SymmetricOperator):
     ) -> None:
         """Hold differences of a vector, of a random direction d, against its derivative along d.
 
-        ``here`` is the vector at the parameters if it is known. Raises DerivativeError if they
-        certainly disagree; else that order counts as checked. Parameters, their versions and
-        random numbers stay as they are.
+        ``here`` is the vector at the parameters if it is known. DerivativeError if they certainly
+        disagree; else that order counts as checked. Nothing is left changed.
         """
-        parts, scale = relative_direction(self.parameters)
-        d = flattened(parts)
+        d, scale = relative_direction(self.parameters)
         if self.gradient.any():
             # An entry without a gradient may be held fixed, as Embedding(padding_idx=...) does.
             d *= self.gradient != 0
-            parts = self.split(d)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             here, slope = vector(d) if here is None else here, derivative(d)
-            miss = contradiction(self.parameters, lambda: vector(d), here, slope, parts, scale)
+            miss = contradiction(self.parameters, lambda: vector(d), here, slope, d, scale)
         if miss:
             raise DerivativeError(
                 f"differences contradict PyTorch's derivatives of order {order}, which miss them "
@@ -272,68 +263,44 @@ class HessianOperator(SymmetricOperator):
 
     def _check_idle(self) -> None:
         """Parameters without a gradient must not change the loss: DerivativeError if they do."""
-        idle = [i for i, used in enumerate(self._used) if not used]
-        if not idle:
+        if not self._idle:
             return
-        parameters = [self.parameters[i] for i in idle]
+        parameters = [self.parameters[i] for i in self._idle]
         with moved(parameters, relative_direction(parameters)[0], 0.1):
-            value = sum(
-                weight * _GradientGraph(part, self.parameters, False).loss
-                for weight, part in self.terms()
-            )
+            value = sum(weight * graph.loss for weight, graph in self._graphs(False))
         # Not by rounding, which on a GPU differs from call to call.
         if abs(value - self.loss) > torch.finfo(self.dtype).eps ** 0.5 * abs(self.loss):
             raise DerivativeError(
-                f"parameters number {', '.join(map(str, idle))} have no gradient, yet a change of "
-                f"them changes the loss: {HIDDEN}"
+                f"parameters number {', '.join(map(str, self._idle))} have no gradient, yet a "
+                f"change of them changes the loss: {HIDDEN}"
             )
 
 
 class _GradientGraph:
     """The loss of one part and its gradients, with the graph that differentiates them again."""
 
-    def __init__(self, loss: Closure, parameters: list[Tensor], again: bool = True) -> None:
+    def __init__(self, loss: Closure, parameters: list[Tensor], again: bool) -> None:
         self.parameters = parameters
         with differentiable():
             value = checked_value(loss())
-            self.loss = value.item()
-            found = [None] * len(parameters)
+            self.loss, found = value.item(), [None] * len(parameters)
             if value.requires_grad:
                 found = derivatives([value], parameters, [torch.ones_like(value)], again, again)
-        self.used = [g is not None for g in found]
-        self.gradients = _materialized(found, parameters)
+        self.used = {i for i, g in enumerate(found) if g is not None}
+        self.gradients = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)
+        ]
 
-    def product(self, parts: list[Tensor]) -> Sequence[Tensor]:
-        # A part of the gradient that does not depend on the parameters (the loss is linear in
-        # that part, or free of it) has no graph and contributes nothing.
-        live = [i for i, g in enumerate(self.gradients) if g.requires_grad]
-        if not live:
-            return [torch.zeros_like(p) for p in self.parameters]
+    def product(self, parts: list[Tensor]) -> list[Tensor]:
         with differentiable():
-            found = derivatives(
-                [self.gradients[i] for i in live],
-                self.parameters,
-                [parts[i] for i in live],
-                create_graph=False,
-                retain_graph=True,
-            )
-        return _materialized(found, self.parameters)
+            return pulled(self.gradients, self.parameters, parts)
 
 
 def gradients(
     value: Tensor, parameters: Sequence[Tensor], create_graph: bool = False
 ) -> Sequence[Tensor]:
     """The derivatives of a scalar in each of the parameters; zeros where there is no dependence."""
-    if not value.requires_grad:
-        return [torch.zeros_like(p) for p in parameters]
-    weights = [torch.ones_like(value)]
-    return _materialized(
-        derivatives([value], parameters, weights, create_graph, create_graph), parameters
-    )
-
-
-def _materialized(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    return pulled([value], parameters, [torch.ones_like(value)], create_graph, create_graph)
 
 
 def flattened(tensors: Iterable[Tensor]) -> Tensor:
@@ -358,7 +325,7 @@ def _checked_parameters(parameters: Iterable[Tensor]) -> list[Tensor]:
                 f"parameters must all require a gradient, number {i} does not: leave it out to "
                 "keep it fixed"
             )
-    if len({(p.dtype, p.device) for p in parameters}) > 1:
-        kinds = sorted({f"{p.dtype} on {p.device}" for p in parameters})
+    kinds = sorted({f"{p.dtype} on {p.device}" for p in parameters})
+    if len(kinds) > 1:
         raise ValueError(f"parameters must share one dtype and device, got {', '.join(kinds)}")
     return parameters

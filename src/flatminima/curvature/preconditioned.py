@@ -24,8 +24,7 @@ __all__ = [
 class PreconditionedOperator(SymmetricOperator):
     r"""The operator :math:`P^{-1/2} H P^{-1/2}` of an operator H and a diagonal P.
 
-    With u an eigenvector, :math:`P^{-1/2} u` is one of :math:`P^{-1} H`: the direction in which the
-    parameters move when the method is unstable along u.
+    With u an eigenvector, the parameters move along :math:`P^{-1/2} u` when the method is unstable.
 
     Args:
         operator: H, n x n.
@@ -64,15 +63,10 @@ def preconditioner(optimizer: Optimizer, parameters: Iterable[Tensor] | None = N
     ================== =====================================================================
 
     With several learning rates eta is the largest, and P of a group with the rate :math:`\eta_i` is
-    multiplied by :math:`\eta / \eta_i`: what is said of one rate then holds of them all.
-
-    Both of Adam's bias corrections are in it, so that m is the plain average ``exp_avg`` that the
-    optimizer stores, and Proposition Q3 speaks of. For RMSprop and SGD m is the gradient, or their
-    momentum.
+    multiplied by :math:`\eta / \eta_i`. Both of Adam's bias corrections are in it: m is the average
+    ``exp_avg`` that the optimizer stores; for RMSprop and SGD the gradient, or their momentum.
 
     Args:
-        optimizer: torch.optim.Adam, AdamW, RMSprop, SGD or a subclass, or one with a method
-            ``preconditioner``.
         parameters: the tensors whose entries are wanted, in order; by default all that require a
             gradient, in the order of the optimizer.
 
@@ -107,7 +101,14 @@ def preconditioner(optimizer: Optimizer, parameters: Iterable[Tensor] | None = N
     elif isinstance(optimizer, SGD):
         diagonal = flattened(torch.ones_like(p) for p in parameters)
     else:
-        diagonal = _from_states(optimizer, owner, parameters)
+        states = [optimizer.state.get(p) for p in parameters]
+        if not any(states):
+            raise ValueError("optimizer has made no step yet, and has no preconditioner before it")
+        rule = _adam if "betas" in groups[0] else _rmsprop
+        diagonal = flattened(
+            rule(owner[id(p)], state) if state else torch.full_like(p, torch.inf)
+            for p, state in zip(parameters, states, strict=True)
+        )
     rate = _largest_rate(groups)
     if all(float(group["lr"]) == rate for group in groups):
         return diagonal
@@ -116,37 +117,15 @@ def preconditioner(optimizer: Optimizer, parameters: Iterable[Tensor] | None = N
     )
 
 
-def _from_states(optimizer: Optimizer, owner: dict, parameters: list[Tensor]) -> Tensor:
-    if not any(optimizer.state.get(p) for p in parameters):
-        raise ValueError("optimizer has made no step yet, and has no preconditioner before it")
-    # Before PyTorch 2.7 AdamW was no subclass of Adam.
-    rule = _adam if isinstance(optimizer, (Adam, AdamW)) else _rmsprop
-    states = [optimizer.state.get(p) for p in parameters]
-    return flattened(
-        rule(owner[id(p)], state) if state else torch.full_like(p, torch.inf)
-        for p, state in zip(parameters, states, strict=True)
-    )
-
-
 def preconditioned_sharpness(
-    risk: EmpiricalRisk | HessianOperator,
-    optimizer: Optimizer,
-    *,
-    tol: float = 1e-4,
-    start: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    risk: EmpiricalRisk | HessianOperator, optimizer: Optimizer, *, tol: float = 1e-4
 ) -> float:
     r"""Largest eigenvalue of :math:`P^{-1/2} H P^{-1/2}`, P being that of the `preconditioner`.
 
-    Compare it with `edge_of_stability`, the method's threshold for a P held fixed. In reality P
-    follows the gradients, so the threshold is where the method can be expected to hover.
-
-    The L2 penalty of SGD, Adam or RMSprop (``weight_decay``) belongs to the loss: put it into the
-    loss given here. The decay of AdamW is decoupled from P and not accounted for.
-
-    The optimizer holds the parameters of the risk. ``start`` is in the coordinates P^{1/2} theta;
-    for the rest, and what is raised, see `preconditioner` and `top_eigenpairs`. For eigenvectors
-    use `PreconditionedOperator` with the latter.
+    Compare it with `edge_of_stability`, the method's threshold for a P held fixed. The L2 penalty
+    of SGD, Adam or RMSprop (``weight_decay``) belongs to the loss given here; the decay of AdamW is
+    decoupled from P and not accounted for. The optimizer holds the parameters of the risk. For
+    eigenvectors give `top_eigenpairs` the `PreconditionedOperator`.
 
     Example:
         >>> import torch
@@ -159,18 +138,15 @@ def preconditioned_sharpness(
     """
     operator = as_operator(risk)
     scaled = PreconditionedOperator(operator, preconditioner(optimizer, operator.parameters))
-    return sharpness(scaled, tol=tol, start=start, generator=generator)
+    return sharpness(scaled, tol=tol)
 
 
 def edge_of_stability(optimizer: Optimizer) -> float:
     r"""The preconditioned sharpness beyond which an optimizer is unstable on a quadratic, P fixed.
 
     That of `flatminima.theory.quadratic.stability_threshold` (Proposition Q3) with the optimizer's
-    own coefficients, and with the largest of its learning rates: the `preconditioner` holds what
-    the others are smaller. So it is the edge for the largest eigenvalue of
-    :math:`D^{1/2} H D^{1/2}`, D the diagonal of :math:`\eta_i / (\eta P_i)`, for any rates.
-
-    It takes the optimizers that `preconditioner` takes; ValueError for others, and for groups of
+    own coefficients and the largest of its learning rates: the `preconditioner` holds what the
+    others are smaller. It takes the same optimizers; ValueError for others, and for groups of
     different momentum, which have no edge in one number.
 
     Example:
@@ -197,6 +173,7 @@ def edge_of_stability(optimizer: Optimizer) -> float:
 
 
 def _checked_groups(optimizer: Optimizer) -> list[dict]:
+    # Before PyTorch 2.7 AdamW was no subclass of Adam.
     known = isinstance(optimizer, (Adam, AdamW, RMSprop, SGD))
     if not known and not hasattr(optimizer, "preconditioner"):
         raise ValueError(

@@ -4,6 +4,7 @@ r"""The empirical risk: a model, a loss and data, as one function of the paramet
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.parameter import UninitializedTensorMixin
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from flatminima._validation import one_of
-from flatminima.curvature._autograd import differentiable
+from flatminima.curvature._autograd import differentiable, split
 from flatminima.curvature.losses import Loss, as_loss, checked_value, name_of
 from flatminima.curvature.operator import (
     Closure,
@@ -40,8 +41,7 @@ class EmpiricalRisk:
 
     Args:
         model: called as ``model(inputs)``, or ``model(*inputs)`` and ``model(**inputs)`` for a
-            tuple and a dict of inputs. In evaluation mode, if it has dropout or batch
-            normalization.
+            tuple and a dict of inputs; in evaluation mode, if that makes a difference.
         loss: ``"mse"`` or ``"cross_entropy"``, or any function of (outputs, targets) that returns
             a scalar, such as ``torch.nn.BCEWithLogitsLoss()``.
         data: a pair (inputs, targets), inputs being a tensor, or a tuple or dict of tensors; or an
@@ -51,9 +51,7 @@ class EmpiricalRisk:
             their sizes) or ``"sum"``; by default what ``loss.reduction`` says, else ``"mean"``.
         size_of: function of (inputs, targets) that says how many examples a batch counts for, by
             default ``len(targets)``, less what PyTorch's cross-entropies ignore, by class weight.
-            For a mean over the tokens that a mask leaves, their number.
-        check: whether `check` is called before the first Hessian, and differences are held against
-            the first derivatives of second and of third order, as `HessianOperator` says.
+        check: whether `check` is called before the first Hessian, which then checks as well.
 
     Attributes:
         names: the name of each parameter, as in ``model.named_parameters()``.
@@ -134,33 +132,37 @@ class EmpiricalRisk:
     def batches(self) -> Iterator[tuple[Any, Any]]:
         """The pairs (inputs, targets), on the device of the parameters."""
         if self.pair:
-            yield _moved(self.data, self.device)
+            yield self._here(self.data)
             return
         # A DataLoader draws a seed at each start; the caller's random numbers stay as they were.
         with torch.random.fork_rng(devices=[]):
             iterator = iter(self.data)
         for batch in iterator:
-            yield _moved(_checked_batch(batch), self.device)
+            sequence = isinstance(batch, tuple | list)
+            if not sequence or len(batch) != 2:
+                given = type(batch).__name__ + (f" of {len(batch)}" if sequence else "")
+                raise TypeError(f"each batch must be a pair (inputs, targets), got {given}")
+            yield self._here(tuple(batch))
+
+    def _here(self, tree: Any) -> Any:
+        return tree_map_only(Tensor, lambda tensor: tensor.to(self.device), tree)
 
     def batch_loss(self, inputs: Any, targets: Any) -> Tensor:
         """The loss of the model on one batch, as the loss reduces it; it can be differentiated."""
-        # PyTorch's fused attention kernels have no second derivative; the plain one has.
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
             return self.loss_function(call(self.model, inputs), targets)
 
     def _counted(self, inputs: Any, targets: Any) -> float:
         """What a batch counts for in the mean of the loss."""
+        sizes = {len(leaf) for leaf in tree_leaves(targets) if isinstance(leaf, Tensor)}
+        if len(sizes) != 1:
+            raise ValueError(
+                "size_of must say how many examples a batch counts for: the tensors of its "
+                f"targets have lengths {sorted(sizes)}"
+            )
         ignored = getattr(self.loss_function, "ignore_index", None)
-        if not isinstance(targets, Tensor):
-            sizes = {len(leaf) for leaf in tree_leaves(targets) if isinstance(leaf, Tensor)}
-            if len(sizes) != 1:
-                raise ValueError(
-                    "size_of must say how many examples a batch counts for: the tensors of its "
-                    f"targets have lengths {sorted(sizes)}"
-                )
+        if ignored is None or not isinstance(targets, Tensor) or targets.is_floating_point():
             return sizes.pop()
-        if ignored is None or targets.is_floating_point():
-            return len(targets)
         kept = targets[targets != ignored]
         weight = getattr(self.loss_function, "weight", None)
         share = len(kept) if weight is None else float(weight[kept.to(weight.device)].sum())
@@ -177,13 +179,10 @@ class EmpiricalRisk:
 
     def loss(self) -> Tensor:
         """The risk as a scalar that can be differentiated: it holds the graphs of all batches."""
-        total: Tensor | None = None
-        for weight, loss in self.terms():
-            value = loss() if weight == 1 else weight * loss()
-            total = value if total is None else total + value
-        if total is None:
+        values = [loss() if weight == 1 else weight * loss() for weight, loss in self.terms()]
+        if not values:
             raise ValueError("data must hold at least one batch, got none")
-        return total
+        return sum(values[1:], values[0])
 
     def value(self) -> float:
         """The risk at the current parameters, batch by batch and without a graph."""
@@ -206,8 +205,7 @@ class EmpiricalRisk:
         loss = self.loss if self.pair else Terms(self.terms)
         whole = self.parameters if parameters is None else parameters
         operator = HessianOperator(loss, whole, check=False)
-        # What one operator has found right need not be checked by the next one; of a block, the
-        # rest of the Hessian has not been seen.
+        # What one operator has found right the next need not check; a block has not seen the rest.
         operator.unchecked = self._orders if parameters is None else set(self._orders)
         return operator
 
@@ -223,44 +221,40 @@ class EmpiricalRisk:
         """The entries (size,) of a flat vector by the name and in the shape of each parameter."""
         if vector.shape != (self.size,):
             raise ValueError(f"vector must have shape ({self.size},), got {tuple(vector.shape)}")
-        parts = vector.split([p.numel() for p in self.parameters])
-        return {
-            name: part.view(p.shape)
-            for name, part, p in zip(self.names, parts, self.parameters, strict=True)
-        }
+        return dict(zip(self.names, split(vector, self.parameters), strict=True))
 
     def check(self) -> None:
         """Evaluate the risk twice, and raise NondeterministicRiskError unless both agree.
 
-        Dropout and batch normalization in training mode and loaders that shuffle are found so,
-        and the layers named. Random numbers, running averages and parameters are left as they were.
+        It names the layers, and leaves random numbers, averages and parameters as they were.
         """
-        buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
-        weights = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        versions = {name: p._version for name, p in self.model.named_parameters()}
+        before = {n: (t._version, t.detach().clone()) for n, t in self._tensors().items()}
         devices = [self.device] if self.device.type == "cuda" else []
         try:
             # With gradients: a model may use some of its own, as those of physics do.
             with torch.enable_grad(), torch.random.fork_rng(devices=devices):
                 first, second = _Witness(self), _Witness(self)
         finally:
-            now = dict(self.model.named_buffers())
-            moved = [name for name in now if not torch.equal(now[name], buffers[name])]
-            for name, buffer in now.items():
-                buffer.data.copy_(buffers[name])
-            written = [n for n, p in self.model.named_parameters() if p._version != versions[n]]
-            for name in written:
-                self.model.get_parameter(name).data.copy_(weights[name])
-        if written:
+            now = {name: t for name, t in self._tensors().items() if name in before}
+            written = []
+            for name, tensor in now.items():
+                version, entries = before[name]
+                # Running averages have no new version; a parameter without one was not written to.
+                kept = isinstance(tensor, nn.Parameter) and tensor._version == version
+                if not kept and not torch.equal(tensor, entries):
+                    written.append(name)
+                    tensor.data.copy_(entries)
+        parameters = [name for name in written if isinstance(now[name], nn.Parameter)]
+        if parameters:
             raise NondeterministicRiskError(
                 "the model writes to its parameters while it is evaluated, as "
-                f"Embedding(max_norm=...) does: to {_quoted(written)}. Give it without"
+                f"Embedding(max_norm=...) does: to {_quoted(parameters)}. Give it without"
             )
-        if moved:
-            layers = sorted({name.rpartition(".")[0] or "the model itself" for name in moved})
+        if written:
+            layers = sorted({name.rpartition(".")[0] or "the model itself" for name in written})
             raise NondeterministicRiskError(
                 "the model changes while it is evaluated, as batch normalization in training mode "
-                f"does: buffers move in {_quoted(layers)} ({moved[0]}). Call model.eval() first"
+                f"does: buffers move in {_quoted(layers)} ({written[0]}). Call model.eval() first"
             )
         if first.data != second.data:
             raise NondeterministicRiskError(
@@ -273,50 +267,47 @@ class EmpiricalRisk:
                 "the model is not deterministic: other outputs for the same inputs, as dropout in "
                 f"training mode gives, come from {_quoted(layers)}. Call model.eval() first"
             )
-        if not _near(first.value, second.value):
+        if not _near(first.value, second.value, abs(first.value)):
             raise NondeterministicRiskError(
                 "the loss is not deterministic: two evaluations at the same parameters gave "
                 f"{first.value:.9g} and {second.value:.9g}"
             )
         self._unchecked = False
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """The parameters and buffers of the model by name."""
+        return dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+
 
 class _Witness:
     """One evaluation of a risk: its value, and a signature of the data and of each layer's work."""
 
     def __init__(self, risk: EmpiricalRisk) -> None:
-        self.calls: list[tuple[str, str, list, list]] = []
-        self.data: list = []
+        self.value, self.data, self.calls = 0.0, [], []
         hooks = [
-            module.register_forward_hook(self._note(name), with_kwargs=True)
+            module.register_forward_hook(partial(self._note, name), with_kwargs=True)
             for name, module in risk.model.named_modules()
             if not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
         ]
         try:
-            self.value = 0.0
-            for inputs, targets in risk.batches():
-                self.data.append((_signature(inputs), _signature(targets)))
-                self.value += risk.batch_loss(inputs, targets).item()
+            for batch in risk.batches():
+                self.data.append(_signature(batch))
+                self.value += risk.batch_loss(*batch).item()
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _note(self, name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-            given, made = _signature((args, kwargs)), _signature(output)
-            self.calls.append((name, type(module).__name__, given, made))
-
-        return hook
+    def _note(self, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        given, made = _signature((args, kwargs)), _signature(output)
+        self.calls.append((name, type(module).__name__, given, made))
 
     def changed_since(self, other: "_Witness") -> list[str]:
         """The layers that gave other outputs for the same inputs; of nested ones the innermost."""
         changed: dict[str, str] = {}
-        for (name, kind, given, made), (_, _, before, then) in zip(
-            self.calls, other.calls, strict=False
-        ):
+        for (name, kind, *now), (_, _, *then) in zip(self.calls, other.calls, strict=False):
             # The parts of a layer are done before it; of the model, named "", all are parts.
             inside = any(not name or part.startswith(f"{name}.") for part in changed)
-            if _same(given, before) and not _same(made, then) and not inside:
+            if _same(now[0], then[0]) and not _same(now[1], then[1]) and not inside:
                 changed[name] = kind
         return sorted(f"{name or 'the model itself'} ({kind})" for name, kind in changed.items())
 
@@ -357,20 +348,8 @@ def _check_batches(data: object) -> None:
         raise ValueError("data must not shuffle: give the DataLoader shuffle=False")
 
 
-def _checked_batch(batch: object) -> tuple[Any, Any]:
-    sequence = isinstance(batch, tuple | list)
-    if not sequence or len(batch) != 2:
-        given = type(batch).__name__ + (f" of {len(batch)}" if sequence else "")
-        raise TypeError(f"each batch must be a pair (inputs, targets), got {given}")
-    return batch[0], batch[1]
-
-
-def _moved(tree: Any, device: torch.device) -> Any:
-    return tree_map_only(Tensor, lambda tensor: tensor.to(device), tree)
-
-
-def _signature(tree: Any) -> list[tuple[float, float, float]]:
-    """Of each tensor its sum, a sum that sees a change of order (nearly always), their scale."""
+def _signature(tree: Any) -> list[tuple[float, float]]:
+    """Of each tensor a sum that sees (nearly always) what differs, its order too, and its scale."""
     found = []
     for tensor in tree_leaves(tree):
         if isinstance(tensor, Tensor):
@@ -379,19 +358,19 @@ def _signature(tree: Any) -> list[tuple[float, float, float]]:
                 tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.values()
             flat = tensor.reshape(-1).double()
             weights = torch.arange(len(flat), dtype=torch.float64, device=flat.device).cos()
-            found.append((float(flat.sum()), float(flat @ weights), float(flat.abs().sum())))
+            found.append((float(flat @ weights), float(flat.abs().sum())))
     return found
 
 
 def _same(one: list, other: list) -> bool:
     """Equal signatures, but for the order in which a GPU may sum."""
     return len(one) == len(other) and all(
-        _near(a[0], b[0], a[2]) and _near(a[1], b[1], a[2]) for a, b in zip(one, other, strict=True)
+        _near(a, b, scale) for (a, scale), (b, _) in zip(one, other, strict=True)
     )
 
 
-def _near(one: float, other: float, scale: float | None = None) -> bool:
-    return one == other or abs(one - other) <= 1e-5 * (abs(one) if scale is None else scale)
+def _near(one: float, other: float, scale: float) -> bool:
+    return one == other or abs(one - other) <= 1e-5 * scale
 
 
 def _quoted(names: list[str]) -> str:

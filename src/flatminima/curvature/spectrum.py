@@ -1,14 +1,13 @@
 r"""The spectrum as a whole: its trace, its density, and its lower end.
 
-Standard errors are taken over the random vectors: they say how far an estimate is from the trace or
-density of this very matrix, and know nothing of other seeds.
+Standard errors are over the random vectors: they are of this very matrix, not of other seeds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from flatminima._validation import positive_float, positive_int
 from flatminima.curvature._subspace import Subspace, random_rows
@@ -26,12 +25,10 @@ class SpectralDensity:
 
     Attributes:
         grid: (G,) eigenvalues from 6 widths below the smallest Ritz value to 6 above the largest.
-        density: (G,) estimate, per unit of eigenvalue; it integrates to 1.
-        error: (G,) standard error of the density, over the random vectors.
+        density, error: (G,) estimate, which integrates to 1, and its standard error.
         width: standard deviation of the smoothing kernel.
         nodes, weights: (vectors, steps) Ritz values, and their weights: 1 in all for each vector.
-        dimension: n.
-        products: number of Hessian-vector products spent.
+        dimension, products: n, and the number of Hessian-vector products spent.
     """
 
     grid: np.ndarray
@@ -51,15 +48,12 @@ class SpectralDensity:
         if not low <= high:
             raise ValueError(f"low must be at most high, got {low} and {high}")
         inside = (self.nodes >= low) & (self.nodes <= high)
-        return self._estimate(np.sum(self.weights * inside, axis=1))
+        return averaged(np.sum(self.weights * inside, axis=1))
 
     def moment(self, power: int) -> Estimate:
         """tr H^power; no error but the statistical one while power < 2 steps."""
         power = positive_int("power", power, minimum=0)
-        return self._estimate(self.dimension * np.sum(self.weights * self.nodes**power, axis=1))
-
-    def _estimate(self, samples: np.ndarray) -> Estimate:
-        return Estimate(float(samples.mean()), float(_standard_error(samples)))
+        return averaged(self.dimension * np.sum(self.weights * self.nodes**power, axis=1))
 
 
 def trace(
@@ -72,7 +66,7 @@ def trace(
 
     A third of the products finds an orthonormal Q that spans :math:`H S`, S random signs; another
     third gives :math:`\mathrm{tr}\, Q^\top H Q`; the rest averages :math:`z^\top H z` over random
-    signs z with their part in Q projected out, and its spread gives the standard error.
+    signs z with their part in Q projected out.
 
     Args:
         products: Hessian-vector products to spend, at least 6.
@@ -98,7 +92,7 @@ def trace(
     signs = random_rows(operator, samples, generator, kind="signs")
     outside = signs - (signs @ rows.T) @ rows
     values = (outside * operator.matmat(outside)).sum(1, dtype=torch.float64).cpu().numpy()
-    return Estimate(exact + float(values.mean()), float(_standard_error(values)))
+    return averaged(exact + values)
 
 
 def spectral_density(
@@ -114,8 +108,7 @@ def spectral_density(
     Lanczos from a random sign vector gives the nodes and weights of a Gauss rule for the
     distribution of the eigenvalues as that vector sees it; here each node carries a normal kernel
     of standard deviation ``width``. The rule is exact to degree 2 steps - 1, which resolves the
-    kernel up to about :math:`\exp(-8\,(\text{steps} \cdot \text{width} / \text{range})^2)` of its
-    peak, by the Chebyshev coefficients of a Gaussian.
+    kernel to about :math:`\exp(-8\,(\text{steps} \cdot \text{width} / \text{range})^2)` of it.
 
     Args:
         steps: products for each random vector (n at most).
@@ -146,20 +139,16 @@ def spectral_density(
     width = positive_float("width", width)
     count = int(np.ceil((high - low) / width + 12) * 2) + 1
     grid = np.linspace(low - 6 * width, high + 6 * width, count)
-    samples = np.array([_smoothed(grid, *rule, width) for rule in rules])
+    peaks = 1 / (width * np.sqrt(2 * np.pi))
+    kernels = (np.exp(-0.5 * ((grid[:, None] - row) / width) ** 2) for row in nodes)
+    samples = peaks * np.array([k @ row for k, row in zip(kernels, weights, strict=True)])
     return SpectralDensity(
         grid, samples.mean(0), _standard_error(samples), width, nodes, weights, operator.shape[0],
         vectors * steps,
     )  # fmt: skip
 
 
-def lambda_min(
-    operator: SymmetricOperator | EmpiricalRisk,
-    *,
-    tol: float = 1e-4,
-    start: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> float:
+def lambda_min(operator: SymmetricOperator | EmpiricalRisk, *, tol: float = 1e-4) -> float:
     """Smallest (most negative) eigenvalue; ``tol`` is relative to the largest in absolute value.
 
     Example:
@@ -168,8 +157,7 @@ def lambda_min(
         >>> round(lambda_min(MatrixOperator(torch.diag(torch.tensor([4.0, -1.0, 2.0])))), 4)
         -1.0
     """
-    pairs = top_eigenpairs(operator, 1, "smallest", tol, start=start, generator=generator)
-    return float(pairs.eigenvalues[0])
+    return float(top_eigenpairs(operator, 1, "smallest", tol).eigenvalues[0])
 
 
 def _gauss_rule(
@@ -187,11 +175,11 @@ def _gauss_rule(
     return nodes, weights
 
 
-def _smoothed(grid: np.ndarray, nodes: np.ndarray, weights: np.ndarray, width: float) -> np.ndarray:
-    kernels = np.exp(-0.5 * ((grid[:, None] - nodes) / width) ** 2)
-    return kernels @ weights / (width * np.sqrt(2 * np.pi))
-
-
 def _standard_error(samples: np.ndarray) -> np.ndarray:
     """Of the mean over the first axis."""
     return samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+
+
+def averaged(samples: Sequence[float]) -> Estimate:
+    """The mean of at least two numbers, with its standard error."""
+    return Estimate(float(np.mean(samples)), float(_standard_error(np.asarray(samples))))

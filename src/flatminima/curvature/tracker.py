@@ -4,29 +4,27 @@ With displacements :math:`\Delta_i` of the parameters over the last few steps an
 :math:`D_i` of the eigenvectors that came with them, a displacement that is nearly
 :math:`\sum_i c_i \Delta_i` brings nearly :math:`\sum_i c_i D_i`: a secant prediction, made without
 any product. Gradient descent at the edge of stability swings to and fro along few directions, and
-there one product a vector is often enough: it checks the prediction and gives the eigenvalues. What
-does not meet the tolerance is corrected by residuals, one product at a time. Where the parameters
-leap, it is worth less than Lanczos from the sum of the vectors before, and that is what is done
-until predictions would have been better.
+there one product a vector is often enough to check it; the rest is corrected by residuals. Where
+the parameters leap, Lanczos from the sum of the vectors before is cheaper, and is done instead.
 """
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from flatminima._validation import one_of, positive_int
-from flatminima.curvature._subspace import Subspace, orthonormalized, random_rows, unit
+from flatminima.curvature._subspace import Subspace
 from flatminima.curvature.eigensolver import (
-    RANDOM_SHARE,
     SEARCH,
     EigenResult,
     assured,
     checked_doubt,
     checked_tolerance,
+    found,
     start_rows,
     unconverged,
 )
@@ -44,8 +42,8 @@ the spectrum best, 1/2 the eigenvalues just below. This one needed the fewest co
 class TrackedPairs(EigenResult):
     """Eigenpairs at one step of a trajectory; what `EigenResult` says, and what changed.
 
-    The sign of each eigenvector is the one that agrees with the step before. Where eigenvalues
-    nearly meet, single vectors turn at will within the space they share: follow ``angles`` there.
+    Signs agree with the step before. Where eigenvalues nearly meet, single vectors turn at will
+    within the space they share: follow ``angles`` there.
 
     Attributes:
         overlaps: (k, k) float64, row i the inner products of eigenvector i with those of the step
@@ -54,8 +52,8 @@ class TrackedPairs(EigenResult):
             k eigenvectors and that of the step before; zeros at the first step.
         kind: ``"cold"`` (from nothing), ``"predicted"`` (the prediction held), ``"corrected"``
             (products were added) or ``"lanczos"`` (from the sum of the vectors of the step before).
-        looked: how many steps ago what is outside of the tracked span was last searched; ``doubt``
-            is that of this search, and says nothing of what may have risen since.
+        looked: how many steps ago what is outside of the tracked span was last searched, with
+            which ``doubt``; that says nothing of what has risen since.
     """
 
     overlaps: Tensor
@@ -68,10 +66,10 @@ class EigenTracker:
     r"""The k leading eigenpairs of a Hessian along a trajectory, warm-started at every step.
 
     A step multiplies the k predicted vectors and the one next in line, and adds residual directions
-    until each of the k pairs meets the tolerance of `top_eigenpairs`. A pair can meet it and still
-    not be one of the largest, if an eigenvalue rises in a direction that the tracked span does not
-    contain. So the first step and each ``look_every``-th end with the search for missed pairs that
-    `top_eigenpairs` makes; each result says what doubt it left, and how long ago.
+    until each of the k pairs meets the tolerance of `top_eigenpairs`. An eigenvalue may rise unseen
+    in a direction that the tracked span does not contain. So the first step and each
+    ``look_every``-th end with the search for missed pairs that `top_eigenpairs` makes; each result
+    says what doubt it left, and how long ago.
 
     A step costs k + 1 products or more. On the networks of ``results/benchmarks/following.md`` that
     is about 0.6 of what Lanczos from the vectors before spends where the learning rate is stable
@@ -85,8 +83,7 @@ class EigenTracker:
         history: number of past displacements that a prediction combines, >= 0.
         look_every: steps between two searches, >= 0; 0 for none but the first.
         doubt: at which a search ends, as `top_eigenpairs` has it.
-        max_products: products that a step may spend, the first apart, by default 20 (k + 10)
-            and 500 at least.
+        max_products: that a step after the first may spend, by default 20 (k + 10), 500 at least.
         generator: of the random vectors.
 
     Attributes:
@@ -151,43 +148,37 @@ class EigenTracker:
                 that is not finite.
             ConvergenceError: max_products were spent; the tracker keeps the step before.
         """
-        operator = as_operator(operator)
+        operator, before = as_operator(operator), self._newest
         n = operator.shape[0]
         if self.k > n:
             raise ValueError(f"k must be at most n = {n}, got {self.k}")
         checked_tolerance(self.tol, operator.dtype)
-        point, limit = _point(operator, point), self.max_products
-        if self._newest is None:
+        point, predicted = _point(operator, point, before), None
+        limit = self.max_products
+        if before is None:
             limit = max(2 * limit, 2 * n if n < 500 else 500)
         else:
-            _check_same(operator, self._newest, point)
-        space = Subspace(operator, limit, 1.0 if self.which == "largest" else -1.0)
-        kind, predicted = "cold", None
-        if self._newest is None:
-            space.expand(start_rows(operator, None, 1, self.generator))
-            space.converge(self.k, 0, self.tol, self.generator)
-        else:
             predicted = self._predicted(point)
-            kind = self._follow(space, predicted)
-        self._pace.spent(kind, space.products)
+        space = Subspace(operator, limit, 1.0 if self.which == "largest" else -1.0)
+        kind = self._find(space, predicted)
         self._looked += 1
-        if self.doubt < 1 and (self._newest is None or self._looked == self.look_every):
-            ends, most = (self.k, 0), max(space.products, int(self._pace.cost)) + SEARCH
+        if self.doubt < 1 and (before is None or self._looked == self.look_every):
+            most = max(space.products, int(self._pace.cost)) + SEARCH
+            self._left = assured(space, (self.k, 0), self.tol, self.generator, self.doubt, most)
             self._looked = 0
-            self._left = assured(space, ends, self.tol, self.generator, self.doubt, most)
-        result = self._result(space, kind)
+        pairs = found(space, (self.k, 0), self.tol, self._left)
+        result = _compared(pairs, before, kind=kind, looked=self._looked)
         self.products.append(result.products)
         if not result.converged.all():
             raise unconverged(result, self.k, self.tol)
-        vectors = result.eigenvectors if space.sign > 0 else result.eigenvectors.flip(0)
-        self._remember(space, point, vectors, predicted)
+        self._remember(space, point, result.eigenvectors, predicted)
         return result
 
     def state_dict(self) -> dict[str, Any]:
         """What the next ``update`` depends on: tensors, numbers, lists and dicts of them."""
         return {
-            "past": [dict(vars(secant)) for secant in self._past],
-            "newest": self._newest and dict(vars(self._newest)),
+            "past": [list(secant) for secant in self._past],
+            "newest": self._newest and list(self._newest),
             "pace": dict(vars(self._pace)),
             "looked": (self._looked, self._left),
             "products": list(self.products),
@@ -196,48 +187,41 @@ class EigenTracker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the `state_dict` of a tracker made with the same options."""
-        self._past = deque((_Secant(**secant) for secant in state["past"]), maxlen=self.history)
-        self._newest = state["newest"] and _Snapshot(**state["newest"])
+        self._past = deque((_Secant(*secant) for secant in state["past"]), maxlen=self.history)
+        self._newest = state["newest"] and _Snapshot(*state["newest"])
         self._pace = _Pace(**state["pace"])
         self._looked, self._left = state["looked"]
         self.products = list(state["products"])
         self.generator.set_state(state["generator"].cpu())
 
-    def _error(self, space: Subspace) -> float:
-        """About the angle error of the basis that is kept, after its power step."""
-        # A residual lies mostly in the bulk of the spectrum: not the (pessimistic) gap is the
-        # scale, but the distance to the shift.
-        width = min(self.k + 1, space.used)
-        distance = space.values[self.k - 1] - SHIFT * max(space.values[width - 1], 0.0)
-        total = float(np.linalg.norm(space.residuals(space.ends(self.k))[1]))
-        return float(total / distance) if distance > 0 else min(total, 1.0)
-
-    def _follow(self, space: Subspace, predicted: Tensor) -> str:
-        """Find the pairs from predicted ones, (k + 1, n): how?"""
-        if self._pace.lanczos:
-            noise = random_rows(space.operator, 1, self.generator)
-            total = self._newest.vectors.sum(0, keepdim=True)
-            space.expand(unit(total) + RANDOM_SHARE * unit(noise))
-            space.converge(self.k, 0, self.tol, self.generator)
-            return "lanczos"
+    def _find(self, space: Subspace, predicted: Tensor | None) -> str:
+        """Find the pairs from predicted ones, (k + 1, n), or by Lanczos: how?"""
+        kind, before = "predicted", self._newest
+        if before is None or self._pace.lanczos:
+            kind = "cold" if before is None else "lanczos"
+            start = None if before is None else before.vectors
+            predicted = start_rows(space.operator, start, 1, self.generator)
         space.expand(predicted)
-        products = space.products
+        first = space.products
         space.converge(self.k, 0, self.tol, self.generator)
-        return "predicted" if space.products == products else "corrected"
+        if kind == "predicted" and space.products > first:
+            kind = "corrected"
+        if kind in ("cold", "lanczos"):
+            self._pace.cost = space.products
+        self._pace.dearer = space.products > self._pace.cost
+        return kind
 
     def _predicted(self, point: Tensor | None) -> Tensor:
         """Where the secants of the past put the vectors, (k + 1, n), not orthonormalized."""
         newest, past = self._newest, [s for s in self._past if s.length > 0]
-        if not past or point is None:
+        # The vectors are known up to an error e, and a move of length d turns them by r d: the
+        # ridge weighs the e |c| that the coefficients c bring in against r |misfit| of the moves.
+        rate = max((float(secant.change.norm()) / secant.length for secant in past), default=0.0)
+        if point is None or rate == 0:
             return newest.rows
         moves = torch.stack([secant.move for secant in past])
         gram = (moves @ moves.T).double().cpu()
         target = (moves @ (point - newest.point)).double().cpu()
-        # The vectors are known up to an error e, and a move of length d turns them by r d: the
-        # ridge weighs the e |c| that the coefficients c bring in against r |misfit| of the moves.
-        rate = max(float(secant.change.norm()) / secant.length for secant in past)
-        if rate == 0:
-            return newest.rows
         error = max(secant.error for secant in past)
         eps = torch.finfo(newest.rows.dtype).eps
         ridge = (error / rate) ** 2 + eps * float(gram.trace())
@@ -251,11 +235,16 @@ class EigenTracker:
         self, space: Subspace, point: Tensor | None, vectors: Tensor, predicted: Tensor | None
     ) -> None:
         """Keep the step, its basis turned as near as can be to that of the step before."""
-        rows, before = _improved(space, min(self.k + 1, space.used)), self._newest
+        before, width = self._newest, min(self.k + 1, space.used)
         if predicted is not None:
-            tried = orthonormalized_rows(predicted[: self.k])
+            tried = _orthonormalized(predicted[: self.k])
             self._pace.choose(float((tried - (tried @ vectors.T) @ vectors).norm()))
-        error = self._error(space)
+        shift = SHIFT * max(space.values[width - 1], 0.0)
+        rows = _improved(space, width, shift)
+        # About the angle error after that: a residual lies mostly in the bulk of the spectrum, so
+        # not the (pessimistic) gap is the scale, but the distance to the shift.
+        distance, error = space.values[self.k - 1] - shift, np.linalg.norm(space.errors(self.k))
+        error = float(error / distance if distance > 0 else min(error, 1.0))
         if before is None or point is None or before.point is None or len(rows) != len(before.rows):
             self._past.clear()
         else:
@@ -265,67 +254,23 @@ class EigenTracker:
             smooth = right[cosines > 0.7]
             change = (smooth.T @ smooth).to(rows) @ (rows - before.rows)
             move = point - before.point
-            length = float(move.norm())
-            self._past.append(_Secant(move, length, change, max(error, before.error)))
+            self._past.append(_Secant(move, float(move.norm()), change, max(error, before.error)))
         self._newest = _Snapshot(point, rows, vectors.clone(), error)
-
-    def _result(self, space: Subspace, kind: str) -> TrackedPairs:
-        k = self.k
-        vectors = orthonormalized(space.vectors(space.ends(k)))
-        overlaps, angles = torch.eye(k).double(), torch.zeros(k).double()
-        if self._newest is not None:
-            before = self._newest.vectors
-            overlaps = (vectors @ before.T).double().cpu()
-            nearest = overlaps.gather(1, overlaps.abs().argmax(1, keepdim=True))
-            flip = torch.where(nearest < 0, -1.0, 1.0).double()
-            vectors, overlaps = vectors * flip.to(vectors), overlaps * flip
-            # Angles by their sines, accurate where they are small, as between two steps.
-            outside = vectors - (vectors @ before.T) @ before
-            squares = torch.linalg.eigvalsh((outside @ outside.T).double().cpu())
-            angles = torch.asin(squares.clamp(0, 1).sqrt())
-        values, residuals = space.values[:k], space.residuals(space.ends(k))[1]
-        converged = torch.as_tensor(residuals <= self.tol * space.scale)
-        order = torch.arange(k) if space.sign > 0 else torch.arange(k - 1, -1, -1)
-        return TrackedPairs(
-            eigenvalues=torch.as_tensor(space.sign * space.unit * values)[order],
-            eigenvectors=vectors[order.to(vectors.device)],
-            residuals=torch.as_tensor(space.unit * residuals)[order],
-            converged=converged[order],
-            doubt=self._left,
-            products=space.products,
-            looked=self._looked,
-            overlaps=overlaps[order][:, order],
-            angles=angles,
-            kind=kind,
-        )
 
 
 @dataclass
 class _Pace:
     """Which of two ways a step goes, by what they cost: from a prediction, or by Lanczos."""
 
-    lanczos: bool = False
-    """Whether the next step is by Lanczos."""
-    cost: float = 0.0
-    """Of the last step by Lanczos."""
-    error: float = 0.0
-    """Of the prediction with which a step became dearer than that."""
-    wait: int = 8
-    left: int = 0
-    """Steps by Lanczos before the other way is tried again, twice as many each time, and left."""
-    dearer: bool = False
-
-    def spent(self, kind: str, products: int) -> None:
-        """Note what a step cost."""
-        if kind in ("cold", "lanczos"):
-            self.cost = products
-        self.dearer = products > self.cost
+    lanczos: bool = False  # whether the next step is by Lanczos
+    cost: float = 0.0  # of the last step by Lanczos
+    dearer: bool = False  # than that: the last step
+    error: float = 0.0  # of the prediction with which it became so
+    wait: int = 8  # steps by Lanczos before the other way is tried again, twice as many each time
+    left: int = 0  # of them
 
     def choose(self, error: float) -> None:
-        """The next step, by the error of this one's prediction: what the result left of it.
-
-        After a step by Lanczos the error is known as well, and at no product's cost.
-        """
+        """The next step, by the error of this one's prediction, known after Lanczos as well."""
         if self.lanczos:
             self.left -= 1
             self.lanczos = self.left > 0 and error > self.error / 2
@@ -336,8 +281,7 @@ class _Pace:
             self.wait = 8
 
 
-@dataclass(frozen=True)
-class _Secant:
+class _Secant(NamedTuple):
     """A move of the parameters, and the change (k + 1, n) of the vectors that came with it."""
 
     move: Tensor
@@ -346,8 +290,7 @@ class _Secant:
     error: float
 
 
-@dataclass(frozen=True)
-class _Snapshot:
+class _Snapshot(NamedTuple):
     """The last step: where, a basis of k + 1 vectors, the k eigenvectors, and their error."""
 
     point: Tensor | None
@@ -356,42 +299,60 @@ class _Snapshot:
     error: float
 
 
-def _improved(space: Subspace, width: int) -> Tensor:
+def _improved(space: Subspace, width: int, shift: float) -> Tensor:
     """(width, n) Ritz vectors after a power step, which the images allow without a product."""
     # An error along an eigenvector of eigenvalue x is multiplied, in the vector of value y, by
     # (x - shift) / (y - shift). Without this the errors of predictions would add up.
     chosen = space.ends(width)
-    shift = SHIFT * max(space.values[len(chosen) - 1], 0.0)
-    rows = space.shifted(chosen, np.full(len(chosen), shift))
+    rows = space.shifted(chosen, np.full(width, shift))
     plain = torch.as_tensor(space.values[chosen] <= shift, device=rows.device)
     rows[plain] = space.vectors(chosen)[plain]
-    return orthonormalized_rows(rows)
+    return _orthonormalized(rows)
 
 
-def orthonormalized_rows(rows: Tensor) -> Tensor:
+def _orthonormalized(rows: Tensor) -> Tensor:
     return torch.linalg.qr(rows.T)[0].T.contiguous()
 
 
-def _point(operator: SymmetricOperator, point: Tensor | None) -> Tensor | None:
-    if point is None:
-        known = isinstance(operator, HessianOperator)
-        return flattened(operator.parameters).detach() if known else None
-    point = torch.as_tensor(point)
-    if point.ndim != 1 or not torch.isfinite(point).all():
-        raise ValueError(f"point must be a finite vector, got shape {tuple(point.shape)}")
-    return point.to(operator.device, operator.dtype).clone()
+def _compared(pairs: EigenResult, before: _Snapshot | None, **how: Any) -> TrackedPairs:
+    """The pairs, their signs and what has changed by the step before."""
+    k, vectors = len(pairs.eigenvalues), pairs.eigenvectors
+    overlaps, angles = torch.eye(k).double(), torch.zeros(k).double()
+    if before is not None:
+        overlaps = (vectors @ before.vectors.T).double().cpu()
+        nearest = overlaps.gather(1, overlaps.abs().argmax(1, keepdim=True))
+        flip = torch.where(nearest < 0, -1.0, 1.0).double()
+        vectors, overlaps = vectors * flip.to(vectors), overlaps * flip
+        # Angles by their sines, accurate where they are small, as between two steps.
+        outside = vectors - (vectors @ before.vectors.T) @ before.vectors
+        squares = torch.linalg.eigvalsh((outside @ outside.T).double().cpu())
+        angles = torch.asin(squares.clamp(0, 1).sqrt())
+    known = vars(pairs) | {"eigenvectors": vectors}
+    return TrackedPairs(**known, overlaps=overlaps, angles=angles, **how)
 
 
-def _check_same(operator: SymmetricOperator, past: "_Snapshot", point: Tensor | None) -> None:
-    n, dtype, device = past.rows.shape[1], past.rows.dtype, past.rows.device
-    given = (operator.shape[0], operator.dtype, operator.device)
-    if given != (n, dtype, device):
+def _point(
+    operator: SymmetricOperator, point: Tensor | None, before: _Snapshot | None
+) -> Tensor | None:
+    """Where the operator belongs; ValueError unless both are like those of the step before."""
+    if point is None and isinstance(operator, HessianOperator):
+        point = flattened(operator.parameters).detach()
+    elif point is not None:
+        point = torch.as_tensor(point)
+        if point.ndim != 1 or not torch.isfinite(point).all():
+            raise ValueError(f"point must be a finite vector, got shape {tuple(point.shape)}")
+        point = point.to(operator.device, operator.dtype).clone()
+    if before is None:
+        return point
+    n, rows = operator.shape[0], before.rows
+    if (n, operator.dtype, operator.device) != (rows.shape[1], rows.dtype, rows.device):
         raise ValueError(
-            f"operator must be of dimension {n}, {dtype} on {device} as at the step before, got "
-            f"{given[0]}, {given[1]} on {given[2]}; restart() forgets it"
+            f"operator must be of dimension {rows.shape[1]}, {rows.dtype} on {rows.device} as at "
+            f"the step before, got {n}, {operator.dtype} on {operator.device}; restart() forgets it"
         )
-    if point is not None and past.point is not None and point.shape != past.point.shape:
+    if point is not None and before.point is not None and point.shape != before.point.shape:
         raise ValueError(
-            f"point must have the shape {tuple(past.point.shape)} of the step before, got "
+            f"point must have the shape {tuple(before.point.shape)} of the step before, got "
             f"{tuple(point.shape)}"
         )
+    return point

@@ -12,13 +12,26 @@ that is a semidefinite complementarity problem, solved by :func:`complementarity
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import finite_array
+from flatminima._validation import finite_array, positive_float, positive_int
+from flatminima.theory._products import leave_two_out
+from flatminima.theory.scalar_network import ScalarNetwork
 
-__all__ = ["Complementary", "complementarity"]
+__all__ = [
+    "CentralPath",
+    "Complementary",
+    "central_flow",
+    "complementarity",
+    "edge_problem",
+    "scalar_derivatives",
+]
+
+Derivatives = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+"""From theta (p,) to gradient, Hessian and third derivative of the loss."""
 
 _ITERATIONS = 100
 """Of the interior-point method, which takes about fifteen."""
@@ -27,6 +40,8 @@ _GOAL = 1e-12
 _ACCEPTED = 1e-9
 """What counts as a solution if rounding, or an end without strict complementarity, stops it first.
 A drift of this relative size is far below the error of any integrator."""
+_NEAR = 0.05
+"""How far below 2/eta, relative to it, a curvature counts as one that a step may bring there."""
 
 
 class Complementary(NamedTuple):
@@ -183,3 +198,128 @@ def _reach(d: np.ndarray, step: np.ndarray) -> float:
     root = np.sqrt(d)
     least = np.linalg.eigvalsh(step / root[:, None] / root)[0]
     return float("inf") if least >= 0 else -1.0 / float(least)
+
+
+class CentralPath(NamedTuple):
+    """A central flow at the times of the steps of gradient descent, by :func:`central_flow`.
+
+    Example:
+        On L = (ab - 1)^2 / 2 with eta = 1/2 the flow meets the threshold 4 and stays there:
+
+        >>> flow = scalar_derivatives(ScalarNetwork(2, 1.0))
+        >>> path = central_flow(flow, [0.3, 2.0], 0.5, 40)
+        >>> path.sharpness[[0, 10, 40]].round(3).tolist()
+        [4.01, 4.0, 4.0]
+    """
+
+    theta: np.ndarray
+    """Shape (steps + 1, p)."""
+    sharpness: np.ndarray
+    """lambda_1 along the flow, shape (steps + 1,)."""
+    covariance: np.ndarray
+    """V X V^T, the predicted covariance of the oscillation, shape (steps + 1, p, p)."""
+
+    @property
+    def variance(self) -> np.ndarray:
+        """The trace of X, the mean square of the oscillation, shape (steps + 1,)."""
+        return np.trace(self.covariance, axis1=-2, axis2=-1)
+
+
+def scalar_derivatives(network: ScalarNetwork) -> Derivatives:
+    """Gradient, Hessian and third derivative of a scalar network, for :func:`central_flow`.
+
+    Example:
+        >>> [tensor.tolist() for tensor in scalar_derivatives(ScalarNetwork(1, 0.0))([2.0])]
+        [[2.0], [[1.0]], [[[0.0]]]]
+    """
+
+    def derivatives(theta: np.ndarray) -> tuple[np.ndarray, ...]:
+        theta = finite_array("theta", theta)
+        d, unit = network.depth, np.eye(network.depth, dtype=bool)
+        pairs, outputs = leave_two_out(theta), np.array([np.prod(theta[~row]) for row in unit])
+        # Slice k: the products that leave out k and two others; zero where indices repeat.
+        triples = leave_two_out(np.where(unit, 1.0, theta))
+        triples = np.where(unit[:, :, None] | unit[:, None, :], 0.0, triples)
+        mixed = outputs[:, None, None] * pairs
+        third = mixed + np.moveaxis(mixed, 0, 1) + np.moveaxis(mixed, 0, 2)
+        third = third + network.residual(theta) * triples
+        return network.gradient(theta), network.hessian(theta), third.reshape(d, d, d)
+
+    return derivatives
+
+
+def edge_problem(
+    gradient: object, values: object, third: object, threshold: float, time: float
+) -> Complementary:
+    """The X with which no curvature at the edge exceeds the ``threshold`` after a short ``time``.
+
+    ``values`` (k,) are the eigenvalues of the Hessian at the edge and ``third`` (k, k, p) holds
+    T[v_i, v_j, .], the gradients of the entries of V^T H V. For a time that tends to zero, and for
+    eigenvalues at the threshold, this is the problem of the central flow; eigenvalues below it may
+    rise by what they are short of, and so none has to be told when it reaches the edge.
+
+    ValueError as for :func:`complementarity`.
+
+    Example:
+        The curvature 3.9 would rise at the rate 2; over a time 0.1 it may rise at the rate 1 only:
+
+        >>> float(edge_problem([-2.0], [3.9], [[[1.0]]], 4.0, 0.1).covariance[0, 0].round(9))
+        2.0
+    """
+    gradient, third = finite_array("gradient", gradient), finite_array("third", third)
+    room = (threshold - finite_array("values", values)) / positive_float("time", time)
+    form = np.einsum("ijp,klp->ijkl", third, third) / 2
+    return complementarity(third @ gradient + np.diag(room), form)
+
+
+def central_flow(
+    derivatives: Derivatives,
+    start: object,
+    learning_rate: float,
+    steps: int,
+    substeps: int = 4,
+    oscillating: bool = True,
+) -> CentralPath:
+    """The central flow of a small problem over the time of so many steps of gradient descent.
+
+    ``derivatives`` maps theta (p,) to the exact gradient, Hessian and third derivative of the
+    loss, as ``lambda theta: network.derivatives(theta, 3)`` of a
+    :class:`~flatminima.theory.tanh_network.TanhNetwork`. Each step takes ``substeps`` Euler steps,
+    with the X of :func:`edge_problem`; three or more, or directions at the threshold do not come to
+    rest. A start beyond the threshold is brought to it at once. With ``oscillating`` False X is
+    zero, and what results is gradient flow.
+
+    ValueError for a start that is no vector, other numbers out of range, and where
+    :func:`complementarity` has no solution.
+
+    Example:
+        Gradient flow goes to the minimum ahead, which is too sharp for gradient descent:
+
+        >>> flow = scalar_derivatives(ScalarNetwork(2, 1.0))
+        >>> ends = [central_flow(flow, [0.3, 2.0], 0.5, 40, oscillating=b) for b in (True, False)]
+        >>> [float(path.sharpness[-1].round(2)) for path in ends]
+        [4.0, 4.38]
+    """
+    theta = finite_array("start", start)
+    eta, time = positive_float("learning_rate", learning_rate), positive_int("substeps", substeps)
+    if theta.ndim != 1 or theta.size == 0:
+        raise ValueError(f"start must be a vector, got shape {theta.shape}")
+    steps, time, limit = positive_int("steps", steps), eta / time, 2 / eta
+    path, sharpness = np.empty((steps + 1, theta.size)), np.empty(steps + 1)
+    covariance = np.zeros((steps + 1, theta.size, theta.size))
+    for t in range(steps * substeps + 1):
+        gradient, hessian, third = derivatives(theta)
+        values, vectors = np.linalg.eigh(hessian)
+        drift, spread = gradient, 0.0
+        near = values > (1 - _NEAR) * limit
+        if oscillating and np.any(near):
+            V = vectors[:, near]
+            pairs = np.einsum("ai,abp,bj->ijp", V, third, V)
+            X = edge_problem(gradient, values[near], pairs, limit, time).covariance
+            drift = gradient + np.einsum("ij,ijp->p", X, pairs) / 2
+            spread = V @ X @ V.T
+        if t % substeps == 0:
+            at = t // substeps
+            path[at], sharpness[at], covariance[at] = theta, values[-1], spread
+        theta = theta - time * drift
+    return CentralPath(path, sharpness, covariance)

@@ -2,8 +2,8 @@
 
 The excess is the sharpness minus 2/eta (Proposition G4); an instability is a stretch of training
 during which a positive excess makes the displacement along v_1, and with it the loss, grow. Theorem
-D8 says where it ends, Theorem D7 what the flattening is paid for with, and Definition G5 which
-curvature beyond the sharpness takes part.
+D8 says where it ends, Theorem D7 what the flattening is paid for with, Definition G5 which
+curvature beyond the sharpness takes part, and Theorem F4 how far noise holds the sharpness down.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from flatminima.theory.rotation import rotation_field
 __all__ = [
     "BeyondHessian",
     "CoupledTrajectory",
+    "GapTerms",
     "coupled_dynamics",
     "curvature_beyond_hessian",
     "instability_budget",
     "log_imbalance_factor",
     "reflected_sharpness",
+    "stochastic_dynamics",
+    "stochastic_gap",
 ]
 
 
@@ -47,6 +50,34 @@ class CoupledTrajectory(NamedTuple):
     """Sharpness minus 2/eta, same shape; NaN once diverged."""
     diverged: np.ndarray
     """Whether the trajectory left the range of floating-point numbers, shape (...)."""
+
+
+class GapTerms(NamedTuple):
+    """The gap between 2/eta and the mean sharpness, and what it is made of, by Theorem F4.
+
+    Each is the mean over the steps of one trajectory, shape (...). Over many of them the mean of
+    ``measured`` and that of ``predicted`` agree.
+
+    Example:
+        >>> GapTerms(*map(np.array, (0.9, 0.5, 0.1, 0.2, 0.1))).predicted
+        np.float64(0.9)
+    """
+
+    measured: np.ndarray
+    """Minus the mean excess."""
+    noise: np.ndarray
+    """eta beta s^2 / (4 alpha), the leading term of Liao et al. (2026)."""
+    coupling: np.ndarray
+    """eta beta / (4 alpha) times the mean of excess^2 x^2."""
+    spread: np.ndarray
+    """eta / (2 alpha) times the mean of (alpha - beta x^2 / 2)^2."""
+    boundary: np.ndarray
+    """-(E_T - E_0) / (2 eta alpha T) with the energy E = excess^2 + beta x^2 / 2."""
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The sum of the four terms."""
+        return self.noise + self.coupling + self.spread + self.boundary
 
 
 class BeyondHessian(NamedTuple):
@@ -118,11 +149,96 @@ def coupled_dynamics(
         new = -(1 + eta * excess) * x - eta * q * x**3 / 6
         return new, excess + eta * (alpha - beta * x**2 / 2)
 
-    states = recurrence(step, (x, excess), steps)
+    return _trajectory(recurrence(step, (x, excess), steps))
+
+
+def _trajectory(states: np.ndarray) -> CoupledTrajectory:
     # A non-finite state is never followed by a finite one, so this marks all later steps too.
     lost = np.logical_or.accumulate(~np.isfinite(states).all(axis=0), axis=0)
     states[:, lost] = np.nan
     return CoupledTrajectory(states[0], states[1], lost[-1])
+
+
+def stochastic_dynamics(
+    x: object,
+    excess: object,
+    learning_rate: float,
+    progressive_sharpening: object,
+    self_stabilization: object,
+    noise: object,
+    steps: int,
+    generator: np.random.Generator,
+) -> CoupledTrajectory:
+    r"""Iterate the coupled dynamics with gradient noise along v_1, as in Theorem F4.
+
+    .. math:: x' = -(1 + \eta\epsilon)\,x + \eta s \xi, \qquad
+              \epsilon' = \epsilon + \eta\,(\alpha - \beta x^2 / 2)
+
+    with independent standard normal xi and ``noise`` s >= 0; the other arguments are those of
+    :func:`coupled_dynamics`. All broadcast, and each member of the batch has noise of its own.
+    ValueError for values out of range.
+
+    Example:
+        >>> draws = np.random.default_rng(0)
+        >>> run = stochastic_dynamics([0.1, 0.1], 0.0, 0.1, 0.5, 1.0, 2.0, 1000, draws)
+        >>> run.x.shape, bool(run.excess.mean() < 0)
+        ((1001, 2), True)
+    """
+    eta = positive_float("learning_rate", learning_rate)
+    x, excess, alpha, beta, scale = np.broadcast_arrays(
+        finite_array("x", x),
+        finite_array("excess", excess),
+        finite_array("progressive_sharpening", progressive_sharpening),
+        nonnegative_array("self_stabilization", self_stabilization),
+        nonnegative_array("noise", noise),
+    )
+    if not isinstance(generator, np.random.Generator):
+        raise ValueError(f"generator must be a numpy Generator, got {generator!r}")
+
+    def step(x: np.ndarray, excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        drawn = eta * scale * generator.standard_normal(x.shape)
+        return drawn - (1 + eta * excess) * x, excess + eta * (alpha - beta * x**2 / 2)
+
+    return _trajectory(recurrence(step, (x, excess), steps))
+
+
+def stochastic_gap(
+    trajectory: CoupledTrajectory,
+    learning_rate: float,
+    progressive_sharpening: object,
+    self_stabilization: object,
+    noise: object,
+) -> GapTerms:
+    """The terms of Theorem F4 for the gap between 2/eta and the mean sharpness, path by path.
+
+    ``trajectory`` is one of :func:`stochastic_dynamics` with the same constants, of which
+    ``progressive_sharpening`` must be positive. No number means anything for those that diverged.
+    ValueError for values out of range.
+
+    Example:
+        Without noise the identity holds step by step, to rounding:
+
+        >>> run = coupled_dynamics(0.1, 0.0, 0.01, 0.5, 1.0, 500)
+        >>> gap = stochastic_gap(run, 0.01, 0.5, 1.0, 0.0)
+        >>> bool(abs(gap.measured - gap.predicted) < 1e-12)
+        True
+    """
+    eta = positive_float("learning_rate", learning_rate)
+    alpha = finite_array("progressive_sharpening", progressive_sharpening)
+    if np.any(alpha <= 0):
+        raise ValueError(f"progressive_sharpening must be greater than 0, got {alpha!r}")
+    beta = nonnegative_array("self_stabilization", self_stabilization)
+    scale = nonnegative_array("noise", noise)
+    x, excess = trajectory.x[:-1], trajectory.excess[:-1]
+    with np.errstate(over="ignore", invalid="ignore"):  # of paths about to diverge
+        energy = trajectory.excess**2 + beta * trajectory.x**2 / 2
+        return GapTerms(
+            measured=-excess.mean(axis=0),
+            noise=eta * beta * scale**2 / (4 * alpha) + np.zeros(x.shape[1:]),
+            coupling=eta * beta / (4 * alpha) * np.mean((excess * x) ** 2, axis=0),
+            spread=eta / (2 * alpha) * np.mean((alpha - beta * x**2 / 2) ** 2, axis=0),
+            boundary=(energy[0] - energy[-1]) / (2 * eta * alpha * len(x)),
+        )
 
 
 def reflected_sharpness(

@@ -9,7 +9,8 @@ was not interrupted (on the same machine).
 The parts, one concept each: ``loop`` (the three ways to train), ``history`` (what a run did),
 ``probes`` (what is measured on its way), ``checkpoint``, ``episodes`` (instabilities in a trace;
 needs NumPy alone), ``polarity`` (two tests of rotation), ``optimizers`` (Adam with a clipped second
-moment). They are loaded when they are first used.
+moment), ``flows`` (gradient flow and central flow: descent in continuous time). They are loaded
+when they are first used.
 """
 
 from flatminima._lazy import attach
@@ -22,10 +23,13 @@ _HOMES = {
     "Episode": "episodes",
     "History": "history",
     "State": "probes",
+    "central_flow": "flows",
     "episodes": "episodes",
     "exploration": "exploration",
     "find_episodes": "episodes",
+    "flows": "flows",
     "gradient_descent": "loop",
+    "gradient_flow": "flows",
     "optimizers": "optimizers",
     "polarity": "polarity",
     "probes": "probes",

@@ -110,6 +110,8 @@ def wandering_dimension(spaces: object, dimension: int | None = None) -> float:
         (2.0, 2.18)
     """
     shared, (m, k, n) = _shared(spaces)
+    if m < 2:
+        raise ValueError(f"spaces must hold two at least, got shape {(m, k, n)}")
     n = positive_int("dimension", n if dimension is None else dimension, minimum=k + 1)
     kept, total = np.diagonal(shared, 1), float(m)
     for first in range(m - 1):

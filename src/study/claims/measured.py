@@ -20,6 +20,8 @@ __all__ = [
     "adam",
     "at_the_edge",
     "beyond",
+    "cause_is_necessary",
+    "cause_is_sufficient",
     "damped",
     "ends",
     "flatter",
@@ -308,6 +310,57 @@ def _next_to_minima(evidence: Evidence) -> Iterator[tuple[dict[str, bool], dict[
     """Which criteria of ``mirror`` are met, and its effects."""
     for _, stored, measured in evidence.measured("mirror"):
         yield _experiment("mirror").predictions(stored), measured
+
+
+def cause_is_necessary(evidence: Evidence) -> Iterator[Effect]:
+    """What is kept of the flattening where the part across is taken away."""
+    without = {
+        "within": "without the part across $V$",
+        "none": "without any even part",
+    }
+    for setting, held, measured in _interventions(evidence):
+        for arm, said in without.items():
+            kept = measured[f"{setting}-kept-{arm}"]
+            met = held[f"{setting}-power"] and kept.high < _experiment("interventions").LOST
+            yield Effect(
+                f"share of the flattening kept {said}{_place(setting)}", f"{kept:.2f}", met
+            )
+
+
+def cause_is_sufficient(evidence: Evidence) -> Iterator[Effect]:
+    """What is kept of it where the part across acts alone, and where it is turned around."""
+    alone = {
+        "across": "with the part across $V$ alone",
+        "drift": "with it and without oscillation",
+        "reversed": "with it reversed",
+    }
+    for setting, held, measured in _interventions(evidence):
+        for arm, said in alone.items():
+            kept = measured[f"{setting}-kept-{arm}"]
+            more = kept.low > _experiment("interventions").KEPT
+            met = held[f"{setting}-power"] and (kept.high < 0 if arm == "reversed" else more)
+            yield Effect(
+                f"share of the flattening kept {said}{_place(setting)}", f"{kept:.2f}", met
+            )
+
+
+def _interventions(
+    evidence: Evidence,
+) -> Iterator[tuple[str, dict[str, bool], dict[str, Interval]]]:
+    """The settings of ``interventions``, which criteria each part meets, and its effects."""
+    experiment = _experiment("interventions")
+    for _, stored, measured in evidence.measured("interventions"):
+        held = experiment.predictions(stored)
+        for setting in experiment.settings(stored):
+            yield setting, held, measured
+
+
+def _place(setting: str) -> str:
+    """What a setting ``<model>-<loss>-<factor>`` is called, with the data set where it is named."""
+    model, loss, factor, *data = setting.split("-", 3)
+    kind = {"mlp": "tanh MLP", "cnn": "CNN"}[model]
+    said = {"mse": "squared loss", "cross_entropy": "cross-entropy"}[loss]
+    return _named(kind, said, f"$c = {factor}$", *data)
 
 
 def damped(evidence: Evidence) -> Iterator[Effect]:

@@ -6,5 +6,19 @@ table, its `effects` and `predictions`; its `EXPERIMENT` names them.
 
 __all__ = ["NAMES"]
 
-NAMES = ("adam", "cifar", "comparison", "decay", "edge", "exploration", "flatness", "mirror", "sgd", "starts", "timing")
+NAMES = (
+    "adam",
+    "average",
+    "cifar",
+    "comparison",
+    "decay",
+    "edge",
+    "exploration",
+    "flatness",
+    "interventions",
+    "mirror",
+    "sgd",
+    "starts",
+    "timing",
+)
 """The experiments: of the modules, and of the tables that they give."""

@@ -24,8 +24,19 @@ expects of spaces that turn as much at each step, each time to fresh directions:
 *wandering-space*, logarithms of the measured dimension over the expected. Below zero the turns lead
 back, above zero they lead on. No prediction is made of their sign.
 
-A comparison of rates shows what goes with instability. Whether the rotation is its cause, only an
-intervention could tell; the column ``arm`` is for that.
+A comparison of rates shows what goes with instability. Whether the rotation is its cause needs an
+intervention. By Theorem G3 what the rotation does to the parameters is the even part of the
+gradient across the unstable directions, and `CentredDescent` can leave it away. Its arms, at CUT:
+
+============= ====================================================================================
+``split``      gradient descent, as a center and an oscillation: the control
+``no-across``  without the even part across the unstable directions
+============= ====================================================================================
+
+In the second nothing ends the oscillation: it is capped at the largest displacement from the center
+in gradient descent, and ``capped`` says at what share of the steps. In the pilot that was at two
+thirds and more, and the sharpness grew. *rotation-measure*: each measure, split against no-across,
+the difference of logarithms; above zero if the rotation promotes exploration.
 """
 
 from dataclasses import dataclass
@@ -36,11 +47,14 @@ import torch
 from flatminima import curvature, sweep
 from flatminima.curvature import EmpiricalRisk
 from flatminima.statistics import Interval
-from flatminima.training import History, exploration, gradient_descent, probes
+from flatminima.training import exploration, gradient_descent, probes
+from flatminima.training.interventions import CentredDescent
 from study.experiments import stages
 from study.results import Experiment, Result
 
 __all__ = [
+    "ARMS",
+    "CUT",
     "EXPERIMENT",
     "FACTORS",
     "LEADING",
@@ -51,8 +65,8 @@ __all__ = [
     "at_time",
     "effects",
     "explored",
-    "follow",
     "grid",
+    "of_arm",
     "predictions",
     "run",
 ]
@@ -62,6 +76,13 @@ LEADING, WIDE = 3, 10
 STABLE = 0.5
 """The factor c with which the unstable ones are compared."""
 FACTORS = (STABLE, 1.5, 2.0)
+CUT = 1.5
+"""The factor at which parts of the gradient are left away."""
+ARMS: dict[str, dict[str, float]] = {
+    "split": {},
+    "no-across": {"across": 0.0},
+}
+"""Arm -> what `CentredDescent` is told."""
 MEASURES = {
     "dimension-1": "dimension",
     "dimension-space": "space_dimension",
@@ -82,7 +103,7 @@ class Config:
 
     Attributes:
         factor: learning rate in units of 2 / lambda_1.
-        arm: ``"gd"``, plain gradient descent.
+        arm: ``"gd"``, plain gradient descent, or one of ARMS.
         time: length of the run, eta lambda_1 / 2 summed over its steps, with lambda_1 at the start.
         times: number of equally spaced times at which it is measured.
         small_rate, start_loss, max_steps: as in `flatness.Config`.
@@ -119,32 +140,60 @@ def run(config: Config) -> dict[str, object]:
     model = stages.network(config.model, config.width, shape, config.activation, **options)
     risk = EmpiricalRisk(model, config.loss, train)
     values = stages.approach(risk, config)
-    history = follow(risk, config, values["start_sharpness"])
-    if history.diverged:
-        raise sweep.Diverged(f"at step {history.diverged_at}", values)
-    values |= explored(risk, history, config, test[0][:UNSEEN])
+    rate = config.factor * 2 / values["start_sharpness"]
+    centers, more = (follow if config.arm == "gd" else intervene)(risk, config, rate)
+    if centers is None:
+        raise sweep.Diverged("in the stretch", values | more)
+    values |= more | explored(risk, centers, rate, config.times, test[0][:UNSEEN])
     return values | {"end_accuracy": probes.Accuracy(*test).of(model)}
 
 
-def follow(risk: EmpiricalRisk, config: Config, sharpness: float) -> History:
-    """The stretch, in place, with its iterates (T, n) as the probe ``"iterate"``."""
-    rate = config.factor * 2 / sharpness
+Followed = tuple[np.ndarray | None, dict[str, object]]
+"""The centers (T, n) of a stretch, None if it diverged; and what else there is to tell of it."""
+
+
+def follow(risk: EmpiricalRisk, config: Config, rate: float) -> Followed:
+    """The stretch of gradient descent, in place; ``displaced`` is the largest from its center."""
     steps = round(config.time / config.factor)
     watched = {"iterate": lambda state: state.risk.flat().cpu().numpy()}
-    return gradient_descent(risk, rate, steps, probes=watched, progress=False)
+    history = gradient_descent(risk, rate, steps, probes=watched, progress=False)
+    told = {"rises": float(np.mean(np.diff(history.loss) > 0)), "capped": 0.0}
+    if history.diverged:
+        return None, told
+    iterates = history.probes["iterate"]
+    centers = exploration.oscillation_centers(iterates)
+    largest = np.linalg.norm(iterates[1:-1] - centers, axis=1).max()
+    return centers, told | {"displaced": float(largest)}
+
+
+def intervene(risk: EmpiricalRisk, config: Config, rate: float) -> Followed:
+    """The stretch of one of ARMS, in place, with the steps that raise the loss at the center."""
+    start, limit = risk.flat(), None
+    if config.arm != "split":
+        limit = follow(risk, config, rate)[1].get("displaced")
+        put(risk, start)
+    descent = CentredDescent(risk, rate, **ARMS[config.arm])
+    steps, centers, losses, capped, largest = round(config.time / config.factor), [], [], [], 0.0
+    while len(centers) < steps and not descent.diverged:
+        capped.append(descent.step(limit))
+        centers.append(descent.centre.cpu().numpy())
+        losses.append(descent.loss)
+        largest = max(largest, float(descent.displacement.norm()))
+    told = {"rises": float(np.mean(np.diff(losses) > 0)), "capped": float(np.mean(capped))}
+    told["displaced"] = largest
+    return (None if descent.diverged else np.array(centers)), told
 
 
 def explored(
-    risk: EmpiricalRisk, history: History, config: Config, unseen: torch.Tensor
+    risk: EmpiricalRisk, centers: np.ndarray, rate: float, times: int, unseen: torch.Tensor
 ) -> dict[str, object]:
-    """What a run explored. The parameters end at its last center.
+    """What a run explored, from its centers (T, n). The parameters end at the last of them.
 
     ``turn`` and ``space_turn`` are the mean of one minus the squared cosines between successive
     times; ``outside``, ``inside`` and ``function_path`` are lengths over eta t, the last in root
-    mean square over images and classes; ``function_net`` is from end to end.
+    mean square over images and classes; ``outside_net`` and ``function_net`` are from end to end.
     """
-    centers = exploration.oscillation_centers(history.probes["iterate"])
-    chosen = np.linspace(0, len(centers) - 1, config.times + 1).round().astype(int)
+    chosen = np.linspace(0, len(centers) - 1, times + 1).round().astype(int)
     path, spaces, values, outputs = centers[chosen], [], [], []
     wide = start = None
     for center in path:
@@ -156,13 +205,12 @@ def explored(
         values.append(float(pairs.eigenvalues[0]))
         with torch.no_grad():
             outputs.append(risk.model(unseen).double().cpu().numpy())
-    spaces, time = np.array(spaces), history.learning_rate * (chosen[-1] - chosen[0])
+    spaces, time = np.array(spaces), rate * (chosen[-1] - chosen[0])
     moved = exploration.movement(path, spaces[0].astype(float))
     steps = np.sqrt(np.mean(np.diff(outputs, axis=0) ** 2, axis=(1, 2)))
     net = np.sqrt(np.mean((outputs[-1] - outputs[0]) ** 2))
-    scaled = np.array(values) * history.learning_rate / 2
+    scaled = np.array(values) * rate / 2
     found = {
-        "rises": float(np.mean(np.diff(history.loss) > 0)),
         "end_loss": float(risk.value()),
         "highest": scaled.max(),
         "end_sharpness": values[-1],
@@ -205,13 +253,20 @@ def at_time(stored: Result, column: str) -> np.ndarray:
     return stored.where(arm="gd").pivot(column, "seed", "factor")
 
 
+def of_arm(stored: Result, column: str, arm: str) -> np.ndarray:
+    """A column of an arm at CUT in the order of the seeds; NaN where it diverged."""
+    rows = stored.where(arm=arm, factor=CUT)
+    return rows[column].astype(float)[np.argsort(rows["seed"])]
+
+
 def effects(stored: Result) -> dict[str, Interval]:
     """What unstable training explores against stable training, and against fresh directions.
 
     Returns:
         ``<measure>-<c>`` for each of MEASURES and each unstable c: the difference of logarithms to
         c = STABLE; ``wandering-1-<c>`` and ``wandering-space-<c>`` for each c: the logarithm of the
-        visited dimension over that of a walk that turns as much.
+        visited dimension over that of a walk that turns as much; and ``rotation-<measure>``, the
+        difference of logarithms of split and no-across.
 
     Raises:
         ValueError: if a comparison has fewer than `stages.FEWEST` seeds.
@@ -228,27 +283,32 @@ def effects(stored: Result) -> dict[str, Interval]:
         ratio = np.log(at_time(stored, column) / at_time(stored, f"{column}_wandering"))
         for i, factor in enumerate(factors):
             found[f"wandering-{name}-{factor:g}"] = stages.interval(ratio[:, i])
+    for name, column in MEASURES.items():
+        whole, cut = (of_arm(stored, column, arm) for arm in ("split", "no-across"))
+        found[f"rotation-{name}"] = stages.interval(np.log(whole / cut))
     return found
 
 
 def predictions(stored: Result) -> dict[str, bool]:
-    """For each of MEASURES, whether it is larger at every unstable c than at STABLE."""
+    """``more-<measure>``: larger at every unstable c than at STABLE; ``rotation-<measure>``."""
     found = effects(stored)
-    return {
-        name: all(e.low > 0 for key, e in found.items() if key.rsplit("-", 1)[0] == name)
-        for name in MEASURES
-    }
+    held = {key: e.low > 0 for key, e in found.items() if key.startswith("rotation")}
+    for name in MEASURES:
+        each = [e for key, e in found.items() if key.rsplit("-", 1)[0] == name]
+        held[f"more-{name}"] = all(e.low > 0 for e in each)
+    return held
 
 
 def grid(preset: str) -> list[Config]:
     """The configs of a preset."""
-    small, seeds = {}, range(16)
+    small, seeds, cut = {}, range(12), range(8)
     if preset == "ci":
         small = {"n_train": 60, "width": 12, "time": 60.0, "times": 6, "start_loss": 0.15}
-        seeds = range(3)
+        seeds = cut = range(3)
     if preset == "gpu":
         small = {"dataset": "cifar10", "n_train": 5000, "width": 200, "device": "cuda"}
-    return [Config(factor, seed, **small) for factor in FACTORS for seed in seeds]
+    configs = [Config(factor, seed, **small) for factor in FACTORS for seed in seeds]
+    return configs + [Config(CUT, seed, arm, **small) for arm in ARMS for seed in cut]
 
 
 # The approach is stable, see `flatness.TOLERANCES`.
@@ -256,9 +316,9 @@ TOLERANCES = {
     "start_steps": 4e-3,
     "start_sharpness": 2e-4,
     **stages.spread(
-        "rises end_loss end_accuracy highest end_sharpness turn space_turn novel outside inside "
-        "outside_net function_path function_net dimension dimension_wandering space_dimension "
-        "space_dimension_wandering",
+        "rises capped displaced end_loss end_accuracy highest end_sharpness turn space_turn novel "
+        "outside inside outside_net function_path function_net dimension dimension_wandering "
+        "space_dimension space_dimension_wandering",
     ),
 }
 

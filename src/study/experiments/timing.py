@@ -50,7 +50,6 @@ __all__ = [
     "predictions",
     "run",
     "shifted",
-    "whole",
 ]
 
 RISE = 0.01
@@ -86,7 +85,7 @@ class Config:
     seed: int
     rate: float = 0.1
     settle: int = 400
-    steps: int = 200
+    steps: int = 150
     scale: float = 0.3
     dataset: str = "fashion-mnist-subset"
     n_train: int = 150
@@ -230,7 +229,7 @@ def grid(preset: str) -> list[Config]:
     if preset == "gpu":
         large = {"dataset": "cifar10", "n_train": 5000, "width": 200, "device": "cuda"}
         return [Config(seed, steps=1000, **large) for seed in range(8)]
-    return [Config(seed) for seed in range(12)]
+    return [Config(seed) for seed in range(8)]
 
 
 EXPERIMENT = Experiment(

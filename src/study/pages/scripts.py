@@ -10,12 +10,16 @@ from study.pages.launch import offers_live_code
 
 
 def add_playground(app, pagename, templatename, context, doctree):
-    """Give a page that holds a playground its style sheet and its script, which no other needs."""
+    """Give a page with a playground or live figures their style sheet and script, and no other.
+
+    Each playground has a script of its own; all live figures, ``data-figure="..."``, share one.
+    """
     if doctree is None:
         return
-    found = []
-    for raw in doctree.findall(nodes.raw):
-        found += re.findall(r'data-playground="(\w+)"', raw.astext())
+    text = "\n".join(raw.astext() for raw in doctree.findall(nodes.raw))
+    found = re.findall(r'data-playground="(\w+)"', text)
+    if re.search(r'class="live-figure" data-figure="[\w-]+"', text):
+        found.append("figures")
     if found:
         app.add_css_file("playground.css")
     for script in (f"playground/{name}.js" for name in found):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from study.pages import notebooks
 
-PARTS = {"Q": 5, "D": 11, "G": 5, "M": 8, "L": 1}
+PARTS = {"Q": 5, "D": 11, "G": 5, "M": 8, "L": 1, "F": 4}
 """Part of the theory -> how many labels it has."""
 LABELS = tuple(f"{part}{i}" for part, n in PARTS.items() for i in range(1, n + 1))
 """The labels that every statement list must cover: each has a proof, a test and a figure."""

@@ -1,0 +1,102 @@
+/** A live figure within a chapter: a motion that is computed at once and then shown up to a moment. */
+import { panel, presetButtons } from "./controls.js";
+import { h } from "./dom.js";
+import { frames, status } from "./page.js";
+import { player } from "./player.js";
+import { reducedMotion } from "./theme.js";
+
+/** @typedef {import("./controls.js").Control} Control */
+/** @typedef {import("./plot.js").Plot} Plot */
+/** @typedef {Record<string, number>} Values */
+
+/**
+ * Pictures below a player, the words of what they show, and controls. It begins at the start, so
+ * that the reader can say what will happen; what came out is told at the end. A control that is
+ * moved shows the whole motion at once. Where the reader asked the system for less motion, playing
+ * goes from step to step, two a second.
+ *
+ * @template State
+ * @template {Record<string, Plot>} Plots
+ * @param {object} options
+ * @param {Record<string, Control>} options.controls
+ * @param {Record<string, Values>} options.presets by name
+ * @param {(values: Values) => State} options.compute
+ * @param {(state: State) => number} options.length the last step
+ * @param {number} options.parts moments to a step when playing
+ * @param {(redraw: () => void) => Plots} options.plots
+ * @param {(plots: Plots, actions: {changed: () => void, show: (step: number) => void}) => void}
+ *     options.connect what drags in the plots do
+ * @param {(state: State, plots: Plots) => string} options.describe sets what does not depend on the
+ *     moment, and says what came out
+ * @param {(state: State, plots: Plots, step: number) => string} options.draw draws the plots, and
+ *     says where the motion is
+ */
+export function liveFigure(options) {
+  const { controls, compute, length, describe } = options;
+  const form = panel(Object.values(controls), changed);
+  const presets = presetButtons("Start from", options.presets, (values) => {
+    form.set(values);
+    changed();
+  });
+  const drawing = frames(draw);
+  const plots = options.plots(drawing.request);
+  const line = status();
+  const verdict = h("p", { class: "pg-verdict", "aria-live": "polite" });
+  let state = compute(form.values());
+  let outcome = "";
+  const still = reducedMotion();
+  const play = player({
+    length: () => length(state),
+    moved: drawing.request,
+    parts: still ? 1 : options.parts,
+    rate: still ? () => 2 : undefined,
+  });
+  options.connect(plots, {
+    changed,
+    show: (step) => {
+      play.pause();
+      play.move(Math.round(step));
+    },
+  });
+
+  function changed() {
+    play.pause();
+    state = compute(form.values());
+    play.move(Infinity);
+    refresh();
+  }
+
+  function refresh() {
+    play.refresh();
+    presets.mark(form.values());
+    outcome = describe(state, plots);
+    drawing.request();
+  }
+
+  function draw() {
+    line.say(options.draw(state, plots, play.at()));
+    const said = play.at() >= length(state) ? outcome : "";
+    if (verdict.textContent !== said) verdict.textContent = said;
+  }
+
+  play.move(0);
+  refresh();
+  return {
+    elements: [
+      h("div", { class: "pg-bar" }, play.element),
+      line.element,
+      h(
+        "div",
+        { class: "pg-main" },
+        ...Object.values(plots).map((plot) => plot.element),
+        verdict,
+        presets.element,
+        form.element,
+      ),
+    ],
+    values: form.values,
+    state: () => state,
+    at: play.at,
+    times: drawing.times,
+  };
+}
