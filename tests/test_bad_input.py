@@ -30,17 +30,25 @@ NOT_FINITE = {
     r"theory\.maps\.\w+\.derivative": MISSING,
     r"training\.episodes\.\w+": MISSING,
     r"theory\.maps\.(period_two|period_two_orbit)": "there is no cycle on this side",
+    r"curvature\.losses\.\w+": "outputs that are not finite have no finite loss",
+    r"curvature\.operator\.HessianOperator\.split": "the entries as they are",
     r"theory\.instability\.log_imbalance_factor": "a step that balances exactly: minus infinity",
 }
 """Functions whose results hold NaN or infinities by their docstrings, with the reason."""
 
 RAISED = {
     r"theory\.manifold\.SmoothNetwork\.descend": "FloatingPointError",
+    r"curvature\.directional\.critical_sharpness": "ConvergenceError",
 }
 """Functions that raise something else than ValueError and TypeError by their docstrings."""
 
-UNTRIED = {}
-"""Functions that no example calls, with the reason."""
+UNTRIED = {
+    r"(sweep\..+|datasets\..+|training\.loop\..+)": "see their own tests",
+    r"curvature\.distributed\.DistributedOperator": "needs a group of processes",
+    r"curvature\.operator\.HessianOperator\.(check_order|products_now)": "parts of a product",
+    r"curvature\.risk\.EmpiricalRisk\.batch_loss": "what the model says to its inputs is its own",
+}
+"""Functions that are not tried, with the reason."""
 
 
 def matching(name: str, table: dict[str, str]) -> str | None:
@@ -58,10 +66,10 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.mark.search
 @pytest.mark.parametrize("name", fuzzing.public_callables())
 def test_bad_input_is_answered_by_name(name, request, generator):
+    if reason := matching(name, UNTRIED):
+        pytest.skip(reason)
     arguments = fuzzing.valid_call(name)
-    if arguments is None:
-        assert matching(name, UNTRIED), "no example calls it"
-        return
+    assert arguments is not None, "no example calls it"
     finite = not fuzzing.has_nan(fuzzing.call(name, fuzzing.duplicate(arguments)))
     finite = finite and not matching(name, NOT_FINITE)
     wrong = {}
@@ -140,5 +148,5 @@ def test_a_check_names_what_it_refuses(value):
         with contextlib.suppress(ValueError):
             assert np.isfinite(check("weight", value))
             continue
-        with pytest.raises(ValueError, match="^weight must be "):
+        with pytest.raises(ValueError, match=r"^weight must be "):
             check("weight", value)

@@ -24,14 +24,17 @@ from types import CodeType
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 
 import flatminima
+from flatminima.curvature import SymmetricOperator
 from study.pages import offered
 
 LIBRARY = Path(flatminima.__file__).parent
 NOT_FINITE = "NaN or infinity"
 SECONDS = 8
-"""Longer than any example takes: a call that runs longer has taken a size that it should refuse."""
+"""Of the processor, longer than any example takes: a call that takes more has accepted a size that
+it should refuse."""
 
 
 class TooLong(BaseException):
@@ -60,7 +63,12 @@ def public_callables() -> dict[str, object]:
                 found[name] = member
             elif inspect.isclass(member) and name.startswith("flatminima"):
                 found.update(_of_class(name, member))
-    return dict(sorted(found.items()))
+    return {name: f for name, f in sorted(found.items()) if arguments_of(f)}
+
+
+def arguments_of(function: object) -> list[str]:
+    """The names of what it is given."""
+    return [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
 
 
 def _of_class(name: str, kind: type) -> Iterator[tuple[str, object]]:
@@ -87,8 +95,13 @@ def recorded(docstring: str, module: str) -> dict[CodeType, dict[str, object]]:
     calls: dict[CodeType, dict[str, object]] = {}
 
     def watch(frame, event, _):
-        if event == "call" and frame.f_code in wanted and frame.f_code not in calls:
-            calls[frame.f_code] = duplicate(dict(frame.f_locals))
+        code = frame.f_code
+        if event != "call" or code not in wanted or code in calls:
+            return
+        given = dict(frame.f_locals)
+        # The constructor of a base class, called by that of its heir, makes no object of its own.
+        if code.co_name != "__init__" or code_of(type(given["self"]).__init__) is code:
+            calls[code] = duplicate(given)
 
     globs = dict(vars(importlib.import_module(module)))
     test = doctest.DocTestParser().get_doctest(docstring, globs, module, None, 0)
@@ -97,7 +110,8 @@ def recorded(docstring: str, module: str) -> dict[CodeType, dict[str, object]]:
     sys.setprofile(watch)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            runner.run(test, out=lambda _: None)
+            # A function that an example defines goes on finding what it needs.
+            runner.run(test, out=lambda _: None, clear_globs=False)
     finally:
         sys.setprofile(before)
     return calls
@@ -105,14 +119,20 @@ def recorded(docstring: str, module: str) -> dict[CodeType, dict[str, object]]:
 
 def duplicate(arguments: dict[str, object]) -> dict[str, object]:
     """Copies that a call may change; what cannot be copied is shared."""
+    # An operator knows the very tensors it belongs to: what it is asked does not change it.
+    # So does a function of some tensors.
+    memo = {id(v): v for v in arguments.values() if isinstance(v, SymmetricOperator)}
+    if any(inspect.isfunction(value) for value in arguments.values()):
+        leaves = tree_leaves(list(arguments.values()))
+        memo |= {id(v): v for v in leaves if torch.is_tensor(v) and v.requires_grad}
     try:
-        return copy.deepcopy(arguments)
+        return copy.deepcopy(arguments, memo)
     except Exception:
         pass
     copies = {}
     for name, value in arguments.items():
         try:
-            copies[name] = copy.deepcopy(value)
+            copies[name] = copy.deepcopy(value, dict(memo))
         except Exception:
             copies[name] = value
     return copies
@@ -146,7 +166,9 @@ def valid_call(name: str) -> dict[str, object] | None:
     parameters = inspect.signature(function).parameters
     owner = name.rpartition(".")[0]
     siblings = {
-        code_of(f): n for n, f in public_callables().items() if n.rpartition(".")[0] == owner
+        code_of(f): n
+        for n, f in public_callables().items()
+        if n.rpartition(".")[0] == owner and f.__name__ != "__init__"
     }
     for text, module in docstrings(name):
         calls = recorded(text, module)
@@ -324,18 +346,18 @@ def has_nan(result: object, depth: int = 0) -> bool:
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TooLong in code that runs for longer."""
+    """Raise TooLong in code that takes more of the processor, however busy the machine is."""
 
     def stop(*_):
         raise TooLong
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def outcome(name: str, arguments: dict[str, object], spot: str, value: object) -> str:

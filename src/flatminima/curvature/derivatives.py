@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flatminima._validation import positive_int
+from flatminima._validation import instance_of, positive_int
+from flatminima.curvature._arguments import a_vector
 from flatminima.curvature._autograd import differentiable
 from flatminima.curvature.eigensolver import (
     ConvergenceError,
@@ -72,13 +73,14 @@ def directional_derivatives(
         tensor([1., 3., 6., 6.], dtype=torch.float64)
     """
     operator = _hessian(operator)
-    if positive_int("order", order) > 4:
-        raise ValueError(f"order must be at most 4, got {order}")
+    order = positive_int("order", order, maximum=4)
     vector = _checked_vector("direction", direction, operator)
     result = torch.zeros(order + 1, dtype=torch.float64)
     for weight, part in operator.terms():
         values = _along(operator, part, vector, order)
         result += weight * torch.stack([v.detach().double().cpu().reshape(()) for v in values])
+    if not torch.isfinite(result).all():
+        raise ValueError(f"direction must be shorter: along it the derivatives are {result}")
     return result
 
 
@@ -168,6 +170,7 @@ def rotation_field(
     if pairs is None:
         k = min(positive_int("k", k, minimum=2), n)
         pairs = top_eigenpairs(operator, k=k, tol=1e-5)
+    instance_of("pairs", pairs, EigenResult)
     values, vectors = pairs.eigenvalues.double(), pairs.eigenvectors
     if vectors.shape[1:] != (n,) or len(vectors) < min(2, n):
         raise ValueError(
@@ -260,12 +263,8 @@ def _third(operator: HessianOperator, vector: Tensor) -> Tensor:
 
 
 def _checked_vector(name: str, vector: Tensor, operator: SymmetricOperator) -> Tensor:
-    vector = torch.as_tensor(vector).detach().to(operator.device, operator.dtype)
-    if vector.shape != (operator.shape[0],) or not torch.isfinite(vector).all():
-        raise ValueError(
-            f"{name} must hold {operator.shape[0]} finite numbers, got shape {tuple(vector.shape)}"
-        )
-    return vector
+    vector = a_vector(name, vector, operator.shape[0]).detach()
+    return a_vector(name, vector.to(operator.device, operator.dtype), operator.shape[0])
 
 
 def _check_simple(pairs: EigenResult) -> None:

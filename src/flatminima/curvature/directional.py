@@ -7,10 +7,10 @@ A quotient never exceeds the largest eigenvalue; below the edge of stability it 
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from flatminima._validation import positive_float, positive_int
+from flatminima._validation import instance_of, positive_float, positive_int
+from flatminima.curvature._arguments import a_vector
 from flatminima.curvature._autograd import moved
 from flatminima.curvature._subspace import unit
 from flatminima.curvature.eigensolver import ConvergenceError
@@ -141,7 +141,8 @@ def critical_sharpness(
     max_passes = positive_int("max_passes", max_passes, minimum=3)
     if tol >= 1:
         raise ValueError(f"tol must be less than 1, got {tol}")
-    update = risk.gradient() if update is None else torch.as_tensor(update)
+    instance_of("risk", risk, EmpiricalRisk)
+    update = risk.gradient() if update is None else a_vector("update", update, risk.size)
     _directed("update", update, risk.size)
     if risk._unchecked:
         risk.check()
@@ -167,9 +168,8 @@ def critical_sharpness(
 
 def _directed(name: str, vector: Tensor, n: int) -> Tensor:
     """The vector at length 1; ValueError unless it is (n,), finite and not zero."""
-    vector = torch.as_tensor(vector).detach()
-    if vector.shape != (n,) or not torch.isfinite(vector).all():
-        raise ValueError(f"{name} must be finite, of shape ({n},), got {tuple(vector.shape)}")
+    vector = a_vector(name, vector, n).detach()
+    vector = vector if vector.is_floating_point() else vector.double()
     if not vector.any():
         raise ValueError(f"{name} must not be zero: there is no direction to measure along")
     return unit(vector)

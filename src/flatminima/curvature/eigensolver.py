@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatminima._validation import one_of, positive_float, positive_int
+from flatminima._validation import a_bool, one_of, positive_float, positive_int
+from flatminima.curvature._arguments import a_tensor, torch_generator
 from flatminima.curvature._subspace import ROUNDING, Subspace, orthonormalized, random_rows, unit
 from flatminima.curvature.operator import SymmetricOperator
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
@@ -124,9 +125,10 @@ def top_eigenpairs(
     if max_products is None:
         max_products = max(20 * (wanted + 10), 2 * n if n < 500 else 500)
     max_products = positive_int("max_products", max_products)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = torch_generator("generator", generator)
     space = Subspace(operator, max_products, -1.0 if which == "smallest" else 1.0)
     space.expand(start_rows(operator, start, block, generator)[:max_products])
+    vectors = a_bool("vectors", vectors)
     ends = (k, k if which == "both" else 0)
     options = {"block": block, "capacity": max_basis, "vectors": vectors}
     space.converge(*ends, tol, generator, **options)
@@ -235,9 +237,13 @@ def start_rows(
         total = getattr(operator, "gradient", None)
     else:
         n = operator.shape[0]
-        start = torch.as_tensor(start).to(rows).reshape(-1, start.shape[-1])
-        if start.shape[1] != n or not torch.isfinite(start).all() or not start.any():
-            raise ValueError(f"start must hold finite vectors of dimension {n}, not all zero")
+        start = a_tensor("start", start).to(rows)
+        if start.shape[-1:] != (n,) or not start.any():
+            raise ValueError(
+                f"start must hold finite vectors of dimension {n}, not all zero, got shape "
+                f"{tuple(start.shape)}"
+            )
+        start = start.reshape(-1, n)
         total = start.sum(0) if start.sum(0).any() else start[0]
     if total is not None and total.any():
         rows[0] = unit(total) + RANDOM_SHARE * rows[0]

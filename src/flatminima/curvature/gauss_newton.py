@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flatminima._validation import instance_of
 from flatminima.curvature._autograd import differentiable, pulled
 from flatminima.curvature.eigensolver import sharpness, top_eigenpairs
 from flatminima.curvature.losses import checked_value
@@ -61,8 +62,7 @@ class GaussNewtonOperator(SymmetricOperator):
     """
 
     def __init__(self, risk: EmpiricalRisk, parameters: Sequence[Tensor] | None = None) -> None:
-        if not isinstance(risk, EmpiricalRisk):
-            raise TypeError(f"risk must be an EmpiricalRisk, got {type(risk).__name__}")
+        instance_of("risk", risk, EmpiricalRisk)
         if risk._unchecked:
             risk.check()
         # As Terms, so that it keeps no graph: what is wanted is the loss, the gradient, the checks.
@@ -112,7 +112,7 @@ def gauss_newton_share(risk: EmpiricalRisk, *, tol: float = 1e-4) -> GaussNewton
         >>> gauss_newton_share(risk)
         GaussNewtonShare(along=1.0, ratio=1.0)
     """
-    pairs = top_eigenpairs(risk, tol=tol)
+    pairs = top_eigenpairs(instance_of("risk", risk, EmpiricalRisk), tol=tol)
     leading, vector = float(pairs.eigenvalues[0]), pairs.eigenvectors[0]
     if not leading > 0:
         raise ValueError(f"the sharpness must be positive to have shares, got {leading:.3g}")

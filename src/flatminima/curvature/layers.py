@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from flatminima._validation import a_function, a_list, instance_of, shown
 from flatminima.curvature.eigensolver import sharpness
 from flatminima.curvature.operator import SymmetricOperator, flattened
 from flatminima.curvature.risk import EmpiricalRisk
@@ -55,22 +56,27 @@ def layer_curvature(
         >>> layer_curvature(risk, {"all": risk.names})["all"].size
         3
     """
+    instance_of("risk", risk, EmpiricalRisk)
     if not isinstance(by, Mapping):
+        if by is not None:
+            a_function("by", by)
         blocks: dict[str, list[str]] = {}
         for name in risk.names:
             block = (name.rpartition(".")[0] or name) if by is None else by(name)
             blocks.setdefault(block, []).append(name)
         by = blocks
+    if not by:
+        raise ValueError("by must name a block, got none")
     hessian = risk.hessian()
     # Of a block the graph of the whole serves as well, and it knows what the loss leaves idle.
     places = risk.unflatten(torch.arange(risk.size, device=risk.device))
     result = {}
     for block, names in by.items():
-        names = [names] if isinstance(names, str) else list(names)
-        if not names or not set(names) <= set(places):
+        names = [names] if isinstance(names, str) else a_list(f"by[{block!r}]", names)
+        if not names or not all(name in places for name in names):
             raise ValueError(
-                f"block {block!r} must hold names of the risk's parameters ({', '.join(places)}), "
-                f"got {names}"
+                f"by: block {block!r} must hold names of the risk's parameters "
+                f"({', '.join(places)}), got {shown(names)}"
             )
         operator = _Block(hessian, flattened(places[name] for name in names))
         result[block] = LayerCurvature(

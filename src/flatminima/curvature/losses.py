@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flatminima._validation import one_of
+from flatminima._validation import instance_of, one_of, shown
 
 __all__ = ["LOSSES", "cross_entropy", "mse"]
 
@@ -18,7 +18,8 @@ def mse(outputs: Tensor, targets: Tensor) -> Tensor:
     r"""Squared loss :math:`\frac{1}{2n}\sum_{i=1}^n \|f(x_i) - y_i\|^2`, a scalar.
 
     The norm sums over the outputs: nothing is divided by their number, as in Cohen et al. (2021).
-    (``torch.nn.MSELoss`` is 2 / outputs times this, and so is its sharpness.)
+    (``torch.nn.MSELoss`` is 2 / outputs times this, and so is its sharpness.) It is not finite
+    where they are not, by which a run is seen to diverge.
 
     Args:
         outputs: (n, ...), real.
@@ -30,6 +31,7 @@ def mse(outputs: Tensor, targets: Tensor) -> Tensor:
         >>> float(mse(torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])))
         1.25
     """
+    _check_tensors(outputs, targets)
     if targets.ndim == 1 and outputs.ndim == 2 and not targets.is_floating_point():
         targets = functional.one_hot(targets, outputs.shape[1])
     if targets.shape != outputs.shape:
@@ -43,7 +45,8 @@ def mse(outputs: Tensor, targets: Tensor) -> Tensor:
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     r"""Mean cross-entropy :math:`-\frac1n\sum_i \log \mathrm{softmax}(f(x_i))_{y_i}`, a scalar.
 
-    Of sequences, (n, t, c) logits with (n, t) labels, it is the mean over all n t places.
+    Of sequences, (n, t, c) logits with (n, t) labels, it is the mean over all n t places. Not
+    finite where the logits are not.
 
     Args:
         outputs: (n, ..., c) logits, the classes last.
@@ -54,7 +57,8 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
         >>> round(float(cross_entropy(torch.zeros(4, 10), torch.arange(4))), 4)
         2.3026
     """
-    if targets.is_floating_point() or targets.shape != outputs.shape[:-1]:
+    _check_tensors(outputs, targets)
+    if targets.dtype != torch.int64 or targets.shape != outputs.shape[:-1]:
         raise ValueError(
             f"targets must be int64 labels of shape {tuple(outputs.shape[:-1])}, one for each row "
             f"of logits (the last axis of the outputs holds the classes); got {targets.dtype} of "
@@ -63,6 +67,17 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     if outputs.ndim > 2:
         outputs, targets = outputs.flatten(0, -2), targets.flatten()
     return functional.cross_entropy(outputs, targets)
+
+
+def _check_tensors(outputs: Tensor, targets: Tensor) -> None:
+    """Errors unless there are outputs, real ones, and targets; values are not looked at."""
+    instance_of("outputs", outputs, Tensor)
+    instance_of("targets", targets, Tensor)
+    if not outputs.is_floating_point() or not outputs.ndim or targets.is_complex():
+        raise ValueError(
+            "outputs (n, ...) and targets must hold real numbers, outputs in floating point, got "
+            f"{outputs.dtype} of shape {tuple(outputs.shape)} and {targets.dtype}"
+        )
 
 
 LOSSES: dict[str, Loss] = {"mse": mse, "cross_entropy": cross_entropy}
@@ -76,7 +91,7 @@ def as_loss(loss: str | Loss) -> Loss:
     if not callable(loss):
         raise TypeError(
             f"loss must be one of {', '.join(LOSSES)} or a function of (outputs, targets), got "
-            f"{loss!r}"
+            f"{shown(loss)}"
         )
     return loss
 

@@ -7,7 +7,7 @@ the size of what it perturbs, each in its own way.
 import torch
 from torch import Tensor, nn
 
-from flatminima._validation import positive_float, positive_int
+from flatminima._validation import instance_of, positive_float, positive_int
 from flatminima.curvature._autograd import moved
 from flatminima.curvature.eigensolver import sharpness
 from flatminima.curvature.operator import flattened
@@ -47,9 +47,10 @@ def rescale(model: nn.Sequential, layer: int, factor: float) -> None:
         >>> torch.equal(model(x), before)
         True
     """
-    factor = positive_float("factor", factor)
+    factor, layer = positive_float("factor", factor), positive_int("layer", layer, 0)
+    instance_of("model", model, nn.Sequential)
     weighted = [i for i, m in enumerate(model) if isinstance(m, (nn.Linear, nn.Conv2d))]
-    if not 0 <= layer < len(weighted) - 1:
+    if layer >= len(weighted) - 1:
         raise ValueError(f"layer must be from 0 to {len(weighted) - 2}, got {layer!r}")
     first, second = weighted[layer : layer + 2]
     for between in model[first + 1 : second]:
@@ -80,6 +81,7 @@ def adaptive_sharpness(
         >>> abs(adaptive_sharpness(risk) / model.weight.item() ** 2 - 1) < 1e-6
         True
     """
+    instance_of("risk", risk, EmpiricalRisk)
     scaled = PreconditionedOperator(risk.hessian(), risk.flat().pow(-2))
     return sharpness(scaled, tol=tol, generator=generator)
 
@@ -109,7 +111,8 @@ def average_sharpness(
         True
     """
     radius, samples = positive_float("radius", radius), positive_int("samples", samples, 2)
-    base, rises = risk.value(), []
+    instance_of("generator", generator, torch.Generator)
+    base, rises = instance_of("risk", risk, EmpiricalRisk).value(), []
     for _ in range(samples):
         noise = flattened(
             radius * p.detach().abs() * torch.randn(p.shape, generator=generator).to(p)
@@ -149,9 +152,12 @@ def relative_flatness(
         >>> abs(flatness.value - exact) <= 4 * flatness.error + 1e-5
         True
     """
-    if weight.ndim != 2:
+    if instance_of("weight", weight, Tensor).ndim != 2:
         raise ValueError(f"weight must have shape (outputs, inputs), got {tuple(weight.shape)}")
+    if not any(weight is p for p in instance_of("risk", risk, EmpiricalRisk).parameters):
+        raise ValueError("weight must be one of the risk's parameters, got another tensor")
     samples = positive_int("samples", samples, 2)
+    instance_of("generator", generator, torch.Generator)
     operator = risk.hessian([weight])
     inputs = weight.shape[1]
     values = []

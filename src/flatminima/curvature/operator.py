@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flatminima._validation import a_bool, a_list, instance_of, positive_int, shown
+from flatminima.curvature._arguments import a_tensor
 from flatminima.curvature._autograd import (
     DerivativeError,
     contradiction,
@@ -56,14 +58,24 @@ class SymmetricOperator:
         shape: (n, n).
         dtype, device: those of the vectors.
         products: number of matrix-vector products made so far.
+
+    Example:
+        >>> import torch
+        >>> class Twice(SymmetricOperator):
+        ...     def _products(self, rows):
+        ...         return 2 * rows
+        >>> Twice(2, torch.float32, torch.device("cpu")).matvec(torch.ones(2))
+        tensor([2., 2.])
     """
 
     def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
-        if dtype not in (torch.float32, torch.float64):
+        if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
             raise ValueError(
-                f"curvature is computed in float32 or float64, got {dtype}: convert the model and "
-                "its inputs, as model.float() does"
+                f"curvature is computed in the dtype float32 or float64, got {shown(dtype)}: "
+                "convert the model and its inputs, as model.float() does"
             )
+        n = positive_int("n", n)
+        instance_of("device", device, torch.device)
         self.shape, self.dtype, self.device = (n, n), dtype, device
         self.products = 0
 
@@ -72,20 +84,35 @@ class SymmetricOperator:
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Product with one vector (n,) -> (n,)."""
+        if not isinstance(vector, Tensor) or vector.shape != self.shape[:1]:
+            raise ValueError(
+                f"vector must be a tensor of dimension {self.shape[0]}, got {_kind(vector)}"
+            )
+        self._check_like("vector", vector)
         return self.matmat(vector[None])[0]
 
     def matmat(self, rows: Tensor) -> Tensor:
         """Products with m vectors, one a row: (m, n) -> (m, n), row i being H times row i."""
-        if rows.ndim != 2 or rows.shape[1] != self.shape[0]:
+        if not isinstance(rows, Tensor) or rows.ndim != 2 or rows.shape[1] != self.shape[0]:
             raise ValueError(
-                f"vectors must be of dimension {self.shape[0]}, one a row, got {tuple(rows.shape)}"
+                f"rows must be vectors of dimension {self.shape[0]}, one a row of a tensor, got "
+                f"{_kind(rows)}"
             )
-        if rows.dtype != self.dtype or rows.device != self.device:
-            raise ValueError(
-                f"rows must be {self.dtype} on {self.device}, got {rows.dtype} on {rows.device}"
-            )
+        self._check_like("rows", rows)
         self.products += len(rows)
         return self._products(rows)
+
+    def _check_like(self, name: str, tensor: Tensor) -> None:
+        if tensor.dtype != self.dtype or tensor.device != self.device:
+            raise ValueError(
+                f"{name} must be {self.dtype} on {self.device}, got {tensor.dtype} on "
+                f"{tensor.device}"
+            )
+
+
+def _kind(value: object) -> str:
+    """What was given in the place of a tensor of another shape."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
 
 
 class MatrixOperator(SymmetricOperator):
@@ -94,13 +121,21 @@ class MatrixOperator(SymmetricOperator):
     One assembled from products is symmetric up to rounding only: what is stored is its symmetric
     part, and ValueError is raised where the other part is more than :math:`\sqrt\epsilon` of it, in
     the Frobenius norm. That is halfway from rounding to a matrix that is wrong, in powers of ten.
+
+    Example:
+        >>> import torch
+        >>> MatrixOperator(torch.tensor([[2.0, 1.0], [1.0, 2.0]])).matvec(torch.ones(2))
+        tensor([3., 3.])
     """
 
     def __init__(self, matrix: Tensor) -> None:
+        matrix = a_tensor("matrix", matrix)
         square = matrix.ndim == 2 and len(matrix) == matrix.shape[1] > 0
-        if not square or not torch.isfinite(matrix).all():
-            given = f"got one of shape {tuple(matrix.shape)}"
-            raise ValueError(f"matrix must be (n, n), symmetric and finite, {given}")
+        if not square or matrix.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                "matrix must be (n, n), symmetric and finite, in the dtype float32 or float64, got "
+                f"shape {tuple(matrix.shape)} in {matrix.dtype}"
+            )
         super().__init__(len(matrix), matrix.dtype, matrix.device)
         unit = matrix.double() / (matrix.abs().max().double() or 1.0)  # whose squares are numbers
         skew = float((unit - unit.T).norm() / 2)
@@ -165,7 +200,7 @@ class HessianOperator(SymmetricOperator):
                 f"loss must be a function of no arguments or Terms, got {type(loss).__name__}"
             )
         self.terms = loss.each if isinstance(loss, Terms) else lambda: [(1.0, loss)]
-        self.unchecked = {2, 3} if check else set()
+        self.unchecked = {2, 3} if a_bool("check", check) else set()
         """Orders of derivatives that are yet to be checked; operators of one risk share them."""
         self._versions = [p._version for p in self.parameters]
         self._kept = flattened(self.parameters).detach()
@@ -204,6 +239,10 @@ class HessianOperator(SymmetricOperator):
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Views of a flat vector (n,) in the shapes of the parameters."""
+        if not isinstance(vector, Tensor) or vector.shape != self.shape[:1] or vector.is_complex():
+            raise ValueError(
+                f"vector must be a real tensor of dimension {self.shape[0]}, got {_kind(vector)}"
+            )
         return split(vector, self.parameters)
 
     def _products(self, rows: Tensor) -> Tensor:
@@ -310,7 +349,7 @@ def flattened(tensors: Iterable[Tensor]) -> Tensor:
 
 def _checked_parameters(parameters: Iterable[Tensor]) -> list[Tensor]:
     single = isinstance(parameters, Tensor)
-    parameters = [] if single else list(parameters)
+    parameters = [] if single else a_list("parameters", parameters)
     if not parameters:
         given = "a single tensor" if single else "none"
         raise ValueError(f"parameters must be a list of tensors, at least one, got {given}")

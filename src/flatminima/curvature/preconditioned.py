@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from flatminima._validation import a_list, instance_of
+from flatminima.curvature._arguments import real_tensor
 from flatminima.curvature.eigensolver import sharpness
 from flatminima.curvature.operator import HessianOperator, SymmetricOperator, flattened
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
@@ -32,8 +34,9 @@ class PreconditionedOperator(SymmetricOperator):
     """
 
     def __init__(self, operator: SymmetricOperator, preconditioner: Tensor) -> None:
-        n = operator.shape[0]
-        diagonal = torch.as_tensor(preconditioner).to(operator.device, operator.dtype)
+        n = instance_of("operator", operator, SymmetricOperator).shape[0]
+        diagonal = real_tensor("preconditioner", preconditioner)
+        diagonal = diagonal.to(operator.device, operator.dtype)
         if diagonal.shape != (n,) or not (diagonal > 0).all():
             raise ValueError(
                 f"preconditioner must hold {n} positive numbers, got shape {tuple(diagonal.shape)}"
@@ -91,7 +94,9 @@ def preconditioner(optimizer: Optimizer, parameters: Iterable[Tensor] | None = N
     owner = {id(p): group for group in groups for p in group["params"]}
     if parameters is None:
         parameters = (p for group in groups for p in group["params"] if p.requires_grad)
-    parameters = list(parameters)
+    parameters = a_list("parameters", parameters)
+    if not parameters:
+        raise ValueError("parameters must not be empty")
     own = getattr(optimizer, "preconditioner", None)
     missing = [i for i, p in enumerate(parameters) if id(p) not in owner]
     if missing and (own is None or len(groups) > 1):
@@ -136,7 +141,7 @@ def preconditioned_sharpness(
         >>> preconditioned_sharpness(risk, sgd) < edge_of_stability(sgd)
         True
     """
-    operator = as_operator(risk)
+    operator = as_operator(risk, "risk")
     scaled = PreconditionedOperator(operator, preconditioner(optimizer, operator.parameters))
     return sharpness(scaled, tol=tol)
 

@@ -13,7 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import UninitializedTensorMixin
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from flatminima._validation import one_of
+from flatminima._validation import a_bool, a_function, instance_of, one_of
+from flatminima.curvature._arguments import real_tensor
 from flatminima.curvature._autograd import differentiable, split
 from flatminima.curvature.losses import Loss, as_loss, checked_value, name_of
 from flatminima.curvature.operator import (
@@ -99,13 +100,13 @@ class EmpiricalRisk:
             reduction = getattr(self.loss_function, "reduction", "mean")
             reduction = "mean" if reduction == "batchmean" else reduction
         self.reduction = one_of("reduction", reduction, ("mean", "sum"))
-        self._size_of = size_of or self._counted
+        self._size_of = self._counted if size_of is None else a_function("size_of", size_of)
         self.data = data
         self.pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
         if not self.pair:
             _check_batches(data)
         self._total: float | None = None
-        self._unchecked = check
+        self._unchecked = check = a_bool("check", check)
         self._orders = {2, 3} if check else set()
 
     def __repr__(self) -> str:
@@ -213,12 +214,13 @@ class EmpiricalRisk:
         """(size,) a flat vector of tensors by name, by default of the current parameters."""
         if named is None:
             return flattened(self.parameters).detach()
-        if set(named) != set(self.names):
+        if set(instance_of("named", named, Mapping)) != set(self.names):
             raise ValueError(f"named must have the names {self.names}, got {tuple(named)}")
         return flattened([named[name] for name in self.names])
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """The entries (size,) of a flat vector by the name and in the shape of each parameter."""
+        vector = real_tensor("vector", vector)
         if vector.shape != (self.size,):
             raise ValueError(f"vector must have shape ({self.size},), got {tuple(vector.shape)}")
         return dict(zip(self.names, split(vector, self.parameters), strict=True))
@@ -321,14 +323,16 @@ def call(model: nn.Module, inputs: Any) -> Any:
     return model(inputs)
 
 
-def as_operator(operator: SymmetricOperator | EmpiricalRisk) -> SymmetricOperator:
+def as_operator(
+    operator: SymmetricOperator | EmpiricalRisk, name: str = "operator"
+) -> SymmetricOperator:
     """An operator as it is, or the Hessian of a risk; TypeError for anything else."""
     if isinstance(operator, EmpiricalRisk):
         return operator.hessian()
     if not isinstance(operator, SymmetricOperator):
         raise TypeError(
-            "an EmpiricalRisk or an operator (such as HessianOperator(loss, parameters)) is "
-            f"needed, got {type(operator).__name__}"
+            f"{name} must be an EmpiricalRisk or an operator (such as HessianOperator(loss, "
+            f"parameters)), got {type(operator).__name__}"
         )
     return operator
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from flatminima._validation import positive_float, positive_int
+from flatminima._validation import instance_of, positive_float, positive_int, shown
+from flatminima.curvature._arguments import torch_generator
 from flatminima.curvature._subspace import Subspace, random_rows
 from flatminima.curvature.eigensolver import top_eigenpairs
 from flatminima.curvature.operator import SymmetricOperator
@@ -45,14 +46,27 @@ class SpectralDensity:
 
         Put the ends into gaps, or far out: in the bulk a Ritz value stands for many eigenvalues.
         """
+        for name, end in (("low", low), ("high", high)):
+            instance_of(name, end, float, int, np.floating, np.integer)
         if not low <= high:
-            raise ValueError(f"low must be at most high, got {low} and {high}")
+            raise ValueError(f"low must be at most high, got {shown(low)} and {shown(high)}")
+        # A whole number may be larger than all floats.
+        low, high = (
+            float(np.clip(end, -np.finfo(float).max, np.finfo(float).max)) for end in (low, high)
+        )
         inside = (self.nodes >= low) & (self.nodes <= high)
         return averaged(np.sum(self.weights * inside, axis=1))
 
     def moment(self, power: int) -> Estimate:
-        """tr H^power; no error but the statistical one while power < 2 steps."""
-        power = positive_int("power", power, minimum=0)
+        """tr H^power; no error but the statistical one while power < 2 steps.
+
+        Example:
+            >>> from flatminima.curvature import MatrixOperator
+            >>> density = spectral_density(MatrixOperator(torch.diag(torch.tensor([1.0, 2.0]))))
+            >>> round(density.moment(2).value, 4)
+            5.0
+        """
+        power = positive_int("power", power, minimum=0, maximum=1000)
         return averaged(self.dimension * np.sum(self.weights * self.nodes**power, axis=1))
 
 
@@ -80,7 +94,7 @@ def trace(
     """
     operator = as_operator(operator)
     products = positive_int("products", products, minimum=6)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = torch_generator("generator", generator)
     n = operator.shape[0]
     sketch = min(products // 3, n)
     image = operator.matmat(random_rows(operator, sketch, generator, kind="signs"))
@@ -127,7 +141,7 @@ def spectral_density(
     operator = as_operator(operator)
     steps = min(positive_int("steps", steps), operator.shape[0])
     vectors = positive_int("vectors", vectors, minimum=2)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = torch_generator("generator", generator)
     rules = [_gauss_rule(operator, steps, generator) for _ in range(vectors)]
     nodes, weights = map(np.array, zip(*rules, strict=True))
     low, high = nodes.min(), nodes.max()

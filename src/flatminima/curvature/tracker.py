@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatminima._validation import one_of, positive_int
+from flatminima._validation import instance_of, one_of, positive_int
+from flatminima.curvature._arguments import a_tensor, torch_generator
 from flatminima.curvature._subspace import Subspace
 from flatminima.curvature.eigensolver import (
     SEARCH,
@@ -123,7 +124,7 @@ class EigenTracker:
         if max_products is None:
             max_products = max(20 * (self.k + 10), 500)
         self.max_products = positive_int("max_products", max_products, minimum=self.k + 1)
-        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self.generator = torch_generator("generator", generator)
         self.products: list[int] = []
         self.restart()
 
@@ -147,6 +148,15 @@ class EigenTracker:
             ValueError: k out of range, an operator or a point unlike the one before, or a product
                 that is not finite.
             ConvergenceError: max_products were spent; the tracker keeps the step before.
+
+        Example:
+            >>> from flatminima.curvature import MatrixOperator
+            >>> tracker, matrix = EigenTracker(1), torch.diag(torch.tensor([3.0, 1.0]))
+            >>> for shift in (0.0, 0.1):
+            ...     at, point = MatrixOperator(matrix + shift), torch.tensor([shift])
+            ...     pairs = tracker.update(at, point=point)
+            >>> [round(float(value), 3) for value in pairs.eigenvalues]
+            [3.105]
         """
         operator, before = as_operator(operator), self._newest
         n = operator.shape[0]
@@ -186,7 +196,21 @@ class EigenTracker:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the `state_dict` of a tracker made with the same options."""
+        """Go on from the `state_dict` of a tracker made with the same options.
+
+        Example:
+            >>> from flatminima.curvature import MatrixOperator
+            >>> tracker, again = EigenTracker(1), EigenTracker(1)
+            >>> pairs = tracker.update(MatrixOperator(torch.diag(torch.tensor([3.0, 1.0]))))
+            >>> again.load_state_dict(tracker.state_dict())
+            >>> again.products == tracker.products
+            True
+        """
+        wanted = self.state_dict().keys()
+        if instance_of("state", state, dict).keys() != wanted:
+            raise ValueError(
+                f"state must hold {', '.join(wanted)}, got {', '.join(map(str, state))}"
+            )
         self._past = deque((_Secant(*secant) for secant in state["past"]), maxlen=self.history)
         self._newest = state["newest"] and _Snapshot(*state["newest"])
         self._pace = _Pace(**state["pace"])
@@ -338,8 +362,8 @@ def _point(
     if point is None and isinstance(operator, HessianOperator):
         point = flattened(operator.parameters).detach()
     elif point is not None:
-        point = torch.as_tensor(point)
-        if point.ndim != 1 or not torch.isfinite(point).all():
+        point = a_tensor("point", point)
+        if point.ndim != 1:
             raise ValueError(f"point must be a finite vector, got shape {tuple(point.shape)}")
         point = point.to(operator.device, operator.dtype).clone()
     if before is None:

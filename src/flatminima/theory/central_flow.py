@@ -17,7 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatminima._validation import finite_array, positive_float, positive_int
+from flatminima._validation import (
+    LARGEST,
+    a_bool,
+    a_function,
+    finite_array,
+    finite_float,
+    instance_of,
+    positive_float,
+    positive_int,
+)
 from flatminima.theory._products import leave_two_out
 from flatminima.theory.scalar_network import ScalarNetwork
 
@@ -232,9 +241,14 @@ def scalar_derivatives(network: ScalarNetwork) -> Derivatives:
         >>> [tensor.tolist() for tensor in scalar_derivatives(ScalarNetwork(1, 0.0))([2.0])]
         [[2.0], [[1.0]], [[[0.0]]]]
     """
+    instance_of("network", network, ScalarNetwork)
 
     def derivatives(theta: np.ndarray) -> tuple[np.ndarray, ...]:
         theta = finite_array("theta", theta)
+        if theta.shape != (network.depth,):
+            raise ValueError(
+                f"theta, a start say, must have shape ({network.depth},), got {theta.shape}"
+            )
         d, unit = network.depth, np.eye(network.depth, dtype=bool)
         pairs, outputs = leave_two_out(theta), np.array([np.prod(theta[~row]) for row in unit])
         # Slice k: the products that leave out k and two others; zero where indices repeat.
@@ -267,7 +281,14 @@ def edge_problem(
         2.0
     """
     gradient, third = finite_array("gradient", gradient), finite_array("third", third)
-    room = (threshold - finite_array("values", values)) / positive_float("time", time)
+    values, threshold = finite_array("values", values), finite_float("threshold", threshold)
+    k, p = values.shape[-1:] or (0,), gradient.shape[-1:] or (0,)
+    if values.ndim != 1 or gradient.ndim != 1 or third.shape != (*k, *k, *p) or third.size == 0:
+        raise ValueError(
+            "gradient (p,), values (k,) and third (k, k, p) are needed, got shapes "
+            f"{gradient.shape}, {values.shape} and {third.shape}"
+        )
+    room = (threshold - values) / positive_float("time", time)
     form = np.einsum("ijp,klp->ijkl", third, third) / 2
     return complementarity(third @ gradient + np.diag(room), form)
 
@@ -300,7 +321,8 @@ def central_flow(
         >>> [float(path.sharpness[-1].round(2)) for path in ends]
         [4.0, 4.38]
     """
-    theta = finite_array("start", start)
+    theta, oscillating = finite_array("start", start), a_bool("oscillating", oscillating)
+    a_function("derivatives", derivatives)
     eta, time = positive_float("learning_rate", learning_rate), positive_int("substeps", substeps)
     if theta.ndim != 1 or theta.size == 0:
         raise ValueError(f"start must be a vector, got shape {theta.shape}")
@@ -308,6 +330,9 @@ def central_flow(
     path, sharpness = np.empty((steps + 1, theta.size)), np.empty(steps + 1)
     covariance = np.zeros((steps + 1, theta.size, theta.size))
     for t in range(steps * substeps + 1):
+        # A cubic of them, as a gradient is, must be a number still.
+        if not np.all(np.abs(theta) <= LARGEST**0.25):
+            raise ValueError(f"the flow left the finite numbers: is learning_rate {eta} too large?")
         gradient, hessian, third = derivatives(theta)
         values, vectors = np.linalg.eigh(hessian)
         drift, spread = gradient, 0.0

@@ -13,11 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 from flatminima._validation import (
+    LARGEST,
+    a_generator,
     broadcast,
     checked_rates,
+    common_shape,
     finite_array,
+    instance_of,
     nonnegative_array,
     positive_float,
+    shown,
 )
 from flatminima.theory._descent import recurrence
 from flatminima.theory.rotation import rotation_field
@@ -185,15 +190,14 @@ def stochastic_dynamics(
         ((1001, 2), True)
     """
     eta = positive_float("learning_rate", learning_rate)
-    x, excess, alpha, beta, scale = np.broadcast_arrays(
-        finite_array("x", x),
-        finite_array("excess", excess),
-        finite_array("progressive_sharpening", progressive_sharpening),
-        nonnegative_array("self_stabilization", self_stabilization),
-        nonnegative_array("noise", noise),
+    x, excess, alpha, beta, scale = broadcast(
+        x=finite_array("x", x),
+        excess=finite_array("excess", excess),
+        progressive_sharpening=finite_array("progressive_sharpening", progressive_sharpening),
+        self_stabilization=nonnegative_array("self_stabilization", self_stabilization),
+        noise=nonnegative_array("noise", noise),
     )
-    if not isinstance(generator, np.random.Generator):
-        raise ValueError(f"generator must be a numpy Generator, got {generator!r}")
+    a_generator("generator", generator)
 
     def step(x: np.ndarray, excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         drawn = eta * scale * generator.standard_normal(x.shape)
@@ -225,10 +229,15 @@ def stochastic_gap(
     """
     eta = positive_float("learning_rate", learning_rate)
     alpha = finite_array("progressive_sharpening", progressive_sharpening)
-    if np.any(alpha <= 0):
-        raise ValueError(f"progressive_sharpening must be greater than 0, got {alpha!r}")
+    if np.any(alpha < 1 / LARGEST):
+        raise ValueError(f"progressive_sharpening must be greater than 0, got {shown(alpha)}")
     beta = nonnegative_array("self_stabilization", self_stabilization)
     scale = nonnegative_array("noise", noise)
+    batch = instance_of("trajectory", trajectory, CoupledTrajectory).x.shape[1:]
+    shapes = {"progressive_sharpening": alpha, "self_stabilization": beta, "noise": scale}
+    shapes = {name: array.shape for name, array in shapes.items()}
+    if common_shape(trajectory=batch, **shapes) != batch:
+        raise ValueError(f"constants must broadcast to the batch {batch}, got {shapes}")
     x, excess = trajectory.x[:-1], trajectory.excess[:-1]
     with np.errstate(over="ignore", invalid="ignore"):  # of paths about to diverge
         energy = trajectory.excess**2 + beta * trajectory.x**2 / 2

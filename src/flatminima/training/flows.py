@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from flatminima import curvature
-from flatminima._validation import positive_float, positive_int
+from flatminima._validation import instance_of, positive_float, positive_int
 from flatminima.curvature import EmpiricalRisk, HessianOperator
 from flatminima.curvature._autograd import derivatives, differentiable
 from flatminima.curvature.operator import flattened, gradients
@@ -55,6 +55,9 @@ that rises farther than this in a part of a step is held from the next part on."
 
 LONGEST = 1.1
 """Largest h lambda_1 of a part: at the edge two do, and it is within the stable range, 2.78."""
+
+MOST_PARTS = 100_000
+"""Parts that a step is cut into at most."""
 
 
 def gradient_flow(
@@ -158,11 +161,11 @@ def _run(
     divergence_factor: float = DIVERGENCE_FACTOR,
     progress: bool | str = False,
 ) -> History:
-    if not isinstance(risk, EmpiricalRisk):
-        raise TypeError(f"risk must be an EmpiricalRisk, got {type(risk).__name__}")
+    instance_of("risk", risk, EmpiricalRisk)
     check_data(risk)
     rate = positive_float("learning_rate", learning_rate)
-    steps, substeps = positive_int("steps", steps), positive_int("substeps", substeps)
+    steps = positive_int("steps", steps)
+    substeps = positive_int("substeps", substeps, maximum=MOST_PARTS)
     flow = kind(risk, rate, substeps, tol)
     taken = sorted(set(flow.records) & set(probes or {}))
     if taken:
@@ -203,7 +206,13 @@ class _Flow:
 
     def parts(self) -> int:
         """Into how many parts to cut a step, so that Runge and Kutta are stable and accurate."""
-        return max(self.substeps, math.ceil(self.rate * self.values[0] / LONGEST))
+        product = self.rate * self.values[0]
+        if not product <= MOST_PARTS * LONGEST:
+            raise ValueError(
+                f"learning_rate {self.rate:g} times the sharpness is {product:.3g}: a step would "
+                f"need more than {MOST_PARTS} parts"
+            )
+        return max(self.substeps, math.ceil(product / LONGEST))
 
     def apply(self, rate: float, evaluation: Evaluation, again: Callable[[], Evaluation]) -> None:
         """Follow the flow for one step of gradient descent."""

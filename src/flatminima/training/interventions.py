@@ -25,7 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatminima._validation import positive_float, positive_int
+from flatminima._validation import (
+    a_bool,
+    a_list,
+    finite_array,
+    finite_float,
+    instance_of,
+    positive_float,
+    positive_int,
+    shown,
+)
 from flatminima.curvature import EigenTracker, EmpiricalRisk
 from flatminima.training.loop import DIVERGENCE_FACTOR
 
@@ -126,14 +135,11 @@ class CentredDescent:
         offset: float = 0.0,
         tol: float = 1e-2,
     ) -> None:
-        if not isinstance(risk, EmpiricalRisk):
-            raise TypeError(f"risk must be an EmpiricalRisk, got {type(risk).__name__}")
-        self.risk, self.learning_rate = risk, positive_float("learning_rate", learning_rate)
-        for name, value in (("across", across), ("within", within), ("offset", offset)):
-            if not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number, got {value!r}")
-        self.across, self.within, self.oscillates = across, within, oscillates
-        self._tol = tol
+        self.risk = instance_of("risk", risk, EmpiricalRisk)
+        self.learning_rate = positive_float("learning_rate", learning_rate)
+        self.across, self.within = finite_float("across", across), finite_float("within", within)
+        self.oscillates = a_bool("oscillates", oscillates)
+        self._tol, offset = positive_float("tol", tol), finite_float("offset", offset)
         self._tracker: EigenTracker | None = None
         self.centre = risk.flat()
         leading = self._renew(self.centre)[0]
@@ -173,6 +179,8 @@ class CentredDescent:
         """
         if self.diverged:
             raise ValueError(f"the run has diverged: the loss at the centre is {self.loss:g}")
+        if limit is not None and finite_float("limit", limit) < 0:
+            raise ValueError(f"limit must be at least 0, got {limit}")
         rate, c, d = self.learning_rate, self.centre, self.displacement
         here, ahead, behind = (self._gradient(point) for point in (c, c + d, c - d))
         even, odd = (ahead + behind) / 2 - here, (ahead - behind) / 2
@@ -213,11 +221,24 @@ class CentredDescent:
 
         Raises:
             ValueError: if there are fewer limits or amplitudes than steps.
+
+        Example:
+            >>> model = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+            >>> x = torch.ones(1, 1, dtype=torch.float64)
+            >>> descent = CentredDescent(EmpiricalRisk(model, "mse", (x, 0 * x)), 1.5, offset=1.0)
+            >>> descent.run(3, limits=[0.25, 0.25, 0.25]).size.tolist()
+            [1.0, 0.25, 0.125]
         """
         steps = positive_int("steps", steps)
         for name, given in (("limits", limits), ("amplitudes", amplitudes)):
-            if given is not None and len(given) < steps:
+            if given is not None and len(a_list(name, given)) < steps:
                 raise ValueError(f"{name} must be given for {steps} steps, got {len(given)}")
+        if limits is not None:
+            limits = finite_array("limits", limits)
+            if limits.ndim != 1 or np.any(limits < 0):
+                raise ValueError(f"limits must be numbers of at least 0, got {shown(limits)}")
+        if amplitudes is not None:
+            amplitudes = [np.atleast_1d(finite_array("amplitudes", row)) for row in amplitudes]
         rows: list[tuple] = []
         for step in range(steps):
             if self.diverged:

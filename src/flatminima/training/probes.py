@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from flatminima import curvature
+from flatminima._validation import instance_of, positive_float, positive_int
 from flatminima.curvature import EmpiricalRisk, PreconditionedOperator, preconditioner
 from flatminima.training._batches import evaluating
 
@@ -118,6 +119,9 @@ class Accuracy:
     """
 
     def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        for name, tensor in (("inputs", inputs), ("labels", labels)):
+            if not instance_of(name, tensor, Tensor).ndim or tensor.is_complex():
+                raise ValueError(f"{name} must be real and have an axis of examples")
         if len(inputs) != len(labels) or len(labels) == 0:
             raise ValueError(
                 f"inputs and labels must have the same length, at least 1; got {len(inputs)} and "
@@ -127,7 +131,7 @@ class Accuracy:
 
     def of(self, model: nn.Module) -> float:
         """The accuracy of a model, in training or at rest."""
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(instance_of("model", model, nn.Module)):
             return float((model(self.inputs).argmax(-1) == self.labels).double().mean())
 
     def __call__(self, state: State) -> float:
@@ -146,8 +150,16 @@ class _Followed:
         return {"trackers": [tracker.state_dict() for tracker in self.trackers]}
 
     def load_state_dict(self, state: dict[str, list]) -> None:
-        """Go on from a `state_dict`."""
-        for tracker, saved in zip(self.trackers, state["trackers"], strict=True):
+        """Go on from a `state_dict`.
+
+        Example:
+            >>> one, other = Sharpness(), Sharpness()
+            >>> other.load_state_dict(one.state_dict())
+        """
+        found = instance_of("state", state, dict).get("trackers")
+        if not isinstance(found, list) or len(found) != len(self.trackers):
+            raise ValueError("state must hold the trackers of a probe like this one")
+        for tracker, saved in zip(self.trackers, found, strict=True):
             tracker.load_state_dict(saved)
 
 
@@ -285,7 +297,7 @@ class Watch:
     """
 
     def __init__(self, tol: float = 5e-4) -> None:
-        self.tol, self.calls = tol, 0
+        self.tol, self.calls = positive_float("tol", tol), 0
         self.vectors: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -293,8 +305,15 @@ class Watch:
         return {"calls": self.calls, "vectors": self.vectors}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        self.calls, self.vectors = state["calls"], state["vectors"]
+        """Go on from a `state_dict`.
+
+        Example:
+            >>> one, other = Watch(), Watch()
+            >>> other.load_state_dict(one.state_dict())
+        """
+        if instance_of("state", state, dict).keys() != self.state_dict().keys():
+            raise ValueError("state must hold calls and vectors, as that of another Watch does")
+        self.calls, self.vectors = positive_int("calls", state["calls"], 0), state["vectors"]
 
     def __call__(self, state: State) -> np.ndarray:
         operator = state.hessian
