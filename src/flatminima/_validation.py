@@ -32,7 +32,7 @@ def finite_float(name: str, value: float) -> float:
     number = _as_float(value)
     if not -LARGEST <= number <= LARGEST:
         raise ValueError(
-            f"{name} must be a finite number, at most {LARGEST:.0e} in size, got {shown(value)}"
+            f"{name} must be a finite number, got {shown(value)} (at most {LARGEST:.0e} in size)"
         )
     return number
 
@@ -55,8 +55,8 @@ def positive_float(name: str, value: float) -> float:
     # Its inverse is taken, as a rule, and the square of that.
     if not 1 / LARGEST <= number <= LARGEST:
         raise ValueError(
-            f"{name} must be a finite number greater than 0, from {1 / LARGEST:.0e} to "
-            f"{LARGEST:.0e}, got {shown(value)}"
+            f"{name} must be a finite number greater than 0, got {shown(value)} (from "
+            f"{1 / LARGEST:.0e} to {LARGEST:.0e})"
         )
     return number
 
@@ -101,8 +101,8 @@ def finite_array(
     ``largest`` in size."""
     array = _as_array(name, value, dtype)
     if not np.all(np.abs(array) <= largest):
-        bound = "" if largest > LARGEST else f", at most {largest:.0e} in size"
-        raise ValueError(f"{name} must hold finite numbers only{bound}, got {shown(array)}")
+        bound = "" if largest > LARGEST else f" (at most {largest:.0e} in size)"
+        raise ValueError(f"{name} must hold finite numbers only, got {shown(array)}{bound}")
     return array
 
 
@@ -120,7 +120,7 @@ def checked_rates(value: object, name: str = "learning_rate") -> np.ndarray:
     # 2 / eta is taken of them, and its square.
     if np.any(rates < 1 / LARGEST):
         raise ValueError(
-            f"{name} must be greater than 0, at least {1 / LARGEST:.0e}, got {shown(value)}"
+            f"{name} must be greater than 0, got {shown(value)} (at least {1 / LARGEST:.0e})"
         )
     return rates
 
