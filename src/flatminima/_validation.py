@@ -152,7 +152,9 @@ def instance_of(name: str, value: object, *kinds: type) -> object:
     """Return ``value``, or raise TypeError unless it is an instance of one of the classes."""
     if not isinstance(value, kinds):
         allowed = " or ".join(kind.__name__ for kind in kinds)
-        raise TypeError(f"{name} must be an instance of {allowed}, got {shown(value)}")
+        article = "an" if allowed[0] in "AEIOUaeiou" else "a"
+        given = f"{type(value).__name__}: {shown(value)}"
+        raise TypeError(f"{name} must be {article} {allowed}, got {given}")
     return value
 
 

@@ -268,7 +268,7 @@ def test_bad_arguments_are_named():
     ones = torch.ones(n, dtype=torch.float64)
     with pytest.raises(ValueError, match="order must be at most 4"):
         curvature.directional_derivatives(operator, ones, order=5)
-    with pytest.raises(ValueError, match="direction must hold"):
+    with pytest.raises(ValueError, match="direction must be finite"):
         curvature.directional_derivatives(operator, ones[1:])
     with pytest.raises(ValueError, match="eigenvector must hold"):
         curvature.sharpness_gradient(operator, eigenvector=ones * torch.nan)

@@ -29,7 +29,7 @@ def a_vector(name: str, value: object, n: int) -> Tensor:
     """Return ``value`` as a tensor; ValueError unless it is (n,) and finite."""
     vector = a_tensor(name, value)
     if vector.shape != (n,):
-        raise ValueError(f"{name} must hold {n} finite numbers, got shape {tuple(vector.shape)}")
+        raise ValueError(f"{name} must be finite, of shape ({n},), got {tuple(vector.shape)}")
     return vector
 
 
