@@ -22,7 +22,7 @@ DIVERGED = "a run that diverges is NaN from there on"
 MISSING = "parameters, or samples, with a NaN give NaN"
 NOT_FINITE = {
     r"theory\.\w+\.\w+Network\.descend": DIVERGED,
-    r"theory\.(averaged\.sphere_dynamics|instability\.coupled_dynamics)": DIVERGED,
+    r"theory\.(averaged\.sphere|instability\.(coupled|stochastic))_dynamics": DIVERGED,
     r"theory\.(maps\.(orbit|bifurcation_diagram|uv_model)|quadratic\.(iterate|descend))": DIVERGED,
     r"theory\.(scalar_network\.residual_imbalance_dynamics|maps\.multiplier)": DIVERGED,
     r"training\.polarity\.turn_over": DIVERGED,
