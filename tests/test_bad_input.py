@@ -31,7 +31,7 @@ NOT_FINITE = {
     r"training\.episodes\.\w+": MISSING,
     r"theory\.maps\.(period_two|period_two_orbit)": "there is no cycle on this side",
     r"curvature\.losses\.\w+": "outputs that are not finite have no finite loss",
-    r"curvature\.operator\.HessianOperator\.split": "the entries as they are",
+    r"curvature\.(operator\.HessianOperator\.split|risk\.EmpiricalRisk\.unflatten)": "as given",
     r"theory\.instability\.log_imbalance_factor": "a step that balances exactly: minus infinity",
 }
 """Functions whose results hold NaN or infinities by their docstrings, with the reason."""
