@@ -15,7 +15,14 @@ from study import results
 from study.experiments import interventions
 
 EXPERIMENT = interventions.EXPERIMENT
-TOY = {"width": 8, "n_train": 20, "steps": 6, "start_loss": 0.3, "target_loss": 0.2, "device": "cpu"}
+TOY = {
+    "width": 8,
+    "n_train": 20,
+    "steps": 6,
+    "start_loss": 0.3,
+    "target_loss": 0.2,
+    "device": "cpu",
+}
 
 
 @pytest.fixture
@@ -31,12 +38,12 @@ def test_all_arms_begin_at_one_start_and_the_control_is_gradient_descent(risk):
     rate, steps = 3 / curvature.sharpness(risk), 12
     arms = interventions.train(risk, rate, steps)
     assert list(arms) == [*interventions.PLAIN, *interventions.ARMS]
-    assert torch.allclose(arms["control"].centre, arms["descent"].centre, rtol=1e-9, atol=1e-10)
+    assert torch.allclose(arms["control"].center, arms["descent"].center, rtol=1e-9, atol=1e-10)
     motions = {name: arm.motion for name, arm in arms.items() if arm.motion is not None}
     assert set(motions) == set(interventions.ARMS)
     for name, motion in motions.items():
         assert len(motion.loss) == steps
-        # The centre is off the start by the displacement at most; the sharpness is that of both.
+        # The center is off the start by the displacement at most; the sharpness is that of both.
         assert motion.sharpness[0] * rate / 2 == pytest.approx(1.5, rel=0.02), name
         assert motion.size[0] == pytest.approx(interventions.OFFSET, rel=1e-9)
     for name in interventions.CAPPED:
