@@ -206,6 +206,44 @@ def test_F2_rests_where_the_oscillation_balances_the_gradient(push):
     assert np.isclose(gradient[1], 0)
 
 
+BASIS = np.array([[[1, 0], [0, 0]], [[0, 0], [0, 1]], [[0, 0.5**0.5], [0.5**0.5, 0]]])
+"""Of the symmetric matrices."""
+
+
+def two_valleys(push, eta):
+    """L = <x, (2 / eta + M) x> / 2 - <push, M> with x in R^2, and M = sum G_k BASIS_k."""
+
+    def derivatives(theta):
+        x, M = theta[:2], np.tensordot(theta[2:], BASIS, 1)
+        third, hessian = np.zeros((5, 5, 5)), np.zeros((5, 5))
+        for k, E in enumerate(BASIS, start=2):
+            third[k, :2, :2] = third[:2, k, :2] = third[:2, :2, k] = E
+            hessian[k, :2] = hessian[:2, k] = E @ x
+        hessian[:2, :2] = 2 / eta * np.eye(2) + M
+        slopes = np.einsum("kij,ij->k", BASIS, np.outer(x, x) / 2 - push)
+        return np.concatenate([hessian[:2, :2] @ x, slopes]), hessian, third
+
+    return derivatives
+
+
+def test_F2_two_directions_of_gradient_descent_and_of_the_flow():
+    """The oscillation's covariance has rank two, which no state of it has."""
+    eta, push = 0.05, np.array([[0.5, 0.15], [0.15, 0.2]])
+    start = np.array([0.0, 0.0, -0.1, -0.2, 0.05])
+    flow = cf.central_flow(two_valleys(push, eta), start, eta, 200)
+    assert np.allclose(flow.covariance[-1, :2, :2], 2 * push, atol=1e-6)
+    assert np.isclose(flow.sharpness[-1], 2 / eta)
+    derivatives = two_valleys(push, eta)
+    theta, total, count = start + np.array([0.3, -0.2, 0, 0, 0]), np.zeros((2, 2)), 6000
+    for _ in range(count):
+        total += np.outer(theta[:2], theta[:2]) / count
+        theta = theta - eta * derivatives(theta)[0]
+    # Exactly, half the mean is push - (M_T - M_0) / (eta T), and |M| stays of the order of one.
+    moved = np.tensordot(theta[2:] - start[2:], BASIS, 1) / (eta * count)
+    assert np.allclose(total / 2, push - moved, atol=1e-9)
+    assert np.abs(total - 2 * push).max() < 0.02
+
+
 def test_F2_leaves_the_edge_where_the_gradient_leads_away():
     flow = cf.central_flow(valley(-0.2), [0.0, 0.0], 0.5, 40)
     free = cf.central_flow(valley(-0.2), [0.0, 0.0], 0.5, 40, oscillating=False)
