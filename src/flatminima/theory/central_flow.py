@@ -285,7 +285,7 @@ def central_flow(
     ``derivatives`` maps theta (p,) to the exact gradient, Hessian and third derivative of the
     loss, as ``lambda theta: network.derivatives(theta, 3)`` of a
     :class:`~flatminima.theory.tanh_network.TanhNetwork`. Each step takes ``substeps`` Euler steps,
-    with the X of :func:`edge_problem`; with one, directions at the threshold would not come to rest.
+    with the X of :func:`edge_problem`; with one, directions at the threshold will not come to rest.
     A start beyond the threshold is brought to it at once. With ``oscillating`` False X is
     zero, and what results is gradient flow.
 
