@@ -76,13 +76,11 @@ class SymmetricOperator:
 
     def matmat(self, rows: Tensor) -> Tensor:
         """Products with m vectors, one a row: (m, n) -> (m, n), row i being H times row i."""
-        if rows.ndim != 2 or rows.shape[1] != self.shape[0]:
+        wanted = self.shape[1:], self.dtype, self.device
+        if (rows.shape[1:], rows.dtype, rows.device) != wanted:
             raise ValueError(
-                f"vectors must be of dimension {self.shape[0]}, one a row, got {tuple(rows.shape)}"
-            )
-        if rows.dtype != self.dtype or rows.device != self.device:
-            raise ValueError(
-                f"rows must be {self.dtype} on {self.device}, got {rows.dtype} on {rows.device}"
+                f"vectors must be (m, {self.shape[0]}), one a row, {self.dtype} on {self.device}, "
+                f"got {tuple(rows.shape)}, {rows.dtype} on {rows.device}"
             )
         self.products += len(rows)
         return self._products(rows)
