@@ -485,3 +485,53 @@ def test_runs_next_to_minima_are_judged_by_their_mirror_and_their_angles():
     for squares in (np.zeros(len(stored)), 2 * stored["lost"]):
         load = loading("mirror", changed(stored, "squares", squares))
         assert judged("proof-images", load=load).verdict == verdicts.NOT
+
+
+def test_the_average_motion_is_judged_by_how_much_nearer_the_central_flow_is():
+    stored = only_default("average", "default")
+    found = judged("average-motion")
+    # An MLP with the squared loss follows it; with cross-entropy not as closely.
+    assert [e.met for e in found.effects] == [True, True, False] + [False] * 3 + [True] * 3
+    # As far from the central flow as from the gradient flow, on its side or on the other.
+    for quantity in ("sharpness", "loss"):
+        descent, other = (stored[f"{quantity}_{name}"] for name in ("descent", "gradient"))
+        for values in (other, 2 * descent - other):
+            load = loading("average", changed(stored, f"{quantity}_central", values))
+            effects = judged("average-motion", load=load).effects
+            assert not any(e.met for e in effects if f": {quantity}" in e.what)
+    far = loading("average", changed(stored, "distance_central", stored["distance_gradient"]))
+    effects = judged("average-motion", load=far).effects
+    assert not any(effect.met for effect in effects if ": distance" in effect.what)
+    exact = stored
+    for quantity in ("sharpness", "loss"):
+        exact = changed(exact, f"{quantity}_central", exact[f"{quantity}_descent"])
+    exact = changed(exact, "distance_central", 0 * exact["distance_central"])
+    load = loading("average", exact)
+    assert judged("average-motion", load=load).verdict == verdicts.REPRODUCED
+
+
+def test_cause_is_judged_by_what_each_arm_keeps_where_there_is_something_to_keep():
+    whole = only_default("interventions", "default")
+    stored = whole.where(model="mlp", loss="mse")
+    for key in ("cause-necessity", "cause-sufficiency"):
+        load = loading("interventions", stored)
+        assert judged(key, load=load).verdict == verdicts.REPRODUCED
+        # Under the cross-entropy too little is flattened to tell.
+        missed = [effect.what for effect in judged(key).effects if not effect.met]
+        assert missed
+        assert all("cross-entropy" in what for what in missed)
+    flat, sharp = stored["sharpness_descent"], stored["sharpness_stable"]
+    absent = [
+        ("cause-necessity", "within", flat),
+        ("cause-necessity", "none", flat),
+        ("cause-sufficiency", "across", sharp),
+        ("cause-sufficiency", "drift", sharp),
+        ("cause-sufficiency", "reversed", flat),
+    ]
+    for key, arm, values in absent:
+        load = loading("interventions", changed(stored, f"sharpness_{arm}", values))
+        finding = judged(key, load=load)
+        assert sum(not effect.met for effect in finding.effects) == 1, arm
+    for key in ("cause-necessity", "cause-sufficiency"):
+        load = loading("interventions", changed(stored, "sharpness_stable", 1.05 * flat))
+        assert judged(key, load=load).verdict == verdicts.NOT
