@@ -117,7 +117,7 @@ def test_a_run_starts_where_the_gradient_flow_will_leave_the_edge(monkeypatch):
     assert steps[0.0] <= steps[0.01] <= steps[0.02]
     monkeypatch.setattr(average, "PAST", 1e9)
     with pytest.raises(RuntimeError, match="rise fast enough"):
-        average.start(dataclasses.replace(TOY, max_steps=1000))
+        average.start(dataclasses.replace(TOY, max_steps=steps[0.02]))
 
 
 def test_a_start_that_is_not_found_is_named():
