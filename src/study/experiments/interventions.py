@@ -245,13 +245,14 @@ def grid(preset: str) -> list[Config]:
         small = mse | {"steps": 40, "width": 12, "n_train": 40}
         return [Config("mlp", factor=1.5, seed=seed, **small) for seed in range(3)]
     cnn = {"width": 3, "n_train": 40, "start_loss": 0.2, "target_loss": 0.09, "steps": 30}
+    natural = {"dataset": "cifar10-subset", "start_loss": 0.15, "target_loss": 0.07}
     parts = [
         ("mlp", 1.5, mse),
         ("mlp", 2.0, logistic),
         ("cnn", 1.5, mse | cnn),
         ("mlp", 2.0, mse),
         ("mlp", 1.2, mse),
-        ("mlp", 1.5, mse | {"dataset": "cifar10-subset", "start_loss": 0.15, "target_loss": 0.07}),
+        ("mlp", 1.5, mse | natural),
     ]
     more = {}
     if preset == "gpu":
