@@ -490,8 +490,9 @@ def test_runs_next_to_minima_are_judged_by_their_mirror_and_their_angles():
 def test_the_average_motion_is_judged_by_how_much_nearer_the_central_flow_is():
     stored = only_default("average", "default")
     found = judged("average-motion")
-    # An MLP with the squared loss follows it; with cross-entropy not as closely.
-    assert [e.met for e in found.effects] == [True, True, False] + [False] * 3 + [True] * 3
+    # An MLP with the squared loss follows it; with cross-entropy networks do not as closely, and
+    # one of three CNNs with the squared loss did not oscillate yet.
+    assert [e.met for e in found.effects] == [True, True] + [False] * 7 + [True] * 3
     # As far from the central flow as from the gradient flow, on its side or on the other.
     for quantity in ("sharpness", "loss"):
         descent, other = (stored[f"{quantity}_{name}"] for name in ("descent", "gradient"))

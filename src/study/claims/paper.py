@@ -53,7 +53,7 @@ CLAIMS = (
         "holds the sharpness down by the drift that it gives to its center",
         "the error of the central flow in sharpness, averaged loss and distance is a tenth of the "
         "gradient flow's or less, the interval of the ratio below 0.1, in each setting",
-        measured.averaged, ours=True, headline=6),
+        measured.averaged, ours=True, headline=9),
     Claim("ranks", 2, ("sharpness_limits", "fig-limits-scatter"),
         "Whatever made it flatter, the network of lower *sharpness* generalizes better",
         "the interval of the rank correlation lies below 0, in each architecture",
