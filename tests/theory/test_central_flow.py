@@ -436,6 +436,31 @@ def test_F3_the_overshoot_is_what_the_average_loses(depth):
     assert rates[2] < 0.65 * rates[1] < 0.65**2 * rates[0]
 
 
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("angle", [90, 120, -150, 180])
+def test_F3_where_the_minimum_ahead_lies_below_the_edge_less_is_lost(depth, angle):
+    """The difference is h + eps_0 for eps_0 <= 0, on either side of the minima: h at the edge."""
+    network, limit, turn = ScalarNetwork(depth, 1.0), 2.5 * depth, np.radians(angle)
+    eta, errors = 2 / limit, []
+    c = network.stabilization(network.start_with_sharpness(limit, np.random.default_rng(1)), eta)
+    for h in (0.01, 0.005):
+        excess = h * limit * np.cos(turn)
+        # For 180 degrees the residual is of the order of h^2, and nothing is lost to first order.
+        residual = -h * limit / np.sqrt(c) * (np.sin(turn) if angle != 180 else h)
+        begin = network.start_with_sharpness(limit + excess, np.random.default_rng(1), residual)
+        assert network.sharpness(begin) < limit
+        run = network.descend(begin, eta, round(30 / h), record_every=None)
+        flow = cf.central_flow(cf.scalar_derivatives(network), begin, eta, 40)
+        lost = network.minimum_sharpness(flow.theta[-1]) - run.sharpness[-1]
+        radius = np.hypot(excess, np.sqrt(c) * residual)
+        errors.append(abs(lost - (radius + excess)) / radius)
+        # What the theorem would say with |eps_0| left out is wrong by the whole of it.
+        assert angle == 90 or abs(lost - radius) > 0.4 * radius
+    assert errors[0] < 0.1
+    # Relative to h, an error of O(h^2) halves, up to terms of the next order.
+    assert errors[1] < 0.65 * errors[0]
+
+
 def test_F3_at_depth_two_the_flow_ends_there_from_everywhere_below():
     generator, network, seen = np.random.default_rng(0), ScalarNetwork(2, 1.0), 0
     while seen < 6:
