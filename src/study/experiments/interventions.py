@@ -62,6 +62,7 @@ __all__ = [
     "STABLE",
     "Config",
     "Trained",
+    "at_the_common_loss",
     "effects",
     "grid",
     "predictions",
@@ -252,10 +253,10 @@ def grid(preset: str) -> list[Config]:
         ("cnn", 1.5, mse | cnn),
         ("mlp", 2.0, mse),
         ("mlp", 1.2, mse),
-        ("mlp", 1.5, mse | natural),
     ]
     more = {}
     if preset == "gpu":
+        parts.append(("mlp", 1.5, mse | natural))
         more = {"device": "cuda", "width": 64, "n_train": 1000}
     return [
         Config(model, factor=factor, seed=seed, **part | more)
