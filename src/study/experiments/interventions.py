@@ -93,8 +93,12 @@ COOLING = 1 / 8
 """Rate of the cooling in units of ``small_rate``."""
 TOP = 5
 """Eigenvectors whose turn is measured."""
-KEPT, LOST, FLATTENING = 0.75, 0.25, np.log(1.1)
-"""The bounds of the criteria."""
+KEPT = 0.75
+"""What an arm keeps at least that has the cause."""
+LOST = 0.25
+"""What an arm keeps at most that has not."""
+FLATTENING = np.log(1.1)
+"""What there must be to keep."""
 
 
 @dataclass(frozen=True)
