@@ -16,8 +16,16 @@ EXPERIMENT = average.EXPERIMENT
 TOY = average.Config("mlp", "mse", 0, 4, 0.03, 0.3, steps=6, pooled=7, n_train=20)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    """Runs of a few steps, whose gradient flow gets nowhere: a sharpness that rises is enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(average, "PAST", 0.0)
+        yield
+
+
 @pytest.fixture(scope="module")
-def toy():
+def toy(short):
     """The problem of a toy run, what is known of it, and its three runs."""
     risk, known = average.start(TOY)
     return risk, known, average.side_by_side(risk, known["learning_rate"], TOY.steps)
@@ -96,6 +104,20 @@ def test_a_run_says_what_was_known_before_it(network, loss):
     assert set(known) == set(EXPERIMENT.tolerances)
     assert all(done.values[name] == pytest.approx(known[name], rel=1e-9) for name in known)
     assert done.values["loss_central"] >= done.values["loss_bare"]
+
+
+def test_a_run_starts_where_the_gradient_flow_will_leave_the_edge(monkeypatch):
+    steps = {}
+    for past in (0.0, 0.01, 0.02):
+        monkeypatch.setattr(average, "PAST", past)
+        risk, known = average.start(dataclasses.replace(TOY, steps=150))
+        slope = -float(curvature.sharpness_gradient(risk) @ risk.gradient())
+        assert 150 * known["learning_rate"] * slope >= past * known["start_sharpness"]
+        steps[past] = known["start_steps"]
+    assert steps[0.0] <= steps[0.01] <= steps[0.02]
+    monkeypatch.setattr(average, "PAST", 1e9)
+    with pytest.raises(RuntimeError, match="rise fast enough"):
+        average.start(dataclasses.replace(TOY, max_steps=steps[0.02]))
 
 
 def test_a_start_that_is_not_found_is_named():

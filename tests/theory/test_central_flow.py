@@ -206,6 +206,44 @@ def test_F2_rests_where_the_oscillation_balances_the_gradient(push):
     assert np.isclose(gradient[1], 0)
 
 
+BASIS = np.array([[[1, 0], [0, 0]], [[0, 0], [0, 1]], [[0, 0.5**0.5], [0.5**0.5, 0]]])
+"""Of the symmetric matrices."""
+
+
+def two_valleys(push, eta):
+    """L = <x, (2 / eta + M) x> / 2 - <push, M> with x in R^2, and M = sum G_k BASIS_k."""
+
+    def derivatives(theta):
+        x, M = theta[:2], np.tensordot(theta[2:], BASIS, 1)
+        third, hessian = np.zeros((5, 5, 5)), np.zeros((5, 5))
+        for k, E in enumerate(BASIS, start=2):
+            third[k, :2, :2] = third[:2, k, :2] = third[:2, :2, k] = E
+            hessian[k, :2] = hessian[:2, k] = E @ x
+        hessian[:2, :2] = 2 / eta * np.eye(2) + M
+        slopes = np.einsum("kij,ij->k", BASIS, np.outer(x, x) / 2 - push)
+        return np.concatenate([hessian[:2, :2] @ x, slopes]), hessian, third
+
+    return derivatives
+
+
+def test_F2_two_directions_of_gradient_descent_and_of_the_flow():
+    """The oscillation's covariance has rank two, which no state of it has."""
+    eta, push = 0.05, np.array([[0.5, 0.15], [0.15, 0.2]])
+    start = np.array([0.0, 0.0, -0.1, -0.2, 0.05])
+    flow = cf.central_flow(two_valleys(push, eta), start, eta, 200)
+    assert np.allclose(flow.covariance[-1, :2, :2], 2 * push, atol=1e-6)
+    assert np.isclose(flow.sharpness[-1], 2 / eta)
+    derivatives = two_valleys(push, eta)
+    theta, total, count = start + np.array([0.3, -0.2, 0, 0, 0]), np.zeros((2, 2)), 6000
+    for _ in range(count):
+        total += np.outer(theta[:2], theta[:2]) / count
+        theta = theta - eta * derivatives(theta)[0]
+    # Exactly, half the mean is push - (M_T - M_0) / (eta T), and |M| stays of the order of one.
+    moved = np.tensordot(theta[2:] - start[2:], BASIS, 1) / (eta * count)
+    assert np.allclose(total / 2, push - moved, atol=1e-9)
+    assert np.abs(total - 2 * push).max() < 0.02
+
+
 def test_F2_leaves_the_edge_where_the_gradient_leads_away():
     flow = cf.central_flow(valley(-0.2), [0.0, 0.0], 0.5, 40)
     free = cf.central_flow(valley(-0.2), [0.0, 0.0], 0.5, 40, oscillating=False)
@@ -396,6 +434,31 @@ def test_F3_the_overshoot_is_what_the_average_loses(depth):
     assert rates[2] < 0.15
     # Halving h halves the relative error, up to terms of the next order.
     assert rates[2] < 0.65 * rates[1] < 0.65**2 * rates[0]
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("angle", [90, 120, -150, 180])
+def test_F3_where_the_minimum_ahead_lies_below_the_edge_less_is_lost(depth, angle):
+    """The difference is h + eps_0 for eps_0 <= 0, on either side of the minima: h at the edge."""
+    network, limit, turn = ScalarNetwork(depth, 1.0), 2.5 * depth, np.radians(angle)
+    eta, errors = 2 / limit, []
+    c = network.stabilization(network.start_with_sharpness(limit, np.random.default_rng(1)), eta)
+    for h in (0.01, 0.005):
+        excess = h * limit * np.cos(turn)
+        # For 180 degrees the residual is of the order of h^2, and nothing is lost to first order.
+        residual = -h * limit / np.sqrt(c) * (np.sin(turn) if angle != 180 else h)
+        begin = network.start_with_sharpness(limit + excess, np.random.default_rng(1), residual)
+        assert network.sharpness(begin) < limit
+        run = network.descend(begin, eta, round(30 / h), record_every=None)
+        flow = cf.central_flow(cf.scalar_derivatives(network), begin, eta, 40)
+        lost = network.minimum_sharpness(flow.theta[-1]) - run.sharpness[-1]
+        radius = np.hypot(excess, np.sqrt(c) * residual)
+        errors.append(abs(lost - (radius + excess)) / radius)
+        # What the theorem would say with |eps_0| left out is wrong by the whole of it.
+        assert angle == 90 or abs(lost - radius) > 0.4 * radius
+    assert errors[0] < 0.1
+    # Relative to h, an error of O(h^2) halves, up to terms of the next order.
+    assert errors[1] < 0.65 * errors[0]
 
 
 def test_F3_at_depth_two_the_flow_ends_there_from_everywhere_below():

@@ -127,3 +127,21 @@ def test_F1_a_slope_adds_a_step_and_terms_odd_in_x():
         _, one, _ = along_basis(values, basis, T, x, e, 1.0, g)
         c = (T @ v @ v) @ basis[:, 1:]
         assert np.allclose(one[1:], -c / 2, atol=1e3 * EPS / x**2)
+
+
+def test_F1_a_slope_of_second_order_adds_two_steps_that_relax():
+    """Without the relaxation of the first one, 2 in place of 2 - eta lambda_k, it is wrong."""
+    generator = np.random.default_rng(1)
+    for _ in range(50):
+        values, basis, T = critical_point(generator, 4)
+        eta, x = generator.uniform(1.0, 1.3), 1e-6
+        g = x**2 * generator.normal(size=4)
+        _, _, two = along_basis(values, basis, T, x, np.eye(4)[0], eta, g)
+        v, m = basis[:, 0], 2 * eta - 1
+        c = (T @ v @ v) @ basis[:, 1:]
+        table = -eta / 2 * (m * (m - 1) + eta * (2 - values[1:])) * c
+        added = -eta * (2 - eta * values[1:]) * (g @ basis[:, 1:]) / x**2
+        slack = 100 * x * (1 + np.sum(T**2) + g @ g / x**4)
+        assert np.allclose(two[1:], table + added, atol=slack)
+        wrong = -2 * eta * (g @ basis[:, 1:]) / x**2
+        assert not np.allclose(two[1:], table + wrong, atol=slack)

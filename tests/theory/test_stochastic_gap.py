@@ -1,5 +1,7 @@
 """Noise holds the sharpness below the threshold: Theorem F4."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -133,6 +135,54 @@ def test_F4_every_state_can_escape(s):
         x, e = eta * s * drawn - (1 + eta * e) * x, e + eta * (alpha - beta * x**2 / 2)
     assert np.all(eta * e < -1e6)
     assert np.all(np.abs(x) > 1e6)
+    # On the way the loss of the model, <x, (2 / eta + e) x> / 2 - alpha e / beta, falls.
+    assert np.all((2 / eta + e) * x**2 / 2 - alpha * e / beta < -1e12)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_F4_identity_until_a_state_is_left(seed):
+    """A stopping time that depends on the path; all draws of +-1, so the means are exact."""
+    draws = np.random.default_rng(seed)
+    eta, most = 10 ** draws.uniform(-2, 0), 6
+    alpha, beta, s = 10 ** draws.uniform(-1.5, 1, size=3)
+    # So that one sign of the first draw leads past `wide`, and the other one does not.
+    start = eta * s * draws.uniform(1, 4), -draws.uniform(0, 0.05) / eta
+    wide = start[0] + 0.5 * eta * s
+    total, lengths = np.zeros(4), []
+    for signs in itertools.product((-1.0, 1.0), repeat=most):
+        x, e = start
+        for t in range(most):
+            rest = alpha - beta * x**2 / 2
+            total[:3] += e, (e * x) ** 2, rest**2
+            x, e = -(1 + eta * e) * x + eta * s * signs[t], e + eta * rest
+            if abs(x) > wide:
+                break
+        lengths.append(t + 1)
+        total[3] += e**2 + beta * x**2 / 2 - (start[1] ** 2 + beta * start[0] ** 2 / 2)
+    excess, coupling, spread, climb = total / sum(lengths)
+    assert len(set(lengths)) > 1
+    terms = [
+        eta * beta * s**2 / (4 * alpha),
+        eta * beta * coupling / (4 * alpha),
+        eta * spread / (2 * alpha),
+        -climb / (2 * eta * alpha),
+    ]
+    size = np.sum(np.abs(terms)) + abs(excess)
+    assert np.isclose(-excess, sum(terms), rtol=0, atol=1e3 * EPS * size)
+    assert not np.isclose(-excess, sum(terms) - terms[0] / 2, rtol=0, atol=1e-9 * size)
+
+
+@pytest.mark.parametrize(("eta", "beta", "s"), [(0.1, 1.0, 1.0), (0.5, 2.0, 0.3), (1.0, 0.1, 5.0)])
+def test_F4_bounded_noise_may_have_a_stationary_law(eta, beta, s):
+    """Draws of +-1 send x = +-eta s, excess -1 / eta to themselves: the gap is known exactly."""
+    alpha = beta * (eta * s) ** 2 / 2
+    for x, sign in itertools.product((-eta * s, eta * s), (-1, 1)):
+        e = -1 / eta
+        assert np.isclose(-(1 + eta * e) * x + eta * s * sign, eta * s * sign)
+        assert np.isclose(e + eta * (alpha - beta * x**2 / 2), e)
+    leading = eta * beta * s**2 / (4 * alpha)
+    assert np.isclose(eta * beta / (4 * alpha) * (s**2 + (e * x) ** 2), -e)
+    assert np.isclose(-e, 2 * leading)
 
 
 def test_F4_without_noise_the_gap_of_a_run_at_rest_is_zero():

@@ -8,7 +8,7 @@ import torch
 from flatminima import curvature, models
 from flatminima.curvature import EmpiricalRisk
 from flatminima.training import gradient_descent
-from flatminima.training.interventions import CentredDescent
+from flatminima.training.interventions import CenteredDescent
 
 OFFSET = 1e-3
 
@@ -24,11 +24,11 @@ def start():
 
 
 def at_start(start, factor=1.5, **parts):
-    """Centre and displacement at the start, at a rate with the sharpness at factor * 2 / eta."""
+    """Center and displacement at the start, at a rate with the sharpness at factor * 2 / eta."""
     risk, theta = start
     put(risk, theta)
     rate = factor * 2 / curvature.sharpness(risk)
-    return CentredDescent(risk, rate, **{"offset": OFFSET, **parts})
+    return CenteredDescent(risk, rate, **{"offset": OFFSET, **parts})
 
 
 def put(risk, theta):
@@ -74,27 +74,27 @@ def test_the_even_part_across_is_the_rotation(start):
     put(risk, theta)
     values = curvature.top_eigenpairs(risk, k=2, tol=1e-9)
     first, second = values.eigenvalues.tolist()
-    # 1 / eta between the first two eigenvalues; the centre is displaced by x.
+    # 1 / eta between the first two eigenvalues; the center is displaced by x.
     rate = 2 / (first + second)
     errors = []
     for x in (4e-3, 2e-3):
         ends = []
         for across in (1.0, 0.0):
             put(risk, theta)
-            split = CentredDescent(risk, rate, across=across, offset=x, tol=1e-9)
-            centre = split.centre.clone()
+            split = CenteredDescent(risk, rate, across=across, offset=x, tol=1e-9)
+            center = split.center.clone()
             assert len(split.eigenvectors) == 1
             split.step()
             ends.append(split.theta)
         drift = (ends[0] - ends[1]) / -rate
-        put(risk, centre)
+        put(risk, center)
         hessian = risk.hessian()
         pairs = curvature.top_eigenpairs(hessian, k=2, tol=1e-9)
         rho = curvature.rotation_field(hessian, pairs=pairs, tol=1e-9).field
         expected = x**2 / 2 * (pairs.eigenvalues[0] * rho - hessian.matvec(rho))
         errors.append(float((drift - expected).norm() / expected.norm()))
     assert errors[0] < 0.05
-    # V at the start is that of theta, a distance x from the centre: the error is of order x.
+    # V at the start is that of theta, a distance x from the center: the error is of order x.
     assert errors[1] < 0.6 * errors[0]
 
 
@@ -102,7 +102,7 @@ def test_directions_are_all_whose_sign_a_step_changes(start):
     split = at_start(start)
     for _ in range(5):
         split.step()
-        put(split.risk, split.centre)
+        put(split.risk, split.center)
         every = torch.eye(split.risk.size).double()
         dense = torch.linalg.eigvalsh(split.risk.hessian().matmat(every))
         count = int((dense > 1 / split.learning_rate).sum())
@@ -116,7 +116,7 @@ def test_directions_are_all_whose_sign_a_step_changes(start):
 
 
 def ends(start, **parts):
-    """Mean sharpness at the centre over the last third of 90 steps, in units of 2 / eta."""
+    """Mean sharpness at the center over the last third of 90 steps, in units of 2 / eta."""
     split = at_start(start, **parts)
     motion = split.run(90)
     assert not motion.diverged
@@ -162,18 +162,18 @@ def test_amplitudes_are_the_displacement_in_v(arms):
     assert np.allclose([np.linalg.norm(a) for a in motion.amplitudes], motion.size, rtol=1e-10)
 
 
-def test_parameters_that_do_not_oscillate_are_the_centre(start):
+def test_parameters_that_do_not_oscillate_are_the_center(start):
     """The displacement changes its sense at each step, or at none."""
     for oscillates, sense in ((True, -1.0), (False, 1.0)):
         split = at_start(start, oscillates=oscillates)
         assert torch.allclose(split.theta, start[1], rtol=1e-12)
-        # At the first step the centre comes to rest along V, and the displacement has the rest.
+        # At the first step the center comes to rest along V, and the displacement has the rest.
         split.step()
         for _ in range(5):
             before = split.displacement
             split.step()
             assert np.sign(float(before @ split.displacement)) == sense
-            assert oscillates or torch.equal(split.theta, split.centre)
+            assert oscillates or torch.equal(split.theta, split.center)
 
 
 def test_below_the_threshold_of_sign_changes_v_is_empty_and_it_is_still_descent(start):
@@ -193,17 +193,17 @@ def linear(slope=1.0):
     return EmpiricalRisk(model, "mse", (x, 0 * x))
 
 
-def test_a_quadratic_has_no_even_part_and_its_centre_rests_at_the_minimum():
-    split = CentredDescent(linear(), 2.5, offset=1e-3)
+def test_a_quadratic_has_no_even_part_and_its_center_rests_at_the_minimum():
+    split = CenteredDescent(linear(), 2.5, offset=1e-3)
     motion = split.run(8)
     assert np.allclose(motion.size[1:], 1.5 ** np.arange(1, 8), rtol=1e-9)
-    assert np.allclose(split.centre, 0, atol=1e-12)
+    assert np.allclose(split.center, 0, atol=1e-12)
 
 
 def test_a_run_that_diverges_ends_and_says_so(start):
     risk, theta = start
     put(risk, theta)
-    split = CentredDescent(risk, 1e6, offset=1.0)
+    split = CenteredDescent(risk, 1e6, offset=1.0)
     motion = split.run(50)
     assert motion.diverged
     assert len(motion.loss) < 50
@@ -225,11 +225,11 @@ def test_a_run_that_diverges_ends_and_says_so(start):
 )
 def test_bad_arguments_are_named(given, error, said):
     with pytest.raises(error, match=said):
-        CentredDescent(**{"risk": linear(), "learning_rate": 0.1, **given})
+        CenteredDescent(**{"risk": linear(), "learning_rate": 0.1, **given})
 
 
 def test_limits_and_amplitudes_must_last():
-    split = CentredDescent(linear(), 1.5)
+    split = CenteredDescent(linear(), 1.5)
     with pytest.raises(ValueError, match="limits must be given for 3 steps, got 2"):
         split.run(3, limits=[1.0, 1.0])
     with pytest.raises(ValueError, match="amplitudes must be given for 3 steps, got 0"):

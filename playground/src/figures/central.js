@@ -126,11 +126,8 @@ function drawEdge(p, y, level) {
 
 /** @param {Plot} plot @param {State} state @param {number} t */
 export function drawSharpness(plot, state, t) {
-  const { eta, run, central, flow, times, moments, mirrored, key } = state;
+  const { eta, steps, run, central, flow, times, moments, mirrored, key } = state;
   const { step, moment, before } = heads(state, t);
-  plot.legend(
-    mirrored > 0 ? [{ text: "end by reflection", color: "green", shape: "dotted" }] : [],
-  );
   plot.describe(
     `Sharpness against time. At time ${format(eta * t)} it is ${format(run.sharpness[step])} for ` +
       `gradient descent, ${format(central.sharpness[moment])} for the central flow and ` +
@@ -142,9 +139,13 @@ export function drawSharpness(plot, state, t) {
     (p) => {
       p.horizontal(2 / eta, { color: "vermillion", dash: [7, 5], width: 1.6 });
       p.text("2/η", p.x.domain()[1], 2 / eta, { align: "right", dx: -4, dy: 11 });
-      if (mirrored > 0) p.horizontal(mirrored, { color: "green", dash: [2, 4], width: 2.2 });
     },
     (p) => {
+      // Only at the end: before it, the reader says where that will be.
+      if (mirrored > 0 && step === steps) {
+        p.horizontal(mirrored, { color: "green", dash: [2, 4], width: 2.2 });
+        p.text("end by reflection", p.x.domain()[0], mirrored, { dx: 6, dy: 11 });
+      }
       p.line(moments, flow.sharpness, { color: COLORS.flow, width: 2.6 }, 0, moment);
       p.line(moments, central.sharpness, { color: COLORS.central, width: 2.6 }, 0, moment);
       p.line(times, run.sharpness, { color: COLORS.run, width: 0.9, alpha: 0.6 }, 0, step);

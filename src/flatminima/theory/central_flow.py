@@ -306,8 +306,8 @@ def central_flow(
     ``derivatives`` maps theta (p,) to the exact gradient, Hessian and third derivative of the
     loss, as ``lambda theta: network.derivatives(theta, 3)`` of a
     :class:`~flatminima.theory.tanh_network.TanhNetwork`. Each step takes ``substeps`` Euler steps,
-    with the X of :func:`edge_problem`; three or more, or directions at the threshold do not come to
-    rest. A start beyond the threshold is brought to it at once. With ``oscillating`` False X is
+    with the X of :func:`edge_problem`; with one, directions at the threshold will not come to rest.
+    A start beyond the threshold is brought to it at once. With ``oscillating`` False X is
     zero, and what results is gradient flow.
 
     ValueError for a start that is no vector, other numbers out of range, and where
@@ -323,10 +323,14 @@ def central_flow(
     """
     theta, oscillating = finite_array("start", start), a_bool("oscillating", oscillating)
     a_function("derivatives", derivatives)
-    eta, time = positive_float("learning_rate", learning_rate), positive_int("substeps", substeps)
+    eta = positive_float("learning_rate", learning_rate)
     if theta.ndim != 1 or theta.size == 0:
         raise ValueError(f"start must be a vector, got shape {theta.shape}")
-    steps, time, limit = positive_int("steps", steps), eta / time, 2 / eta
+    steps, time, limit = (
+        positive_int("steps", steps),
+        eta / positive_int("substeps", substeps),
+        2 / eta,
+    )
     path, sharpness = np.empty((steps + 1, theta.size)), np.empty(steps + 1)
     covariance = np.zeros((steps + 1, theta.size, theta.size))
     for t in range(steps * substeps + 1):

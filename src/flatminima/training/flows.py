@@ -261,7 +261,8 @@ class _CentralFlow(_Flow):
             ),
         }
 
-    def look(self, hessian: HessianOperator) -> None:
+    def look(self, hessian: HessianOperator, h: float | None = None) -> None:
+        """The same, with the oscillation during a part of length h, by default the first one."""
         super().look(hessian)
         while (self.values > (1 - MARGIN) * 2 / self.rate).all() and len(self.values) < len(
             self.vectors[0]
@@ -270,11 +271,11 @@ class _CentralFlow(_Flow):
             self.tracker.k += 1
             self.tracker.restart()
             super().look(hessian)
-        self.covariance, self.force = self._oscillation(self.rate / self.parts())
+        self.covariance, self.force = self._oscillation(h or self.rate / self.parts())
 
     def advance(self, h: float) -> bool:
         if self.hessian is None:
-            self.look(self.risk.hessian())
+            self.look(self.risk.hessian(), h)
         gradient, self.hessian = self.hessian.gradient, None
         return math.isfinite(np.sum(self.covariance)) and self._step(gradient, self.force, h)
 

@@ -1,10 +1,10 @@
-r"""Gradient descent split into a centre and an oscillation, so that what one does can be changed.
+r"""Gradient descent split into a center and an oscillation, so that what one does can be changed.
 
 Past the threshold the parameters oscillate along the leading eigenvectors of the Hessian. Let
-:math:`\theta = c + D`, with D in the span V of the eigenvectors at the centre c whose eigenvalue is
+:math:`\theta = c + D`, with D in the span V of the eigenvectors at the center c whose eigenvalue is
 above :math:`1/\eta`: along these, and no others, a step of descent changes the sign. The gradients
 at :math:`c + D` and :math:`c - D` have an odd part, which makes D oscillate, and an even part, the
-same at both, which moves the centre:
+same at both, which moves the center:
 
 .. math:: O = \tfrac12\bigl(g(c + D) - g(c - D)\bigr), \qquad
           E = \tfrac12\bigl(g(c + D) + g(c - D)\bigr) - g(c) .
@@ -38,7 +38,7 @@ from flatminima._validation import (
 from flatminima.curvature import EigenTracker, EmpiricalRisk
 from flatminima.training.loop import DIVERGENCE_FACTOR
 
-__all__ = ["CentredDescent", "Motion"]
+__all__ = ["CenteredDescent", "Motion"]
 
 SPARE = 4
 """Eigenpairs by which more are followed when all that are belong to V; or half as many again."""
@@ -47,7 +47,7 @@ LOOK = 100
 
 
 class Motion(NamedTuple):
-    """What `CentredDescent.run` did, one entry for each step, and as many as it made.
+    """What `CenteredDescent.run` did, one entry for each step, and as many as it made.
 
     Example:
         >>> ones = np.ones(2)
@@ -57,9 +57,9 @@ class Motion(NamedTuple):
     """
 
     loss: np.ndarray
-    """(T,) loss at the centre."""
+    """(T,) loss at the center."""
     sharpness: np.ndarray
-    """(T,) lambda_1 at the centre."""
+    """(T,) lambda_1 at the center."""
     size: np.ndarray
     """(T,) Euclidean norm of the displacement D."""
     directions: np.ndarray
@@ -69,11 +69,11 @@ class Motion(NamedTuple):
     capped: np.ndarray
     """(T,) whether the displacement had to be shortened to its limit."""
     diverged: bool
-    """Whether the run ended since the loss at the centre was not finite or far too large."""
+    """Whether the run ended since the loss at the center was not finite or far too large."""
 
 
-class CentredDescent:
-    r"""Full-batch gradient descent as a centre c and a displacement D, whose parts can be changed.
+class CenteredDescent:
+    r"""Full-batch gradient descent as a center c and a displacement D, whose parts can be changed.
 
     A step is, with :math:`E_V = V V^\top E` and factors a and w,
 
@@ -81,9 +81,9 @@ class CentredDescent:
               D' = D - \eta\,(O + w E_V) .
 
     Then the split is renewed and :math:`c' + D'` is not moved: V is computed at :math:`c'`, what D'
-    has across V goes to the centre, and a Newton step moves the centre along V to where it has no
-    gradient there, which goes to D. Without it the centre would oscillate by itself. The part
-    :math:`E_V` acts on the displacement: moved to the centre and back, it would turn there.
+    has across V goes to the center, and a Newton step moves the center along V to where it has no
+    gradient there, which goes to D. Without it the center would oscillate by itself. The part
+    :math:`E_V` acts on the displacement: moved to the center and back, it would turn there.
 
     For a = w = 1 the sum :math:`\theta = c + D` is gradient descent from the same start, to
     rounding. A step costs four gradients and the products of an `EigenTracker`.
@@ -97,15 +97,15 @@ class CentredDescent:
             dropped, and the parameters are c: they feel the even part of an oscillation, of which
             only the size is kept, and do not oscillate themselves. ``within`` has no effect then.
         offset: length of D at the start, along v_1. The parameters stay where they are if it
-            oscillates; at no offset, and no rounding, an unstable centre is never left.
+            oscillates; at no offset, and no rounding, an unstable center is never left.
         tol: relative residual of the eigenpairs. The split is exact with any V.
 
     Attributes:
-        centre, displacement: c and D, both (p,).
-        eigenvalues, eigenvectors: those in V, (k,) descending and (k, p), at the centre before its
+        center, displacement: c and D, both (p,).
+        eigenvalues, eigenvectors: those in V, (k,) descending and (k, p), at the center before its
             last Newton step.
         sharpness: lambda_1 there.
-        loss: at the centre.
+        loss: at the center.
 
     Raises:
         TypeError: for a risk that is no `EmpiricalRisk`.
@@ -117,10 +117,10 @@ class CentredDescent:
         >>> model = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
         >>> _ = torch.nn.init.ones_(model.weight)
         >>> x = torch.ones(1, 1, dtype=torch.float64)
-        >>> descent = CentredDescent(EmpiricalRisk(model, "mse", (x, 0 * x)), 1.5, offset=0.25)
+        >>> descent = CenteredDescent(EmpiricalRisk(model, "mse", (x, 0 * x)), 1.5, offset=0.25)
         >>> descent.step()
         False
-        >>> descent.theta.tolist(), descent.centre.tolist()
+        >>> descent.theta.tolist(), descent.center.tolist()
         ([-0.5], [0.0])
     """
 
@@ -141,18 +141,18 @@ class CentredDescent:
         self.oscillates = a_bool("oscillates", oscillates)
         self._tol, offset = positive_float("tol", tol), finite_float("offset", offset)
         self._tracker: EigenTracker | None = None
-        self.centre = risk.flat()
-        leading = self._renew(self.centre)[0]
+        self.center = risk.flat()
+        leading = self._renew(self.center)[0]
         self.displacement = offset * leading
         if oscillates:
-            self.centre = self.centre - self.displacement
+            self.center = self.center - self.displacement
         self.loss = self._loss()
         self._ceiling = DIVERGENCE_FACTOR * self.loss
 
     @property
     def theta(self) -> Tensor:
         """The parameters (p,): c + D, or c if they do not oscillate."""
-        return self.centre + self.displacement if self.oscillates else self.centre
+        return self.center + self.displacement if self.oscillates else self.center
 
     @property
     def amplitudes(self) -> Tensor:
@@ -161,7 +161,7 @@ class CentredDescent:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss at the centre is not finite, or far above that of the start."""
+        """Whether the loss at the center is not finite, or far above that of the start."""
         return not self.loss <= self._ceiling
 
     def step(self, limit: float | None = None) -> bool:
@@ -178,10 +178,10 @@ class CentredDescent:
             ValueError: once it has diverged.
         """
         if self.diverged:
-            raise ValueError(f"the run has diverged: the loss at the centre is {self.loss:g}")
+            raise ValueError(f"the run has diverged: the loss at the center is {self.loss:g}")
         if limit is not None and finite_float("limit", limit) < 0:
             raise ValueError(f"limit must be at least 0, got {limit}")
-        rate, c, d = self.learning_rate, self.centre, self.displacement
+        rate, c, d = self.learning_rate, self.center, self.displacement
         here, ahead, behind = (self._gradient(point) for point in (c, c + d, c - d))
         even, odd = (ahead + behind) / 2 - here, (ahead - behind) / 2
         inside = self._inside(even)
@@ -194,7 +194,7 @@ class CentredDescent:
         newton = ((self.eigenvectors @ gradient) / self.eigenvalues) @ self.eigenvectors
         kept = self._inside(d)
         # If it does not oscillate, both have the sign of an oscillation that is not there.
-        self.centre = c - newton + (d - kept if self.oscillates else 0.0)
+        self.center = c - newton + (d - kept if self.oscillates else 0.0)
         self.displacement = kept + newton if self.oscillates else kept
         size = float(self.displacement.norm())
         capped = limit is not None and size > limit
@@ -255,7 +255,7 @@ class CentredDescent:
         return Motion(*traces, *counts, self.diverged)
 
     def _replay(self, amplitudes: object) -> None:
-        along = torch.as_tensor(amplitudes, dtype=self.centre.dtype, device=self.centre.device)
+        along = torch.as_tensor(amplitudes, dtype=self.center.dtype, device=self.center.device)
         shared = min(len(along), len(self.eigenvectors))
         self.displacement = along[:shared] @ self.eigenvectors[:shared]
 
@@ -274,7 +274,7 @@ class CentredDescent:
         return self.risk.gradient()
 
     def _loss(self) -> float:
-        self._put(self.centre)
+        self._put(self.center)
         return self.risk.value()
 
     def _renew(self, point: Tensor) -> tuple[Tensor, Tensor]:
@@ -290,7 +290,7 @@ class CentredDescent:
             )
             pairs = self._tracker.update(hessian)
         count = self._count(pairs.eigenvalues)
-        self.eigenvalues = pairs.eigenvalues[:count].to(self.centre)
+        self.eigenvalues = pairs.eigenvalues[:count].to(self.center)
         self.eigenvectors = pairs.eigenvectors[:count]
         self.sharpness = float(pairs.eigenvalues[0])
         return pairs.eigenvectors[0], hessian.gradient

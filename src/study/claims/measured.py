@@ -19,6 +19,7 @@ __all__ = [
     "MEASURES",
     "adam",
     "at_the_edge",
+    "averaged",
     "beyond",
     "cause_is_necessary",
     "cause_is_sufficient",
@@ -361,6 +362,16 @@ def _place(setting: str) -> str:
     kind = {"mlp": "tanh MLP", "cnn": "CNN"}[model]
     said = {"mse": "squared loss", "cross_entropy": "cross-entropy"}[loss]
     return _named(kind, said, f"$c = {factor}$", *data)
+
+
+def averaged(evidence: Evidence) -> Iterator[Effect]:
+    """How far gradient descent is from its central flow, over how far from the gradient flow."""
+    for _, stored, measured in evidence.measured("average"):
+        for name, met in _experiment("average").predictions(stored).items():
+            network, loss, quantity = name.split("-")
+            said = {"mse": "squared loss", "cross_entropy": "cross-entropy"}[loss]
+            what = f"error of the central flow over that of the gradient flow: {quantity}"
+            yield Effect(what + _named(network.upper(), said), f"{measured[name]:.3f}", met)
 
 
 def damped(evidence: Evidence) -> Iterator[Effect]:

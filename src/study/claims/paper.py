@@ -1,6 +1,6 @@
 """The claims of the paper, and what this book adds to them, each with its criterion."""
 
-from study.claims import measured
+from study.claims import measured, questions
 from study.claims.evidence import Evidence
 from study.claims.verdicts import Claim, Finding, judge
 
@@ -48,6 +48,12 @@ CLAIMS = (
         r"at the smallest of three excesses, each half the one before, the error is below a tenth "
         r"of the excess, and was divided by more than $\sqrt8$, in every network",
         measured.mirrored, ours=True),
+    Claim("average-motion", 2, ("central_flow", "fig-cf-networks"),
+        "On average gradient descent at the edge moves along the central flow: the oscillation "
+        "holds the sharpness down by the drift that it gives to its center",
+        "the error of the central flow in sharpness, averaged loss and distance is a tenth of the "
+        "gradient flow's or less, the interval of the ratio below 0.1, in each setting",
+        measured.averaged, ours=True, headline=9),
     Claim("ranks", 2, ("sharpness_limits", "fig-limits-scatter"),
         "Whatever made it flatter, the network of lower *sharpness* generalizes better",
         "the interval of the rank correlation lies below 0, in each architecture",
@@ -56,6 +62,18 @@ CLAIMS = (
         "The same of the *adaptive* sharpness, networks of other initial sizes among them",
         "the interval of the rank correlation lies below 0, in each architecture",
         measured.ranks("adaptive_sharpness"), ours=True),
+    Claim("outlasts", 2, ("questions", "fig-questions-decay"),
+        "The flatness outlasts the rate that made it: lowered and trained on, a run is flatter "
+        "than one that never was unstable at that rate",
+        "the interval of the ratio lies below 1, for each lowered run, both rates, at the matched "
+        "loss and at the end of the continuation",
+        questions.outlasts, ours=True, headline=1),
+    Claim("flat-starts", 2, ("questions", "fig-questions-starts"),
+        "Flat initial weights need no instability: at the same rate and loss they end as flat and "
+        "as accurate",
+        "sharpness at most 10 % higher and accuracy at most one point lower (bounds set for this "
+        "table), each by its interval, for each start and over the runs that never were unstable",
+        questions.starts_flat, ours=True),
     Claim("polarity", 3, ("episodes_and_rotation", "fig-epi-polarity"),
         "Opposite displacements turn $v_1$ in opposite senses",
         "the cosine is below $-0.9$",
@@ -94,17 +112,34 @@ CLAIMS = (
         "Without what turns the eigenvectors an instability does not flatten: it is necessary",
         "with the part of the even force across the unstable directions taken away, and the "
         "oscillation as large as in gradient descent, the interval of the share of the flattening "
-        "that is kept lies below a quarter, in each setting (a bound set beforehand)",
+        "that is kept lies below a quarter, in each setting, and there is a tenth or more of "
+        "flattening to keep (bounds set beforehand)",
         measured.cause_is_necessary, ours=True),
     Claim("cause-sufficiency", 3, ("cause_or_company", "fig-cc-kept"),
         "What turns the eigenvectors flattens by itself, without any oscillation: it is sufficient",
         "with that part alone, and with it for a network that does not oscillate, the interval of "
         "the share lies above three quarters; with it reversed, below 0 (bounds set beforehand)",
         measured.cause_is_sufficient, ours=True),
-    Claim("exploration", 3, ("episodes_and_rotation", "fig-epi-turn"),
-        "The rotation promotes exploration",
-        "the book measures how far eigenvectors turn, and not what is explored by that",
-        None),
+    Claim("exploration", 3, ("questions", "fig-questions-explore"),
+        "The rotation promotes exploration (here: unstable training explores more than stable "
+        "training in equal time, by seven measures)",
+        "the interval of the ratio lies above 1, at each unstable $c$, for each measure",
+        questions.explored, headline=5),
+    Claim("exploration-rotation", 3, ("questions", "fig-questions-cut"),
+        "It does so as the cause: without what the rotation does to the parameters, less is "
+        "explored",
+        "the interval of the ratio lies above 1, for each measure",
+        questions.explored_by_rotation, ours=True, headline=5),
+    Claim("timing", 3, ("questions", "fig-questions-timing"),
+        "Curvature beyond the sharpness falls before an instability is resolved",
+        "the interval of its fall from the turn of the loss to the resolution, less that of "
+        "shifted windows, lies above 0, for each quantity",
+        questions.falls, ours=True),
+    Claim("timing-leads", 3, ("questions", "fig-questions-timing"),
+        "It falls even before the loss turns",
+        "the intervals of its lead, and of the lead less that of shifted windows, lie above 0, for "
+        "each quantity",
+        questions.leads, ours=True),
     Claim("persists", 4, ("sgd_noise", "fig-sgd-effects"),
         "The flattening persists in SGD",
         "the interval of the fall lies above 0, for each rate and batch size",

@@ -319,8 +319,8 @@ def grid(preset: str) -> list[Config]:
     """The configs of a preset; at default the CNN, which is dear, has half as many seeds."""
     last, chosen, more = 24, SETTINGS, {}
     if preset == "ci":
-        last, chosen = 19, {("mlp", "mse"): SETTINGS["mlp", "mse"]}
-        more = {"pooled": 4, "small_rate": 0.02, "steps": 100}
+        last, more = 19, {"pooled": 4, "small_rate": 0.1, "n_train": 100, "steps": 40}
+        chosen = {("mlp", "cross_entropy"): SETTINGS["mlp", "cross_entropy"]}
     elif preset == "gpu":
         last, more = 32, {"units": 32, "pooled": 1, "small_rate": 0.003, "device": "cuda"}
     return [

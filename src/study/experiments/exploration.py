@@ -26,7 +26,7 @@ back, above zero they lead on. No prediction is made of their sign.
 
 A comparison of rates shows what goes with instability. Whether the rotation is its cause needs an
 intervention. By Theorem G3 what the rotation does to the parameters is the even part of the
-gradient across the unstable directions, and `CentredDescent` can leave it away. Its arms, at CUT:
+gradient across the unstable directions, and `CenteredDescent` can leave it away. Its arms, at CUT:
 
 ============= ====================================================================================
 ``split``      gradient descent, as a center and an oscillation: the control
@@ -48,7 +48,7 @@ from flatminima import curvature, sweep
 from flatminima.curvature import EmpiricalRisk
 from flatminima.statistics import Interval
 from flatminima.training import exploration, gradient_descent, probes
-from flatminima.training.interventions import CentredDescent
+from flatminima.training.interventions import CenteredDescent
 from study.experiments import stages
 from study.results import Experiment, Result
 
@@ -82,7 +82,7 @@ ARMS: dict[str, dict[str, float]] = {
     "split": {},
     "no-across": {"across": 0.0},
 }
-"""Arm -> what `CentredDescent` is told."""
+"""Arm -> what `CenteredDescent` is told."""
 MEASURES = {
     "dimension-1": "dimension",
     "dimension-space": "space_dimension",
@@ -172,11 +172,11 @@ def intervene(risk: EmpiricalRisk, config: Config, rate: float) -> Followed:
     if config.arm != "split":
         limit = follow(risk, config, rate)[1].get("displaced")
         put(risk, start)
-    descent = CentredDescent(risk, rate, **ARMS[config.arm])
+    descent = CenteredDescent(risk, rate, **ARMS[config.arm])
     steps, centers, losses, capped, largest = round(config.time / config.factor), [], [], [], 0.0
     while len(centers) < steps and not descent.diverged:
         capped.append(descent.step(limit))
-        centers.append(descent.centre.cpu().numpy())
+        centers.append(descent.center.cpu().numpy())
         losses.append(descent.loss)
         largest = max(largest, float(descent.displacement.norm()))
     told = {"rises": float(np.mean(np.diff(losses) > 0)), "capped": float(np.mean(capped))}

@@ -1,18 +1,18 @@
 r"""Cause or company? The rotation's effect is taken away, and left alone, while a network trains.
 
 All arms of a run begin at one start, with the sharpness at ``factor`` times 2 / eta, and train for
-``steps`` steps of eta. Their centres are then cooled to one loss, at a rate so small that it
-flattens nothing, and measured there. `CentredDescent` says what the parts are; those across V are,
+``steps`` steps of eta. Their centers are then cooled to one loss, at a rate so small that it
+flattens nothing, and measured there. `CenteredDescent` says what the parts are; those across V are,
 by Theorem G3, the rotation of the unstable eigenvectors.
 
 ============ =======================================================================================
 ``descent``  gradient descent
 ``stable``   gradient descent with STABLE times the rate, for as much longer
-``control``  gradient descent as centre and oscillation, nothing changed
+``control``  gradient descent as center and oscillation, nothing changed
 ``none``     without the even part: the oscillation goes on, and its drift is gone
 ``within``   only the part within V is left: what turns the eigenvectors is gone
 ``across``   only the part across V is left: what turns the eigenvectors acts alone
-``drift``    the drift without the oscillation: the parameters stay at the centre
+``drift``    the drift without the oscillation: the parameters stay at the center
 ``reversed`` the same with the drift backwards, for the displacements of ``drift``
 ============ =======================================================================================
 
@@ -49,7 +49,7 @@ from flatminima.curvature import EmpiricalRisk
 from flatminima.statistics import Interval
 from flatminima.theory.rotation import subspace_overlap
 from flatminima.training import gradient_descent, probes
-from flatminima.training.interventions import CentredDescent, Motion
+from flatminima.training.interventions import CenteredDescent, Motion
 from study.experiments import stages
 from study.results import Experiment, Result
 
@@ -62,6 +62,7 @@ __all__ = [
     "STABLE",
     "Config",
     "Trained",
+    "at_the_common_loss",
     "effects",
     "grid",
     "predictions",
@@ -78,7 +79,7 @@ ARMS: dict[str, dict[str, float]] = {
     "drift": {"oscillates": False},
     "reversed": {"oscillates": False, "across": -1.0},
 }
-"""The arms in the form of centre and displacement, and what `CentredDescent` is given for each."""
+"""The arms in the form of center and displacement, and what `CenteredDescent` is given for each."""
 PLAIN = ("descent", "stable")
 """The arms that are plain gradient descent."""
 CAPPED = ("none", "within")
@@ -86,14 +87,18 @@ CAPPED = ("none", "within")
 STABLE = 1 / 8
 """Rate of ``stable`` in units of eta: far enough below that sharpening does not bring its edge."""
 OFFSET = 1e-3
-"""Length of the displacement at the start: from the very centre the instability waits for rounding
+"""Length of the displacement at the start: from the very center the instability waits for rounding
 to grow, and the sharpness overshoots."""
 COOLING = 1 / 8
 """Rate of the cooling in units of ``small_rate``."""
 TOP = 5
 """Eigenvectors whose turn is measured."""
-KEPT, LOST, FLATTENING = 0.75, 0.25, np.log(1.1)
-"""The bounds of the criteria."""
+KEPT = 0.75
+"""What an arm keeps at least that has the cause."""
+LOST = 0.25
+"""What an arm keeps at most that has not."""
+FLATTENING = np.log(1.1)
+"""What there must be to keep."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +128,14 @@ class Config:
 
 
 class Trained(NamedTuple):
-    """An arm after its steps: where its centre is, and how it came there.
+    """An arm after its steps: where its center is, and how it came there.
 
     Example:
         >>> Trained(np.zeros(2), None).motion is None
         True
     """
 
-    centre: Tensor
+    center: Tensor
     """(p,)"""
     motion: Motion | None
     """None for plain gradient descent."""
@@ -172,10 +177,10 @@ def train(risk: EmpiricalRisk, rate: float, steps: int) -> dict[str, Trained]:
         if name == "reversed":
             how["amplitudes"] = found["drift"].motion.amplitudes
         move(risk, start)
-        descent = CentredDescent(risk, rate, offset=OFFSET, **parts)
+        descent = CenteredDescent(risk, rate, offset=OFFSET, **parts)
         motion = descent.run(steps, **how)
         if not motion.diverged:
-            found[name] = Trained(descent.centre, motion)
+            found[name] = Trained(descent.center, motion)
             if name == "control":
                 # What the split has changed is rounding, and what the instability makes of it.
                 found[name] = Trained(descent.theta, motion)
@@ -204,7 +209,7 @@ def run(config: Config) -> dict[str, object]:
     values["learning_rate"] = rate
     arms = train(risk, rate, config.steps)
     for name, arm in arms.items():
-        move(risk, arm.centre)
+        move(risk, arm.center)
         after = curvature.top_eigenpairs(risk, k=TOP).eigenvectors.cpu().numpy()
         overlap = float(np.mean(subspace_overlap(before, after) ** 2))
         found = {"turned": 1 - overlap, "loss": risk.value()}
@@ -215,8 +220,8 @@ def run(config: Config) -> dict[str, object]:
             found["directions"] = int(np.max(arm.motion.directions))
         values |= {f"{value}_{name}": measured for value, measured in found.items()}
     if "descent" in arms and "control" in arms:
-        plain = arms["descent"].centre
-        apart = arms["control"].centre - plain
+        plain = arms["descent"].center
+        apart = arms["control"].center - plain
         values["apart"] = float(apart.norm() / plain.norm())
     return values
 
@@ -242,19 +247,20 @@ def grid(preset: str) -> list[Config]:
     logistic = {"loss": "cross_entropy", "steps": 16, "start_loss": 1.2, "target_loss": 0.35}
     logistic |= {"small_rate": 0.03}
     if preset == "ci":
-        small = mse | {"steps": 40, "width": 8, "n_train": 40}
+        small = mse | {"steps": 40, "width": 12, "n_train": 40}
         return [Config("mlp", factor=1.5, seed=seed, **small) for seed in range(3)]
     cnn = {"width": 3, "n_train": 40, "start_loss": 0.2, "target_loss": 0.09, "steps": 30}
+    natural = {"dataset": "cifar10-subset", "start_loss": 0.15, "target_loss": 0.07}
     parts = [
         ("mlp", 1.5, mse),
         ("mlp", 2.0, logistic),
         ("cnn", 1.5, mse | cnn),
         ("mlp", 2.0, mse),
         ("mlp", 1.2, mse),
-        ("mlp", 1.5, mse | {"dataset": "cifar10-subset", "start_loss": 0.15, "target_loss": 0.07}),
     ]
     more = {}
     if preset == "gpu":
+        parts.append(("mlp", 1.5, mse | natural))
         more = {"device": "cuda", "width": 64, "n_train": 1000}
     return [
         Config(model, factor=factor, seed=seed, **part | more)
