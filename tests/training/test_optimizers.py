@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from crashing import StopAt
 
 from flatminima import curvature, models, training
 from flatminima.curvature import EmpiricalRisk, preconditioner
@@ -270,24 +271,19 @@ def test_a_checkpointed_run_resumes_to_the_last_bit(clip, tmp_path):
     inputs = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
     targets = torch.arange(20) % 3
 
-    def break_off(state):
-        if state.step == 25:
-            raise KeyboardInterrupt
-        return 0.0
-
-    def train(probe=lambda state: 0.0, **more):
+    def train(stop=-1, **more):
         model = models.mlp([5, 6, 3])
         optimizer = ClippedAdam(model.parameters(), 0.02, **options(clip, warmup=3))
         risk = EmpiricalRisk(model, "mse", (inputs, targets))
         history = training.train(
-            risk, 40, optimizer=optimizer, progress=False, probes={"p": probe}, **more
+            risk, 40, optimizer=optimizer, progress=False, probes={"p": StopAt(stop)}, **more
         )
         return history.loss
 
     expected = train()
     more = {"checkpoint": tmp_path / "run.pt", "checkpoint_every": 10}
     with pytest.raises(KeyboardInterrupt):
-        train(break_off, **more)
+        train(25, **more)
     assert np.array_equal(train(**more), expected)
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from crashing import StopAt
 
 from flatminima import curvature, models, training
 from flatminima.curvature import EmpiricalRisk
@@ -303,18 +304,6 @@ def watched(preconditioned=True):
     return every | ({"preconditioned": probes.PreconditionedSharpness()} if preconditioned else {})
 
 
-class stop_at:
-    """A probe that breaks the run off at a step, as a crash would, and is the same at any."""
-
-    def __init__(self, step):
-        self._step = step
-
-    def __call__(self, state):
-        if state.step == self._step:
-            raise KeyboardInterrupt
-        return 0.0
-
-
 def assert_same_history(one, two):
     for name in ("steps", "loss", "gradient_norm", "probe_steps", "learning_rates"):
         assert np.array_equal(getattr(one, name), getattr(two, name)), name
@@ -335,7 +324,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
     def run(model, stop=-1, **options):
         generator = torch.Generator().manual_seed(3)
         options |= {
-            "probes": watched(optimizer != "lbfgs") | {"stop": stop_at(stop)},
+            "probes": watched(optimizer != "lbfgs") | {"stop": StopAt(stop)},
             "probe_every": 3,
             "steps": 17,
             "batch_size": batch_size,
@@ -366,14 +355,14 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
 
 def test_a_checkpointed_cooling_resumes_and_remembers_that_it_arrived(tmp_path):
     options = {"target_loss": 0.3, "learning_rate": 0.05, "probe_every": 10}
-    expected = cool(network(), **options, probes={"p": stop_at(-1)})
+    expected = cool(network(), **options, probes={"p": StopAt(-1)})
     assert expected.reached
     assert expected.steps > 20
     options |= {"checkpoint": tmp_path / "run.pt", "checkpoint_every": 7}
     with pytest.raises(KeyboardInterrupt):
-        cool(network(), **options, probes={"p": stop_at(20)})
+        cool(network(), **options, probes={"p": StopAt(20)})
     for _ in range(2):
-        end = cool(network(), **options, probes={"p": stop_at(-1)})
+        end = cool(network(), **options, probes={"p": StopAt(-1)})
         assert (end.reached, end.steps, end.loss) == (True, expected.steps, expected.loss)
         assert_same_history(end.history, expected.history)
 
