@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from crashing import StopAt
 
 from flatminima import models
 from flatminima.curvature import EigenTracker, EmpiricalRisk, mse
@@ -83,22 +84,14 @@ def test_the_pairs_are_those_of_the_dense_hessian(which):
 
 @pytest.mark.parametrize("broken_at", [2, 10, 18])
 def test_a_resumed_run_measures_the_same_bits(tmp_path, broken_at):
-    def stop(step):
-        def probe(state):
-            if state.step == step:
-                raise KeyboardInterrupt
-            return 0.0
-
-        return {"stop": probe}
-
     options = {"look_every": 3}
     first = Following(2, **options)
-    expected = run(first, stop(-1)).probes
+    expected = run(first, {"stop": StopAt(-1)}).probes
     again = {"checkpoint": tmp_path / "run.pt", "checkpoint_every": 1}
     with pytest.raises(KeyboardInterrupt):
-        run(Following(2, **options), stop(broken_at), **again)
+        run(Following(2, **options), {"stop": StopAt(broken_at)}, **again)
     second = Following(2, **options)
-    found = run(second, stop(-1), **again).probes
+    found = run(second, {"stop": StopAt(-1)}, **again).probes
     for name, values in expected.items():
         assert np.array_equal(values, found[name]), name
     assert first.tracker.products == second.tracker.products

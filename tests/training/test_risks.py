@@ -5,6 +5,7 @@ import gc
 import numpy as np
 import pytest
 import torch
+from crashing import StopAt
 from torch import nn
 
 from flatminima import models, training
@@ -102,14 +103,9 @@ def test_minibatches_want_a_pair():
 
 def test_a_checkpointed_run_on_batches_resumes(tmp_path):
     def run(stop, **more):
-        def probe(state):
-            if state.step == stop:
-                raise KeyboardInterrupt
-            return 0.0
-
         risk = in_batches(network())
         history = training.gradient_descent(
-            risk, 0.1, 9, progress=False, probes={"p": probe}, **more
+            risk, 0.1, 9, progress=False, probes={"p": StopAt(stop)}, **more
         )
         return history.loss, flat(risk.model)
 
@@ -120,7 +116,7 @@ def test_a_checkpointed_run_on_batches_resumes(tmp_path):
         assert np.array_equal(one, two)
     with pytest.raises(ValueError, match="another data"):
         training.gradient_descent(
-            whole(network()), 0.1, 9, progress=False, probes={"p": lambda s: 0.0},
+            whole(network()), 0.1, 9, progress=False, probes={"p": StopAt(-1)},
             checkpoint=tmp_path / "run.pt",
         )  # fmt: skip
 
