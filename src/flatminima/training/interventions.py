@@ -52,8 +52,8 @@ class Motion(NamedTuple):
     Example:
         >>> ones = np.ones(2)
         >>> motion = Motion(ones, ones, ones, ones.astype(int), [ones, ones], ones > 0, False)
-        >>> motion.capped.mean()
-        1.0
+        >>> bool(motion.capped.all())
+        True
     """
 
     loss: np.ndarray
