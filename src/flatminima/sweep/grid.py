@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from flatminima._validation import shown
 from flatminima.sweep.runs import Function, fields_of
 
 __all__ = ["code_version"]
@@ -29,7 +30,7 @@ def keyed(function: Function, configs: Iterable[object], code: str) -> dict[str,
         description = json.dumps([name, kind, fields_of(config), code])
         key = hashlib.sha256(description.encode()).hexdigest()[:32]
         if key in grid:
-            raise ValueError(f"configs must all differ, got this one twice: {config!r}")
+            raise ValueError(f"configs must all differ, got this one twice: {shown(config)}")
         grid[key] = config
     return grid
 
@@ -43,10 +44,8 @@ def code_of(function: Function, depends_on: Sequence[str]) -> str:
     if not inspect.isfunction(function) or not function.__qualname__.isidentifier():
         raise ValueError(
             "function must be a function defined at the top of a module, so that another "
-            f"process can import it; got {function!r}"
+            f"process can import it; got {shown(function)}"
         )
-    if isinstance(depends_on, str):
-        raise ValueError(f"depends_on must be a sequence of names, got the string {depends_on!r}")
     # The source of the function is found through the file: its module may be __main__.
     file = file_of(function)
     own = _hash(file) if file else hashlib.sha256(_text_of(function).encode()).hexdigest()
@@ -98,7 +97,10 @@ def code_version(modules: Iterable[str]) -> str:
 
 def _sources(modules: Iterable[str]) -> Iterator[tuple[str, str, Path]]:
     """For each file of the modules, in order: the module named, the file's own, and the file."""
-    for named in sorted(set(modules)):
+    names = list(modules) if isinstance(modules, Iterable) else [modules]
+    if isinstance(modules, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"modules (depends_on) must be a sequence of names, got {shown(modules)}")
+    for named in sorted(set(names)):
         try:
             spec = importlib.util.find_spec(named)
         except (ImportError, ValueError):

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flatminima._validation import shown
+
 Evaluation = tuple[Tensor, Sequence[Tensor]]
 """A loss, detached, and its gradient in the shapes of the parameters."""
 
@@ -36,7 +38,7 @@ class ByOptimizer:
         self, parameters: list[Tensor], optimizer: torch.optim.Optimizer, scheduled: bool
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ValueError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
+            raise ValueError(f"optimizer must be a torch.optim.Optimizer, got {shown(optimizer)}")
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if own != {id(p) for p in parameters}:
             raise ValueError(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flatminima._files import write_atomically
+from flatminima._validation import shown
 
 __all__ = [
     "CorruptCheckpointError",
@@ -76,7 +77,7 @@ def fingerprint(value: object) -> str:
 def as_path(name: str, value: object) -> Path:
     """Return ``value`` as a path, ``~`` being one's home, or raise ValueError."""
     if not isinstance(value, str | os.PathLike) or Path(value).expanduser().is_dir():
-        raise ValueError(f"{name} must be the path of a file, got {value!r}")
+        raise ValueError(f"{name} must be the path of a file, got {shown(value)}")
     return Path(value).expanduser()
 
 

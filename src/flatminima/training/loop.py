@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from flatminima._progress import bar
-from flatminima._validation import positive_float, positive_int, shown
+from flatminima._validation import a_function, instance_of, positive_float, positive_int, shown
 from flatminima.curvature.risk import EmpiricalRisk
 from flatminima.training import checkpoint as files
 from flatminima.training._batches import check_data, loss_of_zero, make_batches, scalar, undisturbed
@@ -125,6 +125,9 @@ def train(
                 f"{batch_size}"
             )
     steps = positive_int("steps", steps)
+    instance_of("progress", progress, bool, str)
+    if generator is not None:
+        instance_of("generator", generator, torch.Generator)
     if optimizer is None:
         update: Descent | ByOptimizer = Descent(risk.parameters)
         if learning_rate is None:
@@ -205,7 +208,8 @@ def train_to_loss(
         >>> end.reached, end.steps, end.loss
         (True, 2, 0.03125)
     """
-    options.setdefault("probe_every", max_steps)
+    target_loss = positive_float("target_loss", target_loss)
+    options.setdefault("probe_every", positive_int("max_steps", max_steps))
     rate = {"learning_rate": learning_rate, "optimizer": optimizer}
     history = train(risk, max_steps, target_loss=target_loss, **rate, **options)
     loss = float(history.loss[-1]) if len(history.loss) else math.nan
@@ -279,7 +283,9 @@ class Loop:
         self.batches = make_batches(self.risk, batch_size, generator)
 
     def use_probes(self, probes: Mapping[str, Probe] | None, every: int) -> None:
-        self.probes = dict(probes or {})
+        self.probes = dict(instance_of("probes", probes or {}, Mapping))
+        for name, probe in self.probes.items():
+            a_function(f"the probe {name!r} of probes", probe)
         self.values: dict[str, list] = {name: [] for name in self.probes}
         self.probe_every = positive_int("probe_every", every)
 
