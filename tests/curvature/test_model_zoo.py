@@ -257,6 +257,19 @@ def test_a_third_derivative_that_differences_contradict_is_refused(dtype):
     assert curvature.sharpness_gradient(risk_of(risk.model.way, dtype, check=False)).any()
 
 
+@pytest.mark.parametrize(
+    "normalized",
+    [
+        lambda h: torch.layer_norm(h, (5,)),
+        lambda h: torch.native_layer_norm(h, (5,), None, None, 1e-5)[0],
+    ],
+)
+def test_a_normalization_called_past_torch_nn_is_refused(normalized):
+    """Only calls of torch.nn.functional are seen and evaluated in parts."""
+    with pytest.raises(DerivativeError, match="derivatives of order 3"):
+        curvature.sharpness_gradient(risk_of(middle(lambda two, h: normalized(two(h)))))
+
+
 # --- what is hidden from autograd
 
 
