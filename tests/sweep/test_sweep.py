@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -322,7 +323,10 @@ def test_a_run_that_takes_too_long_is_ended_and_recorded(tmp_path, thread):
 
 def test_an_interrupt_ends_the_sweep_at_once_and_keeps_what_had_finished(tmp_path):
     log, folder = tmp_path / "log", tmp_path / "runs"
-    sweeping = launch(folder, log, 2, 0, "slow", stderr=subprocess.PIPE)
+    # A shell without job control starts what is in the background deaf to Ctrl-C.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    options = {"stderr": subprocess.PIPE, "preexec_fn": heard}
+    sweeping = launch(folder, log, 2, 0, "slow", **options)
     wait_until(lambda: stored(folder))
     began = time.monotonic()
     sweeping.send_signal(signal.SIGINT)
