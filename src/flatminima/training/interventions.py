@@ -224,8 +224,9 @@ class CenteredDescent:
 
         Example:
             >>> model = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+            >>> _ = torch.nn.init.ones_(model.weight)
             >>> x = torch.ones(1, 1, dtype=torch.float64)
-            >>> descent = CentredDescent(EmpiricalRisk(model, "mse", (x, 0 * x)), 1.5, offset=1.0)
+            >>> descent = CenteredDescent(EmpiricalRisk(model, "mse", (x, 0 * x)), 1.5, offset=1.0)
             >>> descent.run(3, limits=[0.25, 0.25, 0.25]).size.tolist()
             [1.0, 0.25, 0.125]
         """
