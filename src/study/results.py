@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -265,6 +266,8 @@ def _tabulate(runs: Sequence[sweep.Run]) -> pa.Table:
     if doubled:
         raise ValueError(f"a value must not be called as a field or a column is: {sorted(doubled)}")
     own = {name: [getattr(run, name) for run in runs] for name in OWN_COLUMNS}
+    # A traceback names files; where they stood on the machine that ran them tells nobody anything.
+    own["error"] = [error and error.replace(f"{ROOT}{os.sep}", "") for error in own["error"]]
     columns = {field: [run.config[field] for run in runs] for field in fields}
     columns |= {"status": own.pop("status")}
     columns |= {name: [run.values.get(name) for run in runs] for name in names} | own

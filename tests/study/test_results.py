@@ -210,6 +210,15 @@ def test_full_disk_leaves_the_old_result(example, tmp_path, monkeypatch):
     assert results.load("example", folder=tmp_path).table.equals(example.table)
 
 
+def test_a_stored_error_does_not_say_where_the_files_stood(tmp_path, thread):
+    broken = dataclasses.replace(EXAMPLE, function=sweep_examples.impatient)
+    configs = [Point(0.5, 0), Point(1.5, 0)]
+    made = results.compute(broken, configs, "ci", runs=tmp_path, executor=thread, progress=False)
+    (error,) = filter(None, made["error"])
+    assert f'"{Path("tests/support/sweep_examples.py")}"' in error
+    assert str(ROOT) not in error
+
+
 def test_every_bit_of_a_record_counts(example, tmp_path, generator):
     results.store(example, tmp_path)
     path = tmp_path / "ci" / "example.json"
