@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, spearmanr
+from scipy.stats import binom, spearmanr, ttest_1samp
 
-from flatminima.statistics import LEVEL, Interval, bootstrap_interval, contrast, rank_correlation
+from flatminima.statistics import (
+    LEVEL,
+    Interval,
+    bootstrap_interval,
+    contrast,
+    rank_correlation,
+    student_interval,
+)
 
 
 @settings(deadline=None, max_examples=30)
@@ -120,3 +127,18 @@ def test_an_interval_takes_numbers_alone(other):
 def test_bad_input_is_refused_by_name(call, names):
     with pytest.raises(ValueError, match=names):
         call(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("comparisons", [1, 4])
+def test_students_interval_is_that_of_the_t_test(comparisons):
+    samples = np.random.default_rng(3).normal(0.4, 2.0, 7)
+    level = 1 - (1 - LEVEL) / comparisons
+    expected = ttest_1samp(samples, 0).confidence_interval(level)
+    assert student_interval(samples, comparisons)[1:] == pytest.approx(tuple(expected), rel=1e-12)
+
+
+def test_a_joint_interval_is_wider_and_needs_two_seeds():
+    samples = [0.1, 0.4, 0.3]
+    assert student_interval(samples, 6).low < student_interval(samples).low
+    with pytest.raises(ValueError, match="at least 2 seeds"):
+        student_interval([1.0])

@@ -22,6 +22,7 @@ __all__ = [
     "bootstrap_interval",
     "contrast",
     "rank_correlation",
+    "student_interval",
 ]
 
 LEVEL = 0.95
@@ -160,6 +161,33 @@ def _bootstrap(
         rng=generator,
     ).confidence_interval
     return Interval(value, float(ends.low), float(ends.high))
+
+
+def student_interval(samples: object, comparisons: int = 1) -> Interval:
+    """The mean of values over seeds, with its interval at LEVEL by Student's t.
+
+    ``samples`` have shape (seeds,), such as the differences of pairs of runs. With several
+    ``comparisons`` the level is joint: each interval is as wide as Bonferroni's inequality asks.
+    Exact for normal values; for few seeds a bootstrap is too narrow. ValueError for fewer than 2
+    seeds, or entries that are not finite. Source: Student, *Biometrika* 6 (1908), 1-25.
+
+    Example:
+        >>> gain = [0.008, 0.011, 0.004, 0.010, 0.0045]  # in accuracy, of five seeds
+        >>> f"{100 * student_interval(gain):+.2f}"
+        '+0.75 [+0.36, +1.14]'
+        >>> f"{100 * student_interval(gain, comparisons=6):+.2f}"
+        '+0.75 [+0.06, +1.44]'
+    """
+    from scipy.stats import t
+
+    samples = finite_array("samples", samples)
+    comparisons = positive_int("comparisons", comparisons)
+    if samples.ndim != 1 or len(samples) < 2:
+        raise ValueError(f"samples must hold at least 2 seeds, got shape {samples.shape}")
+    mean, n = float(np.mean(samples)), len(samples)
+    quantile = t.ppf(1 - (1 - LEVEL) / (2 * comparisons), n - 1)
+    half = float(quantile * np.std(samples, ddof=1) / np.sqrt(n))
+    return Interval(mean, mean - half, mean + half)
 
 
 def rank_correlation(

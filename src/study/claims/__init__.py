@@ -13,12 +13,14 @@ from study.claims.evidence import Evidence
 from study.claims.measured import ARCHITECTURES, MEASURES
 from study.claims.paper import CLAIMS, judge_all
 from study.claims.verdicts import (
+    SMALLEST_GAIN,
     VERDICTS,
     Claim,
     Effect,
     Finding,
     MissingEvidenceError,
     combined,
+    decided,
     judge,
     verdict,
 )
@@ -27,6 +29,7 @@ __all__ = [
     "ARCHITECTURES",
     "CLAIMS",
     "MEASURES",
+    "SMALLEST_GAIN",
     "VERDICTS",
     "Claim",
     "Effect",
@@ -34,6 +37,7 @@ __all__ = [
     "Finding",
     "MissingEvidenceError",
     "combined",
+    "decided",
     "judge",
     "judge_all",
     "verdict",

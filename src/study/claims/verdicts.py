@@ -1,8 +1,13 @@
-"""What a verdict is: effects, each met or not, and the claim that they speak for.
+"""What a verdict is: effects, each with an outcome, and the claim that they speak for.
 
-A claim is ``reproduced`` if all its effects are met, ``not reproduced`` if none is, and ``partly``
-reproduced in between. A claim whose evidence is missing raises `MissingEvidenceError` and never
-passes for anything.
+An effect that has an interval is *decided* by it (`decided`): ``reproduced`` if the interval lies
+on the side that the claim says, ``contradicted`` if on the other, ``excluded`` if all of it is
+below the smallest effect of interest, and otherwise ``undecided``: too few seeds to tell, which is
+not a failure of the claim. A criterion without an interval is met, or ``not reproduced``.
+
+A claim has the verdict of its effects if those that are decided agree; it is ``partly`` reproduced
+only where they truly differ, and undecided if fewer than half of them are decided. A claim whose
+evidence is missing raises `MissingEvidenceError` and never passes for anything.
 """
 
 from __future__ import annotations
@@ -11,25 +16,31 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from flatminima.statistics import Interval
 from study.results import CorruptResultError
 
 if TYPE_CHECKING:
     from study.claims.evidence import Evidence
 
 __all__ = [
+    "SMALLEST_GAIN",
     "VERDICTS",
     "Claim",
     "Effect",
     "Finding",
     "MissingEvidenceError",
     "combined",
+    "decided",
     "judge",
     "verdict",
 ]
 
-REPRODUCED, PARTLY, NOT, UNTESTED = "reproduced", "partly", "not reproduced", "not tested"
-VERDICTS = (REPRODUCED, PARTLY, NOT, UNTESTED)
+REPRODUCED, PARTLY, UNDECIDED = "reproduced", "partly", "undecided"
+EXCLUDED, CONTRADICTED, NOT, UNTESTED = "excluded", "contradicted", "not reproduced", "not tested"
+VERDICTS = (REPRODUCED, PARTLY, UNDECIDED, EXCLUDED, CONTRADICTED, NOT, UNTESTED)
 """What can be said of a claim."""
+SMALLEST_GAIN = 0.003
+"""The smallest gain in accuracy of interest: 0.3 points."""
 
 
 class MissingEvidenceError(LookupError):
@@ -42,13 +53,25 @@ class Effect(NamedTuple):
     Attributes:
         what: what was measured, in what unit.
         value: the number as a table shows it, with its interval where there is one.
-        met: whether it has the sign, or the size, that the claim says; judged by the number
-            itself, before anything is rounded.
+        outcome: what `decided` says of the interval, or whether a criterion without one is met;
+            judged by the number itself, before anything is rounded.
     """
 
     what: str
     value: str
-    met: bool
+    outcome: bool | str
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in the words of VERDICTS."""
+        if isinstance(self.outcome, str):
+            return self.outcome
+        return REPRODUCED if self.outcome else NOT
+
+    @property
+    def met(self) -> bool:
+        """Whether it has the sign, or the size, that the claim says."""
+        return self.verdict == REPRODUCED
 
 
 @dataclass(frozen=True)
@@ -86,28 +109,63 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """``reproduced``, ``partly``, ``not reproduced`` or ``not tested``."""
+        """One of VERDICTS."""
         return UNTESTED if self.claim.measure is None else verdict(self.effects)
 
 
+def decided(
+    interval: Interval, bound: float = 0.0, *, above: bool = True, smallest: float | None = None
+) -> str:
+    """The verdict of an interval on the claim that a quantity is above (or below) a bound.
+
+    Args:
+        interval: of the quantity.
+        bound: what the claim compares it with.
+        above: whether the claim is that the quantity is above the bound.
+        smallest: the smallest distance beyond the bound that matters; None if any does.
+
+    Returns:
+        ``reproduced`` if all of the interval is beyond the bound, ``contradicted`` if all of it is
+        on the other side, ``excluded`` if all of it is short of ``smallest``, else ``undecided``.
+    """
+    sign = 1 if above else -1
+    low, high = sorted((sign * (interval.low - bound), sign * (interval.high - bound)))
+    if low > 0:
+        return REPRODUCED
+    if high < 0:
+        return CONTRADICTED
+    return EXCLUDED if smallest is not None and high < smallest else UNDECIDED
+
+
 def verdict(measured: Sequence[Effect]) -> str:
-    """``reproduced`` if all effects are met, ``not reproduced`` if none, ``partly`` in between.
+    """The verdict of effects, by the rule at the head of this module.
 
     Raises:
         MissingEvidenceError: without any effect: nothing measured is no evidence.
     """
     if not measured:
         raise MissingEvidenceError("a verdict needs at least one effect, got none")
-    met = [effect.met for effect in measured]
-    return REPRODUCED if all(met) else PARTLY if any(met) else NOT
+    return combined([effect.verdict for effect in measured])
 
 
 def combined(verdicts: Sequence[str]) -> str:
-    """The verdict on a claim from those on its parts; parts that were not tested do not count."""
-    tested = {v for v in verdicts if v != UNTESTED}
+    """One verdict from several; what was not tested does not count.
+
+    Of verdicts that all deny the claim but differ, the weakest is taken that holds for all: a gain
+    that is contradicted is also excluded.
+    """
+    tested = [v for v in verdicts if v != UNTESTED]
+    settled = [v for v in tested if v != UNDECIDED]
     if not tested:
         return UNTESTED
-    return tested.pop() if len(tested) == 1 else PARTLY
+    if 2 * len(settled) < len(tested):
+        return UNDECIDED
+    found = set(settled)
+    if len(found) == 1:
+        return found.pop()
+    if found <= {EXCLUDED, CONTRADICTED}:
+        return EXCLUDED
+    return NOT if found <= {EXCLUDED, CONTRADICTED, NOT} else PARTLY
 
 
 def judge(claim: Claim, evidence: Evidence) -> Finding:

@@ -35,12 +35,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import nn
 
 from flatminima import curvature, datasets, sweep
 from flatminima.curvature import EmpiricalRisk
-from flatminima.statistics import Interval
+from flatminima.statistics import Interval, student_interval
 from flatminima.theory import quadratic
 from flatminima.training import probes, train_to_loss
 from flatminima.training.optimizers import CLIPS, ClippedAdam
@@ -271,8 +270,8 @@ def compare(result: Result, methods: Sequence[str] = VARIANTS) -> list[Compariso
                 learning_rate=float(rows["learning_rate"][0]),
                 cap=_caps(rows)[0] or None,
                 at_end=_at_end(rows, result.where(method=method)),
-                accuracy=_joint(gain, len(methods)),
-                flatness=_joint(flatness, len(methods)),
+                accuracy=student_interval(gain, len(methods)),
+                flatness=student_interval(flatness, len(methods)),
             )
         )
     return found
@@ -289,15 +288,6 @@ def _at_end(rows: Result, tried: Result) -> bool:
 def _caps(rows: Result) -> list[float]:
     """The caps of the rows, 0 where there is none, so that they can be sorted and compared."""
     return np.nan_to_num(rows["cap"].astype(float)).tolist()
-
-
-def _joint(values: np.ndarray, number: int) -> Interval:
-    """Mean, with its t interval at 95 percent jointly over ``number`` comparisons."""
-    mean, n = float(np.mean(values)), len(values)
-    if n < 2:
-        raise ValueError(f"an interval needs two seeds at least, got {n}")
-    half = stats.t.ppf(1 - 0.05 / (2 * number), n - 1) * np.std(values, ddof=1) / np.sqrt(n)
-    return Interval(mean, float(mean - half), float(mean + half))
 
 
 def _verdict(interval: Interval, above: str, below: str) -> str:
