@@ -2,8 +2,7 @@
 
 import io
 import sys
-
-from tqdm import tqdm
+from typing import Any, Self
 
 
 class _Screen(io.TextIOBase):
@@ -28,6 +27,29 @@ class _Screen(io.TextIOBase):
         return len(text)
 
 
-def bar(**options: object) -> tqdm:
-    """A bar of tqdm's, with its options, on whatever standard error now is."""
+class _Nothing:
+    """What of a bar is called here, for one that is not shown."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self, steps: int = 1) -> None:
+        pass
+
+    def set_postfix(self, signs: object) -> None:
+        pass
+
+
+def bar(*, disable: bool = False, **options: object) -> Any:
+    """A bar of tqdm's, with its options, on whatever standard error now is.
+
+    One that is not shown needs no tqdm.
+    """
+    if disable:
+        return _Nothing()
+    from tqdm import tqdm
+
     return tqdm(file=_Screen(), **options)

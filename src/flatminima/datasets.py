@@ -25,11 +25,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-import requests
 import torch
-import urllib3
 from torch import Tensor
 from torch.nn import functional
 
@@ -49,11 +48,6 @@ __all__ = [
     "one_hot",
     "read_fashion_mnist",
 ]
-
-with warnings.catch_warnings():
-    # In a notebook without widgets tqdm, which pooch imports, asks for them. Plain text will do.
-    warnings.simplefilter("ignore")
-    import pooch
 
 EMBEDDED = resources.files("flatminima") / "data" / "fashion_mnist_subset.npz"
 """The subset of Fashion-MNIST in the repository; tools/make_fashion_mnist_subset.py made it."""
@@ -253,13 +247,14 @@ def _folder() -> Path | None:
 
 def _content(file: _RemoteFile, folder: Path | None = None) -> bytes:
     """The checked content of a file (unpacked, for a .gz with a content_sha256)."""
-    cache = Path(pooch.os_cache("flatminima"))
-    for place in (folder,) if folder else filter(None, (_folder(), cache)):
-        if (place / file.name).is_file():
-            return _checked(file, place / file.name)
+    own = folder or _folder()
+    if own and (own / file.name).is_file():
+        return _checked(file, own / file.name)
     if folder:
         raise DataUnavailableError(f"there is no {file.name} in {folder}")
-    return _checked(file, _fetch(file, cache))
+    cache = Path(_pooch().os_cache("flatminima"))
+    kept = cache / file.name
+    return _checked(file, kept if kept.is_file() else _fetch(file, cache))
 
 
 def _checked(file: _RemoteFile, path: Path) -> bytes:
@@ -295,15 +290,32 @@ def _corrupt(path: Path, what: str) -> CorruptDataError:
     )
 
 
+def _pooch() -> ModuleType:
+    """What fetches files; who has them all needs neither it nor what it needs."""
+    with warnings.catch_warnings():
+        # In a notebook without widgets tqdm, which pooch imports, asks for them. Plain text does.
+        warnings.simplefilter("ignore")
+        try:
+            import pooch
+        except ImportError as error:
+            raise DataUnavailableError(
+                f"{error.name} is missing, which fetches data: install it, or put the files into a "
+                f"folder and name that folder in the environment variable {FOLDER_VARIABLE}"
+            ) from error
+    return pooch
+
+
 def _fetch(file: _RemoteFile, cache: Path) -> Path:
     """Fetch a file into the cache: under a temporary name first, and kept only if it is right."""
+    import urllib3
+
     home = os.environ.get(MIRROR_VARIABLE, file.home)
     try:
         # What a fetch left behind that was killed.
         for left in cache.glob("tmp*"):
             if left.stat().st_mtime < time.time() - 2 * LONGEST:
                 left.unlink()
-        pooch.retrieve(
+        _pooch().retrieve(
             home.rstrip("/") + "/" + file.name,
             known_hash=f"sha256:{file.sha256}",
             fname=file.name,
@@ -327,6 +339,8 @@ def _fetch(file: _RemoteFile, cache: Path) -> Path:
 
 def _download(url: str, output: str, pooch: object) -> None:
     """For pooch: fetch a file as it is, within LARGEST bytes and LONGEST seconds."""
+    import requests
+
     end, size = time.monotonic() + LONGEST, 0
     as_it_is = {"Accept-Encoding": "identity"}
     with (

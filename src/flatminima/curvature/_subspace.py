@@ -10,13 +10,26 @@ import math
 
 import numpy as np
 import torch
-from scipy.special import betainc
 from torch import Tensor
 
 from flatminima.curvature.operator import SymmetricOperator
 
 ROUNDING = 10
 """What rounding alone leaves of a direction or a residual, in units of eps."""
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(60)
+
+
+def chance_of_part(part: float, n: int) -> float:
+    """The chance that a random direction in n dimensions has at most this part along a given one.
+
+    The part is the square of its cosine; the angle to the complement has density cos^(n-2), so that
+    this is the regularized incomplete beta function of 1/2 and (n - 1)/2, without SciPy.
+    """
+    # The density is below exp(-(n - 2) x^2 / 2): beyond nine of its widths it has less than 1e-18.
+    most = min(math.asin(math.sqrt(part)), 9 / math.sqrt(max(n - 2, 1)))
+    inside = most / 2 * float(WEIGHTS @ np.cos(most / 2 * (NODES + 1)) ** (n - 2))
+    whole = math.exp(math.lgamma((n - 1) / 2) - math.lgamma(n / 2)) * math.sqrt(math.pi) / 2
+    return min(inside / whole, 1.0)
 
 
 class Subspace:
@@ -205,7 +218,7 @@ class Subspace:
             logs += math.log(rest)
             left = np.linalg.slogdet(level * np.eye(count) - inner)[1]
             part = math.exp(min(2 * (logs - left), 0.0))
-            chance = min(chance, float(betainc(0.5, (n - old - 1) / 2, part)))
+            chance = min(chance, chance_of_part(part, n - old))
         return chance
 
     def outside(self, row: Tensor) -> Tensor:

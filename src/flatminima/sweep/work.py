@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from flatminima._progress import bar
 from flatminima._validation import positive_float, positive_int
 from flatminima.sweep.grid import code_of, edited, file_of, keyed
@@ -105,7 +103,7 @@ class _Work:
         store: Store,
         executor: Any,
         limit: float | None,
-        shown: tqdm,
+        shown: Any,
     ) -> None:
         self.function, self.depends_on, self.code = function, tuple(depends_on), code
         self.store, self.executor, self.limit, self.shown = store, executor, limit, shown

@@ -17,7 +17,6 @@ test accuracy. A run that does not reach the target is kept, with ``reached`` fa
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 from torch import nn
 
 from flatminima import sweep
@@ -203,6 +202,8 @@ def effects(stored: Result) -> dict[str, Interval]:
 
 def _within_seeds(x: np.ndarray, y: np.ndarray) -> Interval:
     """Rank correlation over the conditions of a seed; 0 where one does not depend on them."""
+    from scipy.stats import rankdata
+
     ranks = [rankdata(values, axis=1) for values in (x, y)]
     if any(np.ptp(r) == 0 for r in ranks):
         return Interval(0.0, 0.0, 0.0)
