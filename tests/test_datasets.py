@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 import torch
 
@@ -274,7 +275,7 @@ def remote(server, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.delenv("FLATMINIMA_DATA", raising=False)
     monkeypatch.delenv("FLATMINIMA_MIRROR", raising=False)
-    monkeypatch.setattr(datasets.pooch, "os_cache", lambda project: cache)
+    monkeypatch.setattr(pooch, "os_cache", lambda project: cache)
     home = f"http://127.0.0.1:{server.server_address[1]}"
 
     def content(folder):

@@ -21,7 +21,7 @@ from flatminima.curvature import (
     SymmetricOperator,
     top_eigenpairs,
 )
-from flatminima.curvature._subspace import Subspace
+from flatminima.curvature._subspace import Subspace, chance_of_part
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
@@ -240,6 +240,16 @@ def test_mc_search_part_of_a_random_start_is_beta(d):
     # Once in a million draws of the seed it would fail; with another dimension it does.
     assert kstest(parts, chance).pvalue > 1e-6
     assert kstest(parts, lambda x: chance(x, 2 * d + 1)).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 40, 1000, 10**7])
+def test_chance_of_a_part_is_the_incomplete_beta_function(n):
+    parts = [0.0, 1e-300, 1e-9, 0.01, 0.3, 0.9, 1.0, *(min(k / n, 1.0) for k in (0.1, 1, 10, 50))]
+    # Rounding: that of the two logarithms of the gamma function, about (n / 2) log(n / 2) each.
+    error = 20 * np.finfo(float).eps * (1 + n * np.log(n))
+    expected = betainc(0.5, (n - 1) / 2, parts)
+    np.testing.assert_allclose([chance_of_part(x, n) for x in parts], expected, rtol=error)
+    assert chance_of_part(0.5 / n, 2 * n) > 1.2 * chance_of_part(0.5 / n, n)
 
 
 @pytest.mark.parametrize("gap", [0.3, 1.0])
