@@ -181,7 +181,7 @@ def effects(stored: Result) -> dict[str, Interval]:
 
     def change(values: np.ndarray) -> Interval:
         sides = [np.isfinite(values[:, side]).any(axis=1) for side in (treated, ~treated)]
-        return contrast(values[sides[0] & sides[1]], treated, np.random.default_rng(0))
+        return contrast(values[sides[0] & sides[1]], treated)
 
     found = {name: change(np.log(at_matched_loss(stored, name))) for name in stages.MEASURES}
     found["sharpness_difference"] = change(at_matched_loss(stored, "sharpness"))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flatminima import curvature, datasets, models, sweep
 from flatminima.curvature import EmpiricalRisk
-from flatminima.statistics import Interval, bootstrap_interval, rank_correlation
+from flatminima.statistics import Interval, rank_correlation, student_interval
 from flatminima.training import probes, train_to_loss
 
 __all__ = [
@@ -187,12 +187,15 @@ def reached(values: np.ndarray) -> np.ndarray:
 
 
 def interval(samples: np.ndarray) -> Interval:
-    """The mean over (seeds,) with its bootstrap interval; a seed that has NaN is left out.
+    """The mean over (seeds,) with its interval by Student's t; a seed that has NaN is left out.
 
     Raises:
         ValueError: for fewer than FEWEST values.
     """
-    return bootstrap_interval(samples[np.isfinite(samples)], np.random.default_rng(0))
+    kept = samples[np.isfinite(samples)]
+    if len(kept) < FEWEST:
+        raise ValueError(f"samples must hold at least {FEWEST} seeds, got {len(kept)}")
+    return student_interval(kept)
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> Interval:
