@@ -78,8 +78,9 @@ def describe(record: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{number} {status}" for status, number in record["statuses"].items())
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     revision = record.get("revision")
+    left = f", {record['left']} more of the grid are not made yet" if record.get("left") else ""
     return (
-        f"{record['name']}, preset {record['preset']}: {record['runs']} runs ({counts}) on "
+        f"{record['name']}, preset {record['preset']}: {record['runs']} runs ({counts}{left}) on "
         f"{' and '.join(record['devices'])}, {duration(record['seconds'])} of computing, "
         f"{record['date'][:10]}; {versions}{f'; revision {revision}' if revision else ''}. "
         f"Made by `{command(record['name'], record['preset'])}`."

@@ -31,6 +31,11 @@ def rerun(
     """
     fields = [sweep.fields_of(config) for config in configs]
     rows = result.table.to_pylist()
+    if result.provenance.get("left"):
+        # Of a grid of which some runs are still to be made.
+        made = [{key: row.get(key) for key in fields[0]} for row in rows]
+        configs = [c for c, f in zip(configs, fields, strict=True) if f in made]
+        fields = [f for f in fields if f in made]
     kept = [{key: row[key] for key in f} for f, row in zip(fields, rows, strict=False)]
     if kept != fields or len(rows) != len(fields):
         raise ValueError(f"the rows of {experiment.name} are not those of its grid: make it anew")

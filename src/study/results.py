@@ -6,6 +6,8 @@ provenance. A chapter reads them back with `load`, and says with `Result.describ
 device made what it shows.
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib
 import io
@@ -15,17 +17,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import parquet
 
 from flatminima import sweep
 from flatminima._files import write_atomically
 from flatminima._validation import one_of
 from flatminima.statistics import Interval
 from study import ROOT, experiments, presets, provenance
+
+if TYPE_CHECKING:
+    # A machine that only runs experiments needs no Arrow: it is loaded where tables are.
+    import pyarrow as pa
 
 __all__ = [
     "FOLDER",
@@ -38,12 +42,13 @@ __all__ = [
     "load",
     "store",
     "stored",
+    "tabulated",
 ]
 
 FOLDER = ROOT / "results"
 """Where the tables are, each in the folder of its preset."""
-RUNS = ROOT / "_runs"
-"""Where the runs of unfinished sweeps wait to be resumed."""
+RUNS = Path(os.environ.get("FLATMINIMA_RUNS") or ROOT / "_runs")
+"""Where the runs of unfinished sweeps wait to be resumed, unless FLATMINIMA_RUNS names a folder."""
 WAITING = ".parquet.new"
 """Ending of a table whose record may not be written yet."""
 OWN_COLUMNS = ("status", "error", "seconds")
@@ -88,8 +93,8 @@ class Experiment:
     depends_on: tuple[str, ...]
     tolerances: Mapping[str, float | Literal["spread"]]
     part: Callable[[Any], Mapping[str, object]] | None = None
-    effects: "Callable[[Result], dict[str, Interval]] | None" = None
-    predictions: "Callable[[Result], dict[str, bool]] | None" = None
+    effects: Callable[[Result], dict[str, Interval]] | None = None
+    predictions: Callable[[Result], dict[str, bool]] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ class Result:
 
     def __getitem__(self, column: str) -> np.ndarray:
         """A column as an array (rows,): NaN for a missing number, objects for text and lists."""
+        import pyarrow as pa
+
         values = self.table.column(one_of("column", column, self.columns))
         if pa.types.is_list(values.type):
             array = np.empty(len(values), dtype=object)
@@ -127,8 +134,10 @@ class Result:
             return np.full(len(values), np.nan)
         return values.to_numpy()
 
-    def where(self, **equal: object) -> "Result":
+    def where(self, **equal: object) -> Result:
         """The rows whose columns have the given values: ``result.where(c=1.1, status="done")``."""
+        import pyarrow as pa
+
         kept = np.ones(len(self), dtype=bool)
         for column, value in equal.items():
             kept &= self[column] == value
@@ -203,8 +212,22 @@ def compute(
         raise RuntimeError(f"{experiment.name}: there is nothing to store, every run failed: {why}")
     if code != sweep.code_version([experiment.function.__module__, *depends_on]):
         raise RuntimeError(f"{experiment.name}: its code was edited while it ran; start it again")
+    return tabulated(experiment, done, preset, code)
+
+
+def tabulated(
+    experiment: Experiment, runs: Sequence[sweep.Run], preset: str, code: str, left: int = 0
+) -> Result:
+    """The table of runs, one at least, and its record.
+
+    Args:
+        experiment, preset: whose runs they are, and on which grid.
+        code: hash of the code that made them.
+        left: how many runs of the grid are still to be made.
+    """
     about = {"name": experiment.name, "summary": experiment.summary, "preset": preset}
-    return Result(_tabulate(done), provenance.record(done, **about, code=code))
+    record = provenance.record(runs, **about, code=code)
+    return Result(_tabulate(runs), record | ({"left": left} if left else {}))
 
 
 def store(result: Result, folder: Path = FOLDER) -> Result:
@@ -216,6 +239,8 @@ def store(result: Result, folder: Path = FOLDER) -> Result:
     Raises:
         OSError: if it cannot be written.
     """
+    from pyarrow import parquet
+
     buffer = io.BytesIO()
     parquet.write_table(result.table, buffer, compression="zstd")
     content = buffer.getvalue()
@@ -260,6 +285,8 @@ def stored(folder: Path = FOLDER) -> list[tuple[str, str]]:
 
 def _tabulate(runs: Sequence[sweep.Run]) -> pa.Table:
     """One row a run; a value that only some runs have is null in the others."""
+    import pyarrow as pa
+
     names = provenance.distinct(name for run in runs for name in run.values)
     fields = list(runs[0].config)
     doubled = {n for n, k in Counter([*fields, *names, *OWN_COLUMNS]).items() if k > 1}
@@ -306,6 +333,9 @@ def _read(path: Path, name: str, preset: str) -> Result:
 
 
 def _table(content: bytes) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import parquet
+
     # By this thread alone, as `parquet.read_table` never does: a thread of Arrow that still holds
     # something of Python's when the interpreter ends aborts it.
     file = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False)

@@ -384,6 +384,20 @@ def test_recheck_of_a_tolerance(tolerance):
     assert bool(recheck.difference(1.0, 1.0 + 1e-7, [], tolerance)) == (tolerance == 0)
 
 
+def test_recheck_takes_the_runs_that_there_are_of_a_grid_that_is_not_finished(example):
+    half = example.where(seed=1)
+    unfinished = results.Result(half.table, half.provenance | {"left": len(GRID) - len(half)})
+    assert rechecks(EXAMPLE, unfinished) == []
+    assert "9 more of the grid are not made yet" in unfinished.describe()
+    slightly = altered(unfinished, "twice", lambda value: value * (1 + 1e-9))
+    slightly = results.Result(slightly.table, unfinished.provenance)
+    assert "twice of Point(rate=" in rechecks(EXAMPLE, slightly)[0]
+    with pytest.raises(ValueError, match="not those of its grid"):
+        rechecks(EXAMPLE, half)
+    with pytest.raises(ValueError, match="not those of its grid"):
+        rechecks(EXAMPLE, unfinished, grid=[config for config in GRID if config.rate != 0.5])
+
+
 def test_recheck_refuses_another_grid_and_a_value_without_tolerance(example):
     rng = np.random.default_rng(0)
     for grid in (GRID[:-1], [*GRID[:-1], Point(9.0, 9)], [*GRID, Point(9.0, 9)]):
@@ -448,6 +462,8 @@ print(threads() - before)
 @pytest.mark.search
 @pytest.mark.parametrize(("preset", "name"), STORED, ids=lambda word: word)
 def test_a_row_of_a_stored_result_comes_out_again(preset, name, generator):
+    if preset == "gpu" and not provenance.gpu_available():
+        pytest.skip("needs a GPU: a run of its size takes a processor hours")
     experiment = results.experiment(name)
     result = results.load(name, preset)
     for dataset in set(result["dataset"]) if "dataset" in result.columns else ():
