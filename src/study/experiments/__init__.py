@@ -15,6 +15,7 @@ NAMES = (
     "edge",
     "exploration",
     "flatness",
+    "gain",
     "interventions",
     "mirror",
     "sgd",

@@ -20,9 +20,10 @@ from flatminima import datasets
 from study.experiments import flatness
 from study.results import Experiment
 
-__all__ = ["EXPERIMENT", "SHA256", "fingerprint", "grid", "run"]
+__all__ = ["DATASET", "EXPERIMENT", "SHA256", "fingerprint", "grid", "require", "run"]
 
 DATASET = "cifar10-subset"
+"""The name of the natural images in `datasets.load`."""
 SHA256 = "e6fb7fdaffd12982b31c2571a13736b7d59e7eb648d3ffd01e85302d5203c2a0"
 """Of the arrays x_train, y_train, x_test and y_test, one after the other."""
 FACTORS = (0.5, 0.9, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
@@ -37,11 +38,12 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def run(config: flatness.Config) -> dict[str, object]:
-    """As `study.experiments.flatness.run`, once it is sure that the images are the right ones.
+def require() -> None:
+    """Be sure that the file in FLATMINIMA_DATA holds the right images.
 
     Raises:
-        datasets.CorruptDataError: if the file in FLATMINIMA_DATA holds other images.
+        datasets.CorruptDataError: if it holds others.
+        datasets.DataUnavailableError: if it is not there.
     """
     found = fingerprint(datasets.SOURCES[DATASET][0]())
     if found != SHA256:
@@ -49,6 +51,15 @@ def run(config: flatness.Config) -> dict[str, object]:
             f"{datasets.CIFAR_SUBSET} must hold the arrays with the SHA-256 {SHA256}, got {found}; "
             "tools/make_cifar10_subset.py makes it"
         )
+
+
+def run(config: flatness.Config) -> dict[str, object]:
+    """As `study.experiments.flatness.run`, once it is sure that the images are the right ones.
+
+    Raises:
+        datasets.CorruptDataError: as `require`.
+    """
+    require()
     return flatness.run(config)
 
 
