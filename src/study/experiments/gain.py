@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flatminima import curvature, datasets, sweep
+from flatminima import curvature, datasets
 from flatminima.curvature import EmpiricalRisk
 from flatminima.statistics import Interval, student_interval
 from flatminima.training import probes, train_to_loss
