@@ -1,8 +1,10 @@
 """Checks of arguments, shared by the whole library: an error says what was given and allowed."""
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 
@@ -175,6 +177,16 @@ def a_function(name: str, value: Callable) -> Callable:
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {shown(value)}")
     return value
+
+
+def a_path(name: str, value: str | os.PathLike) -> Path:
+    """Return ``value`` as a path, ``~`` being one's home, or raise ValueError."""
+    try:
+        if isinstance(value, bytes) or b"\0" in os.fsencode(value):
+            raise ValueError("no text that can name a file")
+        return Path(os.path.expanduser(value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a path, got {shown(value)}") from error
 
 
 def a_list(name: str, value: Iterable) -> list:

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flatminima._progress import bar
-from flatminima._validation import one_of, positive_int
+from flatminima._validation import a_path, instance_of, one_of, positive_int, shown
 
 __all__ = [
     "CIFAR_SUBSET",
@@ -124,6 +124,9 @@ LONGEST = 3600.0
 """Seconds that a download may take; the server may be silent for PATIENCE of them."""
 PATIENCE = 30
 
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+"""What labels may be."""
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -133,6 +136,11 @@ class Dataset:
 
     Images are float32 (n, channels, height, width), standardized as `load` says, the test images
     with the numbers of training; labels are int64 (n,).
+
+    Example:
+        >>> data = load(n_train=20, n_test=10)
+        >>> data.pixels(data.x_train).shape
+        torch.Size([20, 1, 28, 28])
     """
 
     name: str
@@ -148,6 +156,12 @@ class Dataset:
 
     def pixels(self, images: Tensor) -> Tensor:
         """Undo the standardization: (n, channels, height, width) pixel values in [0, 1]."""
+        channels = len(self.std)
+        fits = isinstance(images, Tensor) and images.shape[-3:-2] == (channels,)
+        if not fits or images.is_complex():
+            raise ValueError(
+                f"images must be a real tensor (n, {channels}, height, width), got {shown(images)}"
+            )
         return (images * self.std[:, None, None] + self.mean[:, None, None]).clamp(0, 1)
 
 
@@ -176,6 +190,9 @@ def load(
     """
     read, classes = SOURCES[one_of("name", name, SOURCES)]
     seed = positive_int("seed", seed, minimum=0)
+    wanted = {"train": n_train, "test": n_test}
+    for part, number in wanted.items():
+        wanted[part] = None if number is None else positive_int(f"n_{part}", number)
     arrays = read()
     pixels = arrays["x_train"].reshape(*arrays["x_train"].shape[:2], -1)
     mean = torch.tensor(pixels.mean((0, 2)) / 255, dtype=torch.float32)
@@ -186,7 +203,7 @@ def load(
             f"{name}: a channel must vary, but of {len(std)} these do not: {constant}"
         )
     parts = {}
-    for offset, (part, number) in enumerate((("train", n_train), ("test", n_test))):
+    for offset, (part, number) in enumerate(wanted.items()):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if number is not None:
             generator = np.random.default_rng([seed, offset])
@@ -199,8 +216,21 @@ def load(
 
 
 def one_hot(labels: Tensor, classes: int = 10, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the (n, classes) one-hot rows of integer labels (n,)."""
-    return functional.one_hot(labels, classes).to(dtype)
+    """Return the (n, classes) one-hot rows of labels (n,), whole numbers from 0 to classes - 1.
+
+    Example:
+        >>> one_hot(torch.tensor([2, 0]), 3)
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+    """
+    classes = positive_int("classes", classes, maximum=10**6)
+    instance_of("dtype", dtype, torch.dtype)
+    whole = isinstance(labels, Tensor) and labels.dtype in WHOLE
+    if not whole or bool(((labels < 0) | (labels >= classes)).any()):
+        raise ValueError(
+            f"labels must be a tensor of whole numbers from 0 to {classes - 1}, got {shown(labels)}"
+        )
+    return functional.one_hot(labels.long(), classes).to(dtype)
 
 
 def read_fashion_mnist(folder: Path | None, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -210,6 +240,7 @@ def read_fashion_mnist(folder: Path | None, part: str) -> tuple[np.ndarray, np.n
     Images are uint8 (n, 1, 28, 28) and labels uint8 (n,).
     """
     stem = {"train": "train", "test": "t10k"}[one_of("part", part, ("train", "test"))]
+    folder = None if folder is None else a_path("folder", folder)
 
     def read(kind: str, dimensions: int) -> np.ndarray:
         name = f"{stem}-{kind}-idx{dimensions}-ubyte.gz"
@@ -223,7 +254,6 @@ def _balanced(
     labels: np.ndarray, number: int, name: str, generator: np.random.Generator
 ) -> np.ndarray:
     """Positions of ``number`` examples, spread evenly over the classes, in random order."""
-    number = positive_int(name, number)
     if number > len(labels):
         raise ValueError(f"{name} must be at most the {len(labels)} images there are, got {number}")
     order = generator.permutation(len(labels))
@@ -247,10 +277,10 @@ def _folder() -> Path | None:
 
 def _content(file: _RemoteFile, folder: Path | None = None) -> bytes:
     """The checked content of a file (unpacked, for a .gz with a content_sha256)."""
-    own = folder or _folder()
-    if own and (own / file.name).is_file():
+    own = _folder() if folder is None else folder
+    if own is not None and (own / file.name).is_file():
         return _checked(file, own / file.name)
-    if folder:
+    if folder is not None:
         raise DataUnavailableError(f"there is no {file.name} in {folder}")
     cache = Path(_pooch().os_cache("flatminima"))
     kept = cache / file.name

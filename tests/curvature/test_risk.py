@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from flatminima import curvature
+from flatminima import curvature, training
 from flatminima.curvature import EmpiricalRisk, HessianOperator, NondeterministicRiskError
 
 F64 = torch.float64
@@ -387,6 +387,26 @@ def test_bad_batches_and_values_are_named():
         EmpiricalRisk(net(), "cross_entropy", (x, y[:, None])).value()
     with pytest.raises(ValueError, match="finite"):
         EmpiricalRisk(net(), lambda o, t: o.sum() * math.nan, (x, y), check=False).hessian()
+
+
+def test_arrays_in_the_place_of_tensors_are_named():
+    x, y = batch()
+    pairs = [(x.numpy(), y), (x, y.numpy()), (x.numpy(), y.numpy()), ({"x": x.numpy()}, y)]
+    for data in [*pairs, pairs[:1], x.numpy()]:
+        with pytest.raises(TypeError, match="data must hold tensors, got NumPy arrays"):
+            EmpiricalRisk(net(), "mse", data)
+    for pair in pairs:
+        loader = DataLoader([0], batch_size=None, collate_fn=lambda _, pair=pair: pair)
+        with pytest.raises(TypeError, match="data must hold tensors, got NumPy arrays"):
+            training.gradient_descent(EmpiricalRisk(net(), "mse", loader), 0.1, 1)
+
+
+def test_what_a_model_raises_says_what_it_was_given():
+    x, y = batch()
+    with pytest.raises(RuntimeError) as error:
+        EmpiricalRisk(net(), "mse", (x[:, :3], y)).value()
+    given = "inputs 'torch.float64 (12, 3)'; targets 'torch.int64 (12,)'"
+    assert given in error.value.__notes__[0]
 
 
 def test_it_says_what_it_is():

@@ -4,10 +4,13 @@ A call is recorded while an example of a docstring runs. Then one argument at a 
 value. What may happen is an error that names the argument, or a result without a NaN.
 """
 
+import concurrent.futures
 import contextlib
 import copy
 import dataclasses
 import doctest
+import gzip
+import hashlib
 import importlib
 import inspect
 import io
@@ -21,12 +24,16 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import CodeType
+from unittest import mock
 
 import numpy as np
+import sweep_examples
 import torch
+from torch import distributed
 from torch.utils._pytree import tree_leaves
 
 import flatminima
+from flatminima import datasets
 from flatminima.curvature import SymmetricOperator
 from study.pages import offered
 
@@ -126,7 +133,7 @@ def duplicate(arguments: dict[str, object]) -> dict[str, object]:
         leaves = tree_leaves(list(arguments.values()))
         memo |= {id(v): v for v in leaves if torch.is_tensor(v) and v.requires_grad}
     try:
-        return copy.deepcopy(arguments, memo)
+        return copy.deepcopy(arguments, dict(memo))
     except Exception:
         pass
     copies = {}
@@ -161,6 +168,8 @@ def valid_call(name: str) -> dict[str, object] | None:
 
     A method without an example of its own takes the arguments of the others by their names.
     """
+    if name in PREPARED:
+        return PREPARED[name]()
     function = public_callables()[name]
     code, known = code_of(function), {}
     parameters = inspect.signature(function).parameters
@@ -186,6 +195,46 @@ def valid_call(name: str) -> dict[str, object] | None:
             return None
         known[parameter.name] = parameter.default
     return {key: known[key] for key in parameters}
+
+
+def _sweep() -> dict[str, object]:
+    """The example of `sweep.run` types its function in; this one is in a file, on a thread."""
+    call = {"function": sweep_examples.twice, "configs": [{"number": n} for n in range(3)]}
+    call |= {"folder": "runs", "depends_on": ["flatminima.sweep"], "workers": 2, "time_limit": 60.0}
+    thread = concurrent.futures.ThreadPoolExecutor(1)
+    return call | {"executor": thread, "retry_failed": False, "progress": False}
+
+
+def _fashion() -> dict[str, object]:
+    return {"folder": Path.cwd() / "official", "part": "train"}
+
+
+PREPARED = {
+    "flatminima.sweep.work.run": _sweep,
+    "flatminima.datasets.read_fashion_mnist": _fashion,
+}
+"""Name -> a valid call of what no example calls, since it would need the network, or a file."""
+
+
+@contextlib.contextmanager
+def surroundings(name: str) -> Iterator[None]:
+    """What a call needs around it, in a folder of its own: a group of processes, or files."""
+    with contextlib.ExitStack() as stack:
+        if name.endswith("DistributedOperator"):
+            store = f"file://{Path.cwd() / 'store'}"
+            distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+            stack.callback(distributed.destroy_process_group)
+        if name in PREPARED:
+            known = {}
+            Path("official").mkdir()
+            for kind, shape in (("images-idx3", (2, 28, 28)), ("labels-idx1", (2,))):
+                sizes = b"".join(size.to_bytes(4, "big") for size in shape)
+                content = bytes((0, 0, 8, len(shape))) + sizes + bytes(int(np.prod(shape)))
+                file = f"train-{kind}-ubyte.gz"
+                Path("official", file).write_bytes(gzip.compress(content))
+                known[file] = "", hashlib.sha256(content).hexdigest()
+            stack.enter_context(mock.patch.object(datasets, "_FASHION_SHA256", known))
+        yield
 
 
 def call(name: str, arguments: dict[str, object]) -> object:
@@ -376,10 +425,8 @@ def outcome(name: str, arguments: dict[str, object], spot: str, value: object) -
                 result = call(name, changed(arguments, spot, value))
         except TooLong:
             return f"ran for more than {SECONDS} s"
-        except (ValueError, TypeError) as error:
-            return fault_of(error, spot)
         except Exception as error:
-            return f"{type(error).__name__}: {str(error)[:200]}"
+            return fault_of(error, spot)
     if is_complex(value):
         return "took a complex number"
     return NOT_FINITE if has_nan(result) else ""
@@ -391,11 +438,18 @@ def is_complex(value: object) -> bool:
 
 
 def fault_of(error: Exception, spot: str) -> str:
-    """What is wrong with an error, "" if it is the library's and names the argument."""
-    name = spot.rpartition(".")[2]
+    """What is wrong with an error, "" if it is the library's and names the argument.
+
+    Somebody's own model or loss may raise what it likes, if a note of ours names the argument.
+    """
+    named = re.compile(rf"\b{re.escape(spot.rpartition('.')[2])}\b")
     message = str(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
-    if not re.search(rf"\b{re.escape(name)}\b", message):
+    if any(map(named.search, getattr(error, "__notes__", ()))):
+        return ""
+    if not isinstance(error, ValueError | TypeError):
+        return f"{type(error).__name__}: {message[:200]}"
+    if not named.search(message):
         return f"does not name it: {type(error).__name__}: {message[:200]}"
     if not Path(last.filename).is_relative_to(LIBRARY):
         return f"not the library's: {type(error).__name__}: {message[:200]}"

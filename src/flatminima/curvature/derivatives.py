@@ -242,9 +242,9 @@ def _hessian(operator: HessianOperator | EmpiricalRisk) -> HessianOperator:
         )
     operator.check_current()
     if 3 in operator.unchecked:
-        operator.check_order(
+        operator._check_order(
             3,
-            vector=lambda d: operator.products_now(d[None])[0],
+            vector=lambda d: operator._products_now(d[None])[0],
             derivative=lambda d: _third(operator, d),
         )
     return operator

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from flatminima._validation import positive_float
+from flatminima._validation import instance_of, positive_float
 from flatminima.curvature.operator import SymmetricOperator, flattened
 from flatminima.curvature.risk import EmpiricalRisk, as_operator
 
@@ -59,6 +59,8 @@ class DistributedOperator(SymmetricOperator):
                 "torch.distributed is not initialized: call init_process_group first, in each of "
                 "the processes that torchrun starts"
             )
+        if group is not None:
+            instance_of("group", group, dist.ProcessGroup)
         summed = isinstance(operator, EmpiricalRisk) and operator.reduction == "sum"
         if weight is None:
             if not isinstance(operator, EmpiricalRisk):

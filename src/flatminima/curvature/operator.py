@@ -249,13 +249,13 @@ class HessianOperator(SymmetricOperator):
         self.check_current()
         if 2 in self.unchecked:
             self._check_idle()
-            self.check_order(
+            self._check_order(
                 2,
                 lambda _: self._gradient_now(),
-                lambda d: self.products_now(d[None], self._graph)[0],
+                lambda d: self._products_now(d[None], self._graph)[0],
                 here=self.gradient,
             )
-        return self.products_now(rows, self._graph)
+        return self._products_now(rows, self._graph)
 
     def _graphs(self, again: bool = True) -> Iterator[tuple[float, "_GradientGraph"]]:
         """The weight and the graph of each part, at the parameters as they are now."""
@@ -265,7 +265,7 @@ class HessianOperator(SymmetricOperator):
     def _gradient_now(self) -> Tensor:
         return sum(weight * flattened(graph.gradients) for weight, graph in self._graphs(False))
 
-    def products_now(self, rows: Tensor, graph: "_GradientGraph | None" = None) -> Tensor:
+    def _products_now(self, rows: Tensor, graph: "_GradientGraph | None" = None) -> Tensor:
         """Products at the parameters as they are now, uncounted, through new graphs or one."""
         result = torch.zeros_like(rows)
         for weight, current in self._graphs() if graph is None else [(1.0, graph)]:
@@ -273,7 +273,7 @@ class HessianOperator(SymmetricOperator):
                 target.add_(flattened(current.product(self.split(row))), alpha=weight)
         return result
 
-    def check_order(
+    def _check_order(
         self,
         order: int,
         vector: Callable[[Tensor], Tensor],

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import UninitializedTensorMixin
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from flatminima._validation import a_bool, a_function, instance_of, one_of
+from flatminima._validation import a_bool, a_function, instance_of, one_of, shown
 from flatminima.curvature._arguments import real_tensor
 from flatminima.curvature._autograd import differentiable, split
 from flatminima.curvature.losses import Loss, as_loss, checked_value, name_of
@@ -102,6 +103,8 @@ class EmpiricalRisk:
         self.reduction = one_of("reduction", reduction, ("mean", "sum"))
         self._size_of = self._counted if size_of is None else a_function("size_of", size_of)
         self.data = data
+        if isinstance(data, tuple | list | np.ndarray):
+            _no_arrays(data)
         self.pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
         if not self.pair:
             _check_batches(data)
@@ -146,12 +149,20 @@ class EmpiricalRisk:
             yield self._here(tuple(batch))
 
     def _here(self, tree: Any) -> Any:
+        _no_arrays(tree)
         return tree_map_only(Tensor, lambda tensor: tensor.to(self.device), tree)
 
     def batch_loss(self, inputs: Any, targets: Any) -> Tensor:
-        """The loss of the model on one batch, as the loss reduces it; it can be differentiated."""
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
-            return self.loss_function(call(self.model, inputs), targets)
+        """The loss of the model on one batch, as the loss reduces it; it can be differentiated.
+
+        What the model or the loss raises has a note that says what they were given.
+        """
+        try:
+            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+                return self.loss_function(call(self.model, inputs), targets)
+        except Exception as error:
+            error.add_note(f"The model was given inputs {_told(inputs)}; targets {_told(targets)}.")
+            raise
 
     def _counted(self, inputs: Any, targets: Any) -> float:
         """What a batch counts for in the mean of the loss."""
@@ -350,6 +361,18 @@ def _check_batches(data: object) -> None:
         )
     if isinstance(getattr(data, "sampler", None), torch.utils.data.RandomSampler):
         raise ValueError("data must not shuffle: give the DataLoader shuffle=False")
+
+
+def _no_arrays(data: Any) -> None:
+    if any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(data)):
+        raise TypeError(
+            "data must hold tensors, got NumPy arrays: torch.as_tensor(array) makes a tensor of one"
+        )
+
+
+def _told(tree: Any) -> str:
+    """What a batch holds, in short."""
+    return shown(tree_map_only(Tensor, lambda t: f"{t.dtype} {tuple(t.shape)}", tree))
 
 
 def _signature(tree: Any) -> list[tuple[float, float]]:

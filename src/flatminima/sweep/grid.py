@@ -27,7 +27,10 @@ def keyed(function: Function, configs: Iterable[object], code: str) -> dict[str,
     grid: dict[str, object] = {}
     for config in configs:
         name, kind = function.__qualname__, type(config).__qualname__
-        description = json.dumps([name, kind, fields_of(config), code])
+        try:
+            description = json.dumps([name, kind, fields_of(config), code])
+        except ValueError as error:
+            raise ValueError(f"configs: {error}") from error
         key = hashlib.sha256(description.encode()).hexdigest()[:32]
         if key in grid:
             raise ValueError(f"configs must all differ, got this one twice: {shown(config)}")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flatminima._validation import shown
+from flatminima._validation import a_function, instance_of, shown
 
 __all__ = ["Diverged", "Run", "device_name", "fields_of", "perform"]
 
@@ -60,13 +60,17 @@ class Run:
 
 
 def perform(function: Function, config: object) -> Run:
-    """Run the function once, in whatever process this is, and say how it went; it raises nothing.
+    """Run the function once, in whatever process this is, and say how it went.
+
+    It raises nothing of the function's own: TypeError and ValueError are about what it is given.
 
     Example:
         >>> runs = [perform(lambda steps: {"mean": 1 / steps}, {"steps": n}) for n in (4, 0)]
         >>> [(run.status, run.values) for run in runs]
         [('done', {'mean': 0.25}), ('failed', {})]
     """
+    fields = fields_of(config)
+    a_function("function", function)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     status, values, error = "done", {}, None
     try:
@@ -81,13 +85,13 @@ def perform(function: Function, config: object) -> Run:
     if lost and status == "done":
         status, error = "diverged", f"not finite: {', '.join(lost)}"
     return Run(
-        config=fields_of(config),
+        config=fields,
         status=status,
         values={name: _without_nonfinite(value) for name, value in values.items()},
         error=error and error.encode(errors="backslashreplace").decode(),
         seconds=time.perf_counter() - clock,
         started=started,
-        device=device_name(fields_of(config).get("device", "cpu")),
+        device=device_name(str(fields.get("device", "cpu"))),
         versions=_versions(),
     )
 
@@ -111,8 +115,8 @@ def fields_of(config: object) -> dict[str, Any]:
         given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     if given is None or not all(isinstance(name, str) for name in given):
         raise ValueError(
-            "each config must be a dict of names and values, or an instance of a frozen dataclass; "
-            f"got {shown(config)}"
+            "config must be a dict of names and values, or an instance of a frozen dataclass; got "
+            f"{shown(config)}"
         )
     fields = {name: _plain(f"the field {name}", value) for name, value in given.items()}
     if not _is_finite(list(fields.values())):
@@ -185,10 +189,12 @@ def device_name(device: str) -> str:
         >>> isinstance(device_name("cpu"), str)
         True
     """
-    if str(device).startswith("cuda"):
+    if instance_of("device", device, str).startswith("cuda"):
         torch = sys.modules.get("torch")
-        available = torch is not None and torch.cuda.is_available()
-        return torch.cuda.get_device_name(device) if available else "no GPU"
+        try:
+            return torch.cuda.get_device_name(device)
+        except Exception:  # without PyTorch, without a GPU, or without one of that number
+            return "no GPU"
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -8,11 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from flatminima._progress import bar
-from flatminima._validation import positive_float, positive_int
+from flatminima._validation import (
+    a_bool,
+    a_list,
+    a_path,
+    instance_of,
+    positive_float,
+    positive_int,
+    shown,
+)
 from flatminima.sweep.grid import code_of, edited, file_of, keyed
 from flatminima.sweep.pool import DiedError, processes
 from flatminima.sweep.runs import Function, Run, kind, lost, perform
@@ -62,11 +69,16 @@ def run(
         progress: False, or whether to show a progress bar with the time left, or its label.
 
     Raises:
-        ValueError: for an argument that is not as said above.
+        ValueError, TypeError: for an argument that is not as said above.
         SweepError: if a run cannot be stored (a full disk, say), the executor breaks, or the code
             that a worker runs is not the code that is on the disk here. What had finished is
             stored, and nothing half written.
     """
+    configs, folder = a_list("configs", configs), a_path("folder", folder)
+    retry_failed = a_bool("retry_failed", retry_failed)
+    instance_of("progress", progress, bool, str)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"executor must have a method submit, got {shown(executor)}")
     workers = _cores() if workers is None else positive_int("workers", workers)
     limit = None if time_limit is None else positive_float("time_limit", time_limit)
     context = getattr(executor, "_mp_context", None)
@@ -77,17 +89,17 @@ def run(
         )
     code = code_of(function, depends_on)
     grid = keyed(function, configs, code)
-    store = Store(Path(folder).expanduser(), grid, retry_failed)
+    store = Store(folder, grid, retry_failed)
     label = progress if isinstance(progress, str) else function.__name__
     options = {"total": len(grid), "initial": len(store.finished), "desc": label}
     with ExitStack() as stack:
         stack.callback(store.close)
-        shown = stack.enter_context(bar(**options, disable=not progress))
+        display = stack.enter_context(bar(**options, disable=not progress))
         if executor is None and file_of(function) is None:
             executor, workers = stack.enter_context(_thread()), 1
         if executor is None:
             executor, limit = stack.enter_context(processes(workers, limit)), None
-        _Work(function, depends_on, code, store, executor, limit, shown).do(workers)
+        _Work(function, depends_on, code, store, executor, limit, display).do(workers)
         store.confirm()
     return [store.finished[key] for key in grid]
 
@@ -103,10 +115,10 @@ class _Work:
         store: Store,
         executor: Any,
         limit: float | None,
-        shown: Any,
+        display: Any,
     ) -> None:
         self.function, self.depends_on, self.code = function, tuple(depends_on), code
-        self.store, self.executor, self.limit, self.shown = store, executor, limit, shown
+        self.store, self.executor, self.limit, self.display = store, executor, limit, display
         self.flying: dict[futures.Future, tuple[str, float]] = {}
         self.troubles: Counter[str] = Counter()
         self.kinds: dict[str, str] = {}
@@ -121,7 +133,7 @@ class _Work:
                 room = min(workers - len(self.flying), len(waiting))
                 ours, taken = self.store.claim([waiting.popleft() for _ in range(room)])
                 waiting.extend(taken)
-                self.shown.update(room - len(ours) - len(taken))
+                self.display.update(room - len(ours) - len(taken))
                 for key in ours:
                     self._submit(key)
                 if self.flying:
@@ -172,11 +184,11 @@ class _Work:
         if results:
             self.store.keep(results)
             self.flying = {f: at for f, at in self.flying.items() if at[0] not in results}
-            self.shown.update(len(results))
+            self.display.update(len(results))
         self.troubles.update(r.status for r in results.values() if r.status != "done")
         oldest = max((now - since for _, since in self.flying.values()), default=0)
         signs = {"running": len(self.flying), "longest": f"{oldest:.0f} s"}
-        self.shown.set_postfix({**self.troubles, **(signs if oldest > BEAT else {})})
+        self.display.set_postfix({**self.troubles, **(signs if oldest > BEAT else {})})
         if trouble is not None:
             raise SweepError(self.store.state(trouble[0])) from trouble[1]
 

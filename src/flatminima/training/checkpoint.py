@@ -4,7 +4,6 @@ import functools
 import hashlib
 import inspect
 import io
-import os
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from flatminima._files import write_atomically
-from flatminima._validation import shown
 
 __all__ = [
     "CorruptCheckpointError",
@@ -72,13 +70,6 @@ def fingerprint(value: object) -> str:
     digest = hashlib.sha256()
     _feed(digest, value, {})
     return digest.hexdigest()
-
-
-def as_path(name: str, value: object) -> Path:
-    """Return ``value`` as a path, ``~`` being one's home, or raise ValueError."""
-    if not isinstance(value, str | os.PathLike) or Path(value).expanduser().is_dir():
-        raise ValueError(f"{name} must be the path of a file, got {shown(value)}")
-    return Path(value).expanduser()
 
 
 def _feed(digest: Any, value: object, seen: dict[int, object]) -> None:

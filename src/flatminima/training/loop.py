@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from flatminima._progress import bar
-from flatminima._validation import a_function, instance_of, positive_float, positive_int, shown
+from flatminima._validation import (
+    a_function,
+    a_path,
+    instance_of,
+    positive_float,
+    positive_int,
+    shown,
+)
 from flatminima.curvature.risk import EmpiricalRisk
 from flatminima.training import checkpoint as files
 from flatminima.training._batches import check_data, loss_of_zero, make_batches, scalar, undisturbed
@@ -283,7 +290,7 @@ class Loop:
         self.batches = make_batches(self.risk, batch_size, generator)
 
     def use_probes(self, probes: Mapping[str, Probe] | None, every: int) -> None:
-        self.probes = dict(instance_of("probes", probes or {}, Mapping))
+        self.probes = dict(instance_of("probes", {} if probes is None else probes, Mapping))
         for name, probe in self.probes.items():
             a_function(f"the probe {name!r} of probes", probe)
         self.values: dict[str, list] = {name: [] for name in self.probes}
@@ -299,7 +306,9 @@ class Loop:
         self.checkpoint_every = positive_int("checkpoint_every", every)
         if path is None:
             return
-        self.checkpoint = files.as_path("checkpoint", path)
+        self.checkpoint = a_path("checkpoint", path)
+        if self.checkpoint.is_dir():
+            raise ValueError(f"checkpoint must be the path of a file, got a folder, {path}")
         parts = {
             "learning_rate or steps": self.rates.tolist(),
             "loss": [self.risk.loss_function, self.risk.reduction],
