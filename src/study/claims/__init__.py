@@ -21,6 +21,7 @@ from study.claims.verdicts import (
     MissingEvidenceError,
     combined,
     decided,
+    every,
     judge,
     verdict,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "MissingEvidenceError",
     "combined",
     "decided",
+    "every",
     "judge",
     "judge_all",
     "verdict",

@@ -12,7 +12,7 @@ import numpy as np
 from flatminima.statistics import Interval
 from study import results
 from study.claims.evidence import Evidence
-from study.claims.verdicts import Effect
+from study.claims.verdicts import SMALLEST_GAIN, UNDECIDED, Effect, decided
 
 __all__ = [
     "ARCHITECTURES",
@@ -74,6 +74,11 @@ def _points(interval: Interval) -> str:
     return f"{100 * interval:+.1f} points"
 
 
+def _gain(interval: Interval, *, above: bool = True) -> str:
+    """The verdict on a gain in accuracy, or with ``above`` false on a loss of it."""
+    return decided(interval, above=above, smallest=SMALLEST_GAIN)
+
+
 def _number(text: str) -> str:
     return text.replace("-", "−")
 
@@ -83,7 +88,8 @@ def flatter(evidence: Evidence) -> Iterator[Effect]:
     for setting, _, measured in evidence.measured("flatness"):
         for column, name in MEASURES.items():
             what = f"{name}, $c > 1$ against $c < 1${_named(setting)}"
-            yield Effect(what, _percent(measured[column]), measured[column].high < 0)
+            change = measured[column]
+            yield Effect(what, _percent(change), decided(change, above=False))
 
 
 def more_accurate(evidence: Evidence) -> Iterator[Effect]:
@@ -92,7 +98,7 @@ def more_accurate(evidence: Evidence) -> Iterator[Effect]:
     for setting, _, measured in evidence.measured("flatness"):
         gain = measured[f"gain-{flatness.NAMED:g}"]
         what = f"test accuracy at $c = {flatness.NAMED:g}$ minus that at $c = {flatness.STABLE:g}$"
-        yield Effect(what + _named(setting), _points(gain), gain.low > 0)
+        yield Effect(what + _named(setting), _points(gain), _gain(gain))
 
 
 def ends(evidence: Evidence) -> Iterator[Effect]:
@@ -106,7 +112,7 @@ def ends(evidence: Evidence) -> Iterator[Effect]:
         last = max(float(name[5:]) for name in measured if name.startswith("gain-"))
         what = f"accuracy at $c = {last:g}$ minus that at $c = {flatness.NAMED:g}$"
         fall = measured["fall"]
-        yield Effect(what + _named(setting), _points(fall), fall.high < 0)
+        yield Effect(what + _named(setting), _points(fall), _gain(fall, above=False))
 
 
 def paid(evidence: Evidence) -> Iterator[Effect]:
@@ -114,7 +120,7 @@ def paid(evidence: Evidence) -> Iterator[Effect]:
     for setting, _, measured in evidence.measured("flatness"):
         paid = measured["budget"]
         what = f"rank correlation of budget and final sharpness{_named(setting)}"
-        yield Effect(what, f"{paid:.2f}", paid.high < 0)
+        yield Effect(what, f"{paid:.2f}", decided(paid, above=False))
 
 
 def reflected(evidence: Evidence) -> Iterator[Effect]:
@@ -140,7 +146,7 @@ def beyond(evidence: Evidence) -> Iterator[Effect]:
     """The gain in accuracy from a rate beyond the edge, in each architecture."""
     for named, gain in _compared(evidence, "rate-{}-test_accuracy"):
         what = f"accuracy, rate beyond minus rate below the edge{named}"
-        yield Effect(what, _points(gain), gain.low > 0)
+        yield Effect(what, _points(gain), _gain(gain))
 
 
 def ranks(measure: str) -> Measure:
@@ -148,7 +154,8 @@ def ranks(measure: str) -> Measure:
 
     def ranks(evidence: Evidence) -> Iterator[Effect]:
         for named, rho in _compared(evidence, f"rho-{{}}-{measure}"):
-            yield Effect(f"rank correlation with test accuracy{named}", f"{rho:.2f}", rho.high < 0)
+            what = f"rank correlation with test accuracy{named}"
+            yield Effect(what, f"{rho:.2f}", decided(rho, above=False))
 
     return ranks
 
@@ -163,7 +170,7 @@ def sgd(part: str, what: str) -> Measure:
                 for batch in cells.batches:
                     value = measured[f"{rate:g}-{batch}-{part}"]
                     said = what.format(rate=rate, batch=batch) + _named(setting)
-                    yield Effect(said, f"{value:.2f}", value.low > 0)
+                    yield Effect(said, f"{value:.2f}", decided(value))
 
     return parts
 
@@ -175,7 +182,7 @@ def outweighs_in_time(evidence: Evidence) -> Iterator[Effect]:
         for rate in reversed(cells.large):
             more = measured[f"{rate:g}-long-difference"]
             what = f"instability at {rate:g} minus noise over {cells.longer:,} updates"
-            yield Effect(what + _named(setting), f"{more:.2f}", more.low > 0)
+            yield Effect(what + _named(setting), f"{more:.2f}", decided(more))
 
 
 def adam(kind: str) -> Measure:
@@ -185,12 +192,13 @@ def adam(kind: str) -> Measure:
         for setting, _, measured in evidence.measured("adam"):
             for name, value in measured.items():
                 method = name.removeprefix(f"{kind}-")
-                said, what = _points(value), f"test accuracy of `{method}` minus that of Adam"
+                said, outcome = _points(value), _gain(value)
+                what = f"test accuracy of `{method}` minus that of Adam"
                 if kind == "flatter":
-                    said = f"{value.map(np.exp):.2f}"
+                    said, outcome = f"{value.map(np.exp):.2f}", decided(value)
                     what = f"sharpness of Adam over that of `{method}`"
                 if method not in (name, "gd"):
-                    yield Effect(what + _named(setting), said, value.low > 0)
+                    yield Effect(what + _named(setting), said, outcome, joint=True)
 
     return variants
 
@@ -252,7 +260,7 @@ def more_at_larger_rates(evidence: Evidence) -> Iterator[Effect]:
     """The rank correlation of the rate with how far the leading space stays."""
     trend = evidence.interval("episodes_and_rotation", "epi-trend")
     what = "rank correlation of the rate and the overlap of the leading spaces"
-    yield Effect(what, f"{trend:.2f}", trend.high < 0)
+    yield Effect(what, f"{trend:.2f}", decided(trend, above=False))
 
 
 def negative_curvature(evidence: Evidence) -> Iterator[Effect]:
@@ -260,7 +268,7 @@ def negative_curvature(evidence: Evidence) -> Iterator[Effect]:
     change = evidence.interval("episodes_and_rotation", "epi-lambda_min")
     what = r"change of $\lambda_{\min}$ at the peak of an episode, relative to its mean size"
     what += "; below 0 it is more negative"
-    yield Effect(what, f"{change:+.0f} %", change.high < 0)
+    yield Effect(what, f"{change:+.0f} %", decided(change, above=False))
 
 
 def without_depth(evidence: Evidence) -> Iterator[Effect]:
@@ -319,13 +327,11 @@ def cause_is_necessary(evidence: Evidence) -> Iterator[Effect]:
         "within": "without the part across $V$",
         "none": "without any even part",
     }
-    for setting, held, measured in _interventions(evidence):
+    lost = _experiment("interventions").LOST
+    for setting, measured in _interventions(evidence):
         for arm, said in without.items():
             kept = measured[f"{setting}-kept-{arm}"]
-            met = held[f"{setting}-power"] and kept.high < _experiment("interventions").LOST
-            yield Effect(
-                f"share of the flattening kept {said}{_place(setting)}", f"{kept:.2f}", met
-            )
+            yield _kept(said, setting, measured, kept, decided(kept, lost, above=False))
 
 
 def cause_is_sufficient(evidence: Evidence) -> Iterator[Effect]:
@@ -335,25 +341,31 @@ def cause_is_sufficient(evidence: Evidence) -> Iterator[Effect]:
         "drift": "with it and without oscillation",
         "reversed": "with it reversed",
     }
-    for setting, held, measured in _interventions(evidence):
+    enough = _experiment("interventions").KEPT
+    for setting, measured in _interventions(evidence):
         for arm, said in alone.items():
             kept = measured[f"{setting}-kept-{arm}"]
-            more = kept.low > _experiment("interventions").KEPT
-            met = held[f"{setting}-power"] and (kept.high < 0 if arm == "reversed" else more)
-            yield Effect(
-                f"share of the flattening kept {said}{_place(setting)}", f"{kept:.2f}", met
-            )
+            back = arm == "reversed"
+            outcome = decided(kept, above=False) if back else decided(kept, enough)
+            yield _kept(said, setting, measured, kept, outcome)
 
 
-def _interventions(
-    evidence: Evidence,
-) -> Iterator[tuple[str, dict[str, bool], dict[str, Interval]]]:
-    """The settings of ``interventions``, which criteria each part meets, and its effects."""
-    experiment = _experiment("interventions")
+def _interventions(evidence: Evidence) -> Iterator[tuple[str, dict[str, Interval]]]:
+    """The settings of ``interventions``, each with the effects of all."""
     for _, stored, measured in evidence.measured("interventions"):
-        held = experiment.predictions(stored)
-        for setting in experiment.settings(stored):
-            yield setting, held, measured
+        for setting in _experiment("interventions").settings(stored):
+            yield setting, measured
+
+
+def _kept(
+    said: str, setting: str, measured: dict[str, Interval], kept: Interval, outcome: str
+) -> Effect:
+    """The share that an arm keeps; undecided where there may be too little to keep."""
+    what = f"share of the flattening kept {said}{_place(setting)}"
+    least = _experiment("interventions").FLATTENING
+    if not measured[f"{setting}-flattening"].low > least:
+        what, outcome = f"{what}; too little flattening to tell", UNDECIDED
+    return Effect(what, f"{kept:.2f}", outcome)
 
 
 def _place(setting: str) -> str:
@@ -366,12 +378,16 @@ def _place(setting: str) -> str:
 
 def averaged(evidence: Evidence) -> Iterator[Effect]:
     """How far gradient descent is from its central flow, over how far from the gradient flow."""
-    for _, stored, measured in evidence.measured("average"):
-        for name, met in _experiment("average").predictions(stored).items():
+    average = _experiment("average")
+    for _, _, measured in evidence.measured("average"):
+        for name, ratio in measured.items():
             network, loss, quantity = name.split("-")
+            if quantity not in average.QUANTITIES:
+                continue
             said = {"mse": "squared loss", "cross_entropy": "cross-entropy"}[loss]
             what = f"error of the central flow over that of the gradient flow: {quantity}"
-            yield Effect(what + _named(network.upper(), said), f"{measured[name]:.3f}", met)
+            what += _named(network.upper(), said)
+            yield Effect(what, f"{ratio:.3f}", decided(ratio, average.NEARER, above=False))
 
 
 def damped(evidence: Evidence) -> Iterator[Effect]:

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from study.claims.evidence import Evidence
-from study.claims.verdicts import Effect
+from study.claims.verdicts import Effect, decided, every
 
 __all__ = ["explored", "explored_by_rotation", "falls", "leads", "outlasts", "starts_flat"]
 
@@ -45,15 +45,12 @@ def explored(evidence: Evidence) -> Iterator[Effect]:
     """What unstable training explores over what stable training does, in equal time."""
     exploration = _experiment("exploration")
     for setting, stored, measured in evidence.measured("exploration"):
-        held = exploration.predictions(stored)
         unstable = [c for c in np.unique(stored["factor"]) if c != exploration.STABLE]
         for name, said in EXPLORED.items():
-            ratios = [measured[f"{name}-{c:g}"].map(np.exp) for c in unstable]
-            value = "; ".join(
-                f"{ratio:.2f} ($c = {c:g}$)" for ratio, c in zip(ratios, unstable, strict=True)
-            )
-            what = f"{said}, unstable over stable{_in(setting)}"
-            yield Effect(what, value, held[f"more-{name}"])
+            for c in unstable:
+                found = measured[f"{name}-{c:g}"]
+                what = f"{said}, unstable ($c = {c:g}$) over stable{_in(setting)}"
+                yield Effect(what, f"{found.map(np.exp):.2f}", decided(found))
 
 
 def explored_by_rotation(evidence: Evidence) -> Iterator[Effect]:
@@ -62,28 +59,30 @@ def explored_by_rotation(evidence: Evidence) -> Iterator[Effect]:
         for name, said in EXPLORED.items():
             found = measured[f"rotation-{name}"]
             what = f"{said}, with the even part over without{_in(setting)}"
-            yield Effect(what, f"{found.map(np.exp):.2f}", found.low > 0)
+            yield Effect(what, f"{found.map(np.exp):.2f}", decided(found))
 
 
 def falls(evidence: Evidence) -> Iterator[Effect]:
     """How much each quantity falls from the turn of an instability to its resolution."""
     timing = _experiment("timing")
-    for setting, stored, measured in evidence.measured("timing"):
-        held = timing.predictions(stored)
+    for setting, _, measured in evidence.measured("timing"):
         for name in timing.BEYOND:
+            fall = measured[f"falls-{name}"]
             what = f"fall of {QUANTITIES[name]} from turn to resolution, over its mean, beyond the "
             what += f"null's{_in(setting)}"
-            yield Effect(what, f"{measured[f'falls-{name}']:.2f}", held[f"falls-{name}"])
+            yield Effect(what, f"{fall:.2f}", decided(fall))
 
 
 def leads(evidence: Evidence) -> Iterator[Effect]:
     """How many steps before the loss turns each quantity begins to fall."""
     timing = _experiment("timing")
-    for setting, stored, measured in evidence.measured("timing"):
-        held = timing.predictions(stored)
+    for setting, _, measured in evidence.measured("timing"):
         for name in timing.BEYOND:
-            what = f"steps by which {QUANTITIES[name]} leads the turn of the loss{_in(setting)}"
-            yield Effect(what, f"{measured[f'leads-{name}']:.1f}", held[f"leads-{name}"])
+            lead, beyond = (measured[f"{part}-{name}"] for part in ("leads", "beyond"))
+            what = f"steps by which {QUANTITIES[name]} leads the turn of the loss, and by which "
+            what += f"it does so beyond the null{_in(setting)}"
+            outcome = every(decided(lead), decided(beyond))
+            yield Effect(what, f"{lead:.1f} and {beyond:.1f}", outcome)
 
 
 def outlasts(evidence: Evidence) -> Iterator[Effect]:
@@ -97,19 +96,19 @@ def outlasts(evidence: Evidence) -> Iterator[Effect]:
                     found = measured[f"{effect}-{arm}-{rate:g}"]
                     what = f"sharpness over that of *never*, lowered {arm} to {rate:g}, {place}"
                     ratio = f"{found.map(np.exp):.2f}"
-                    yield Effect(what + _in(setting), ratio, found.high < 0)
+                    yield Effect(what + _in(setting), ratio, decided(found, above=False))
 
 
 def starts_flat(evidence: Evidence) -> Iterator[Effect]:
     """Flat starts that were never unstable against the standard one, at the same rate and loss."""
     starts = _experiment("starts")
-    for setting, stored, measured in evidence.measured("starts"):
-        held = starts.predictions(stored)
+    sharper = np.log(starts.FLATTER)
+    for setting, _, measured in evidence.measured("starts"):
         for start in starts.FLAT:
-            for name, said in (("flat", "sharpness over"), ("accurate", "accuracy minus")):
-                if f"{name}-{start}" in measured:
-                    found = measured[f"{name}-{start}"]
-                    ratio, gain = f"{found.map(np.exp):.2f}", f"{100 * found:+.1f} points"
-                    what = f"{said} that of the standard start, `{start}`{_in(setting)}"
-                    met = bool(held[f"{name}-{start}"])
-                    yield Effect(what, ratio if name == "flat" else gain, met)
+            if f"flat-{start}" in measured:
+                ratio, gain = (measured[f"{name}-{start}"] for name in ("flat", "accurate"))
+                what = f"that of the standard start, `{start}`{_in(setting)}"
+                outcome = decided(ratio, sharper, above=False)
+                yield Effect(f"sharpness over {what}", f"{ratio.map(np.exp):.2f}", outcome)
+                outcome = decided(gain, -starts.LOSS)
+                yield Effect(f"accuracy minus {what}", f"{100 * gain:+.1f} points", outcome)

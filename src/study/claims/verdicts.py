@@ -31,6 +31,7 @@ __all__ = [
     "MissingEvidenceError",
     "combined",
     "decided",
+    "every",
     "judge",
     "verdict",
 ]
@@ -55,11 +56,13 @@ class Effect(NamedTuple):
         value: the number as a table shows it, with its interval where there is one.
         outcome: what `decided` says of the interval, or whether a criterion without one is met;
             judged by the number itself, before anything is rounded.
+        joint: whether its interval and those of the claim's other effects are at a joint level.
     """
 
     what: str
     value: str
     outcome: bool | str
+    joint: bool = False
 
     @property
     def verdict(self) -> str:
@@ -72,6 +75,11 @@ class Effect(NamedTuple):
     def met(self) -> bool:
         """Whether it has the sign, or the size, that the claim says."""
         return self.verdict == REPRODUCED
+
+    @property
+    def by_interval(self) -> bool:
+        """Whether it was judged by an interval, which errs by chance at times."""
+        return isinstance(self.outcome, str)
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,11 @@ def decided(
     if high < 0:
         return CONTRADICTED
     return EXCLUDED if smallest is not None and high < smallest else UNDECIDED
+
+
+def every(*outcomes: str) -> str:
+    """The outcome of an effect that needs several intervals at once: the worst of theirs."""
+    return min(outcomes, key=(CONTRADICTED, EXCLUDED, UNDECIDED, REPRODUCED).index)
 
 
 def verdict(measured: Sequence[Effect]) -> str:
