@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sphinx.errors import ExtensionError
 
+from flatminima.statistics import Interval
 from study import ROOT, claims, results
 from study.pages import (
     contents,
@@ -122,6 +123,40 @@ def test_the_summary_has_a_line_for_each_claim_of_the_paper():
     for claim in claims.CLAIMS:
         for text in (claim.statement, claim.criterion):
             assert "|" not in text, "it stands in a table"
+
+
+OUTCOMES = [False, *map(claims.decided, (Interval(1, 0.5, 2), Interval(0, -1, 1)))]
+
+
+def found(outcomes: list, joint: bool) -> claims.Finding:
+    effects = tuple(claims.Effect("x", "1", outcome, joint) for outcome in outcomes)
+    return claims.Finding(claims.CLAIMS[0], effects, ())
+
+
+def test_the_table_says_in_how_many_settings_an_effect_is_as_claimed_and_undecided():
+    assert tables.tally(found(OUTCOMES, False).effects) == (
+        "1 of 3 effects as claimed, 1 undecided, 1 not reproduced"
+    )
+    assert tables.tally(found([True], False).effects) == "1 of 1 effect as claimed"
+    assert set(tables.MARKS) < set(claims.VERDICTS)
+    # No effect has either of these: they are said of claims alone.
+    assert set(claims.VERDICTS) - set(tables.MARKS) == {"partly", "not tested"}
+
+
+def test_the_table_says_how_often_chance_decides():
+    several = [found(OUTCOMES, False)] * 60 + [found(OUTCOMES, True)] * 2
+    said = tables.chance(several)
+    assert "124 intervals" in said
+    assert "about 3 of the 120" in said
+    assert "other 4 are joint within 2 claims" in said
+
+
+@pytest.mark.parametrize("theme", ["", 'html[data-theme="dark"] '])
+def test_every_verdict_has_its_color_in_both_themes(theme):
+    css = (CHAPTERS / "_static" / "backmatter.css").read_text(encoding="utf-8")
+    for verdict in claims.VERDICTS:
+        rule = rf"^{re.escape(theme)}\.bd-content \.verdict-{verdict.replace(' ', '-')}( {{|,)$"
+        assert re.search(rule, css, re.MULTILINE), verdict
 
 
 # --- the figure of the start page

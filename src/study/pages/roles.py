@@ -36,10 +36,15 @@ class EffectRole(FindingRole):
     without = "(not executed)"
 
     def shown(self, found: list[claims.Finding]) -> nodes.Node:
-        own = next((f for f in found if f.claim.key == self.text), None)
-        if own is None:
-            raise ExtensionError(f"there is no claim {self.text!r}")
+        own = _finding(found, self.text)
         return nodes.Text(own.effects[own.claim.headline].value)
+
+
+def _finding(found: list[claims.Finding], key: str) -> claims.Finding:
+    own = next((f for f in found if f.claim.key == key), None)
+    if own is None:
+        raise ExtensionError(f"there is no claim {key!r}")
+    return own
 
 
 def _mark(verdict: str) -> nodes.inline:
@@ -57,9 +62,14 @@ class VerdictRole(SphinxRole):
 
 
 class ClaimRole(FindingRole):
-    """The verdict on one of the paper's five claims, from its parts that are the paper's."""
+    """The verdict on one of the paper's five claims, from its parts that are the paper's.
+
+    By its number; of one part, ours or the paper's, by its key.
+    """
 
     def shown(self, found: list[claims.Finding]) -> nodes.Node:
+        if not self.text.isdecimal():
+            return _mark(_finding(found, self.text).verdict)
         own = [f for f in found if f.claim.part == int(self.text) and not f.claim.ours]
         return _mark(claims.combined([f.verdict for f in own]))
 

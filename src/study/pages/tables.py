@@ -1,5 +1,7 @@
 """The generated tables and lists: statements, exercises, claims, results, benchmarks, tests."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import ClassVar
 
 from docutils.parsers.rst import directives
@@ -19,6 +21,14 @@ PARTS = (
     "Restoring instabilities improves Adam",
 )
 """The paper's five claims in a few words; the start page has them in full."""
+MARKS = {
+    "reproduced": "✓",
+    "undecided": "? undecided",
+    "excluded": "○ excluded",
+    "contradicted": "✗ contradicted",
+    "not reproduced": "✗ not reproduced",
+}
+"""Outcome of an effect -> how the table marks it."""
 
 
 class TheoremTable(Generated):
@@ -68,6 +78,30 @@ def _shown(claim: claims.Claim) -> str:
     return f"{{{role}}}`{label}` in {{doc}}`{document}`"
 
 
+def tally(effects: Sequence[claims.Effect]) -> str:
+    """In how many settings an effect is as claimed, and what is said of the others."""
+    said = Counter(effect.verdict for effect in effects)
+    noun = "effect" if len(effects) == 1 else "effects"
+    others = [f"{said[verdict]} {verdict}" for verdict in MARKS if verdict != "reproduced"]
+    parts = [f"{said['reproduced']} of {len(effects)} {noun} as claimed"]
+    return ", ".join(parts + [text for text in others if not text.startswith("0 ")])
+
+
+def chance(found: Sequence[claims.Finding]) -> str:
+    """How many intervals the findings rest on, and how many would err by chance."""
+    judged = [e for f in found for e in f.effects if e.by_interval]
+    joint = sum(e.joint for e in judged)
+    families = sum(any(e.joint for e in f.effects) for f in found)
+    single = len(judged) - joint
+    return (
+        f"The verdicts on this page rest on {len(judged)} intervals. Were every quantity exactly "
+        f"where its criterion draws the line, about {single / 40:.0f} of the {single} that stand "
+        "alone would be called *reproduced* by chance, and as many *contradicted*; the other "
+        f"{joint} are joint within {families} claims, in each of which chance errs anywhere with a "
+        "probability of 1 in 20 at most."
+    )
+
+
 class ClaimsTable(Generated):
     """Each claim with its effects and verdict; in full with ``:full:``, criterion and maker too."""
 
@@ -83,27 +117,29 @@ class ClaimsTable(Generated):
             claim, effects = finding.claim, finding.effects
             effect = "—"
             if effects:
-                chosen, met = effects[claim.headline], sum(e.met for e in effects)
+                chosen = effects[claim.headline]
                 effect = f"{chosen.value}<br><small>{chosen.what}"
                 if len(effects) > 1:
-                    effect += f"; {met} of {len(effects)} effects as claimed"
+                    effect += f"<br>{tally(effects)}"
                 effect += f"<br>{'; '.join(finding.made_by)}</small>"
             text = f"{claim.part}. {claim.statement}<br>{_badge(finding.verdict)}"
             rows.append((f"{text}<br><small>{_shown(claim)}</small>", effect))
         return table(("claim and verdict", "effect, with its 95 % interval"), rows)
 
     def _full(self, found: list[claims.Finding]) -> list[str]:
-        lines = []
+        lines = [chance(found), ""]
         for number, text in enumerate(PARTS, 1):
             rows = []
             for finding in (f for f in found if f.claim.part == number):
                 claim = finding.claim
                 mark = " *(ours)*" if claim.ours else ""
                 what = f"{claim.statement}{mark}<br>{_badge(finding.verdict)}"
+                if finding.effects:
+                    what += f" <small>{tally(finding.effects)}</small>"
                 what += f"<br><small>Criterion: {claim.criterion}."
                 what += f"<br>{_shown(claim)}</small>"
                 effects = [
-                    f"**{e.value}** {'✓' if e.met else '✗'} <small>{e.what}</small>"
+                    f"**{e.value}** {MARKS[e.verdict]} <small>{e.what}</small>"
                     for e in finding.effects
                 ]
                 made = f"<small>Made by: {'; '.join(finding.made_by)}</small>"
