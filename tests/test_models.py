@@ -12,6 +12,7 @@ BUILDERS = {
     "mlp": lambda **options: models.mlp([784, 16, 8, 10], **options),
     "linear": lambda **options: models.linear(784, 10, **options),
     "cnn": lambda **options: models.cnn((4, 6), **options),
+    "resnet": lambda **options: models.resnet((4, 4, 6), **options),
 }
 
 
@@ -107,6 +108,19 @@ def test_odd_images_lose_their_last_row_and_column_in_pooling():
     assert model(torch.ones(1, 3, 7, 9)).shape == (1, 4)
 
 
+def test_a_residual_block_adds_to_its_input_what_two_convolutions_make_of_it():
+    stem, same, _, wider, *_ = models.resnet((4, 4, 6), input_shape=(3, 8, 8), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    x = stem(torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=generator))
+    assert torch.equal(same(x), x + same.inner(x))
+    halved = nn.functional.avg_pool2d(x, 2)
+    added = wider(x) - wider.inner(halved)
+    assert torch.allclose(added[:, :4], halved)
+    assert added[:, 4:].abs().max() < 1e-12
+    # Group normalization: the size of what comes in does not matter, but for its epsilon.
+    assert torch.allclose(same.inner(1e6 * x), same.inner(1e9 * x))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -121,6 +135,9 @@ def test_odd_images_lose_their_last_row_and_column_in_pooling():
         (lambda: models.cnn((2, 2, 2), input_shape=(1, 7, 7)), "between 1 and 2 blocks"),
         (lambda: models.cnn(input_shape=(28, 28)), "input_shape"),
         (lambda: models.cnn(outputs=0), "outputs"),
+        (lambda: models.resnet((3, 4)), "even numbers that do not fall"),
+        (lambda: models.resnet((8, 4)), "even numbers that do not fall"),
+        (lambda: models.resnet((2, 4, 6), input_shape=(1, 3, 3)), "too often"),
     ],
 )
 def test_bad_arguments_are_named(call, message):
