@@ -73,6 +73,8 @@ FEWEST = 3
 
 def images(config: object) -> tuple[Images, Images]:
     """The images of a run, for training and for the test, on its device."""
+    # All that is measured is in single precision; a GPU would round the factors of convolutions.
+    torch.backends.cudnn.allow_tf32 = False
     data = datasets.load(config.dataset, n_train=config.n_train, seed=config.seed)
     train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
     return tuple(tuple(part.to(config.device) for part in pair) for pair in (train, test))
@@ -84,18 +86,27 @@ def network(
     """An untrained network for images of a shape (c, h, w) and ten classes.
 
     Args:
-        kind: ``"mlp"`` (two hidden layers of ``width``) or ``"cnn"`` (blocks of ``width`` and twice
-            that).
+        kind: ``"mlp"`` (two hidden layers of ``width``), ``"cnn"`` (blocks of ``width`` and twice
+            that), ``"vgg"`` (a third of four times that) or ``"resnet"`` (with residual blocks of
+            these); with ``"half-"`` before it, on the images averaged to half their side.
         activation, options: as `models.mlp` takes them.
 
     Raises:
         ValueError: for another kind.
     """
+    if kind.startswith("half-"):
+        channels, *sides = shape
+        half = (channels, *(side // 2 for side in sides))
+        inner = network(kind.removeprefix("half-"), width, half, activation, **options)
+        return nn.Sequential(nn.AvgPool2d(2), *inner)
     if kind == "mlp":
         return models.mlp([int(np.prod(shape)), width, width, 10], activation, **options)
     if kind == "cnn":
         return models.cnn([width, 2 * width], activation, input_shape=shape, **options)
-    raise ValueError(f"model must be mlp or cnn, got {kind!r}")
+    if kind in ("vgg", "resnet"):
+        build = models.cnn if kind == "vgg" else models.resnet
+        return build([width, 2 * width, 4 * width], activation, input_shape=shape, **options)
+    raise ValueError(f"model must be mlp, cnn, vgg or resnet, or half- one of these, got {kind!r}")
 
 
 def approach(risk: EmpiricalRisk, config: object) -> dict[str, object]:
