@@ -5,7 +5,7 @@ same weights, in one run:
 
 1. *Approach*: at a small rate, down to ``start_loss``. The sharpness there is lambda_1.
 2. *Large rate*: at c * 2 / lambda_1 for each c of FACTORS, at most ``large_steps`` steps, or until
-   the loss is within `stages.MARGIN` of the target.
+   the loss is within MARGIN of the target.
 3. *Cooling*: at COOL * 2 / lambda_1, until the loss is ``target_loss``.
 
 Compared at the matched loss, within each seed: c against STABLE, in test accuracy and in sharpness.
@@ -28,8 +28,9 @@ Decided before any run of the main seeds:
   with wrong labels than without, since there is something to regularize.
 
 What was known when this was written: runs of seed 7, which is not among the seeds, that served to
-choose losses, rates and sizes. Their accuracies at c = 2 were seen: within a point of those at 1/2,
-on either side.
+choose losses, rates and sizes, and a first pilot of eight runs (MLPs on Fashion-MNIST, squared
+loss, another MARGIN), given up since the CNN took too long. Their accuracies at c = 2 were seen:
+those of seed 7 within a point of those at 1/2, on either side; in the eight higher by 0.1 to 1.8.
 """
 
 import itertools
@@ -69,10 +70,12 @@ __all__ = [
 
 STABLE, NAMED = 0.5, 2.0
 """The factors compared, c = 1/2 and c = 2."""
-FACTORS = (STABLE, 1.5, NAMED, 3.0, 4.0)
+FACTORS = (STABLE, NAMED, 3.0, 4.0)
 COOL = 0.35
 """The rate of the cooling in units of 2 / lambda_1: the sharpness may rise to 2.8 times that of the
 start before it is unstable."""
+MARGIN = 1.1
+"""As `stages.MARGIN`, nearer to the target: the cooling is the longest stage."""
 PROBE_EVERY = 20
 POOL = 5000
 """Images from which those for training are drawn."""
@@ -154,7 +157,7 @@ def stretch(
     """The second and the third stage, in place; and which test images are right at the end."""
     edge = 2 / sharpness
     probing = {"probes": {"sharpness": probes.Sharpness(tol=1e-2)}, "probe_every": PROBE_EVERY}
-    stop = stages.MARGIN * config.target_loss, config.large_steps
+    stop = MARGIN * config.target_loss, config.large_steps
     large = train_to_loss(risk, *stop, learning_rate=c * edge, **probing, progress=False)
     measured = large.history.probes["sharpness"]
     found: dict[str, object] = {
@@ -219,6 +222,9 @@ def correct(risk: EmpiricalRisk, test: stages.Images) -> np.ndarray:
 
 # --- the design
 
+SMALLER = {"n_train": 300, "width": 32, "pooled": 3}
+"""The CNN sees fewer and coarser images: its steps cost the most."""
+
 
 def settings() -> Iterator[dict[str, object]]:
     """The sixteen settings, those of the claim first, with what each of them needs."""
@@ -230,10 +236,10 @@ def settings() -> Iterator[dict[str, object]]:
         (natural, "cross_entropy"): {"small_rate": 0.01, "start_loss": 1.5, "target_loss": 0.3},
     }
     convolving = {
-        (fashion, "mse"): {"start_loss": 0.25, "target_loss": 0.15},
-        (fashion, "cross_entropy"): {"target_loss": 0.35},
-        (natural, "mse"): {"small_rate": 0.03, "start_loss": 0.38, "target_loss": 0.2},
-        (natural, "cross_entropy"): {"target_loss": 0.5},
+        (fashion, "mse"): {"start_loss": 0.25, "target_loss": 0.18},
+        (fashion, "cross_entropy"): {"start_loss": 0.9, "target_loss": 0.45},
+        (natural, "mse"): {"small_rate": 0.03, "start_loss": 0.4, "target_loss": 0.32},
+        (natural, "cross_entropy"): {"small_rate": 0.02, "target_loss": 0.9},
     }
     wrong = {
         (fashion, "mse"): {"start_loss": 0.3, "target_loss": 0.12},
@@ -245,7 +251,7 @@ def settings() -> Iterator[dict[str, object]]:
         place = {"dataset": dataset, "loss": loss, **way}
         for model in ("tanh", "relu"):
             yield {"model": model, **place}
-        yield {"model": "cnn", **place, **convolving[dataset, loss], "n_train": 300, "width": 32}
+        yield {"model": "cnn", **place, **convolving[dataset, loss], **SMALLER}
     for (dataset, loss), way in ways.items():
         extra = {**way, **wrong[dataset, loss], "label_noise": 0.2}
         yield {"model": "tanh", "dataset": dataset, "loss": loss, **extra}
