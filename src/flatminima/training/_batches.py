@@ -1,14 +1,16 @@
-"""What an update is made of: the whole data or shuffled minibatches, checked before the first."""
+"""What an update is made of: the whole data, minibatches, or what stands for their noise."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from flatminima._validation import positive_int
+from flatminima._validation import one_of, positive_int
 from flatminima.curvature.losses import LOSSES
 from flatminima.curvature.operator import Closure
 from flatminima.curvature.risk import EmpiricalRisk, call
@@ -69,11 +71,100 @@ class ShuffledBatches:
         self.generator.set_state(state["generator"])
 
 
+class IndependentBatches(ShuffledBatches):
+    """Endless sequence of minibatches, each drawn from all the data, whatever was drawn before."""
+
+    def indices(self) -> Tensor:
+        return torch.randperm(self.count, generator=self.generator)[: self.batch_size]
+
+
+class CovarianceNoise(IndependentBatches):
+    r"""The whole data, with Gaussian noise of the covariance that a minibatch's gradient has here.
+
+    The gradient of sum_i (1/n + w_i) l_i, where w_i = (z_i - mean z) sqrt(c / (n B)), z is standard
+    normal and c = (n - B) / (n - 1). Given the parameters it is normal, its mean is that of all l_i
+    and its covariance (c / B) (1/n) sum_i (g_i - g)(g_i - g)^T: that of the mean of B of the g_i
+    drawn without replacement. It takes one pass, and no gradient of a single example.
+    """
+
+    def advance(self) -> None:
+        """Go on to the next multipliers w, (n,)."""
+        n, size = self.count, self.batch_size
+        drawn = torch.randn(n, generator=self.generator, dtype=self.risk.parameters[0].dtype)
+        scale = math.sqrt((n - size) / (max(n - 1, 1) * n * size))
+        self.multipliers = (scale * (drawn - drawn.mean())).to(self.risk.device)
+
+    def terms(self) -> Iterator[tuple[float, Closure]]:
+        yield 1.0, lambda: (1 / self.count + self.multipliers) @ example_losses(self.risk)
+
+
+class IsotropicNoise(CovarianceNoise):
+    """The whole data, with noise that prefers no direction and is as large as a minibatch's here.
+
+    The noise is |zeta| / sqrt(p) times a standard normal vector, where zeta is what CovarianceNoise
+    draws at these parameters: its covariance is the identity times E |zeta|^2 / p.
+    """
+
+    def advance(self) -> None:
+        super().advance()
+        generator, parameters = self.generator, self.risk.parameters
+        drawn = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+        self.directions = [d.to(self.risk.device) for d in drawn]
+
+    def terms(self) -> Iterator[tuple[float, Closure]]:
+        yield 1.0, self._loss
+
+    def _loss(self) -> Tensor:
+        parameters = self.risk.parameters
+        losses = example_losses(self.risk)
+        found = torch.autograd.grad(
+            self.multipliers @ losses, parameters, retain_graph=True, materialize_grads=True
+        )
+        size = torch.stack(torch._foreach_norm(found)).norm() / math.sqrt(self.risk.size)
+        # Of value zero, and with the noise for its gradient.
+        pairs = zip(self.directions, parameters, strict=True)
+        return losses.mean() + size * sum((d * (p - p.detach())).sum() for d, p in pairs)
+
+
+NOISES = {
+    "epochs": ShuffledBatches,
+    "independent": IndependentBatches,
+    "covariance": CovarianceNoise,
+    "isotropic": IsotropicNoise,
+}
+"""What the noise of an update can be, by name."""
+
+
+def example_losses(risk: EmpiricalRisk) -> Tensor:
+    """The loss (n,) of each example, of which the risk is the mean; they can be differentiated."""
+    inputs, targets = risk.data
+    with sdpa_kernel(SDPBackend.MATH):
+        outputs = call(risk.model, inputs)
+        return torch.vmap(lambda o, t: risk.loss_function(o[None], t[None]))(outputs, targets)
+
+
+def _check_mean(risk: EmpiricalRisk) -> None:
+    """ValueError unless the risk is the mean of the losses of its examples."""
+    with torch.no_grad(), undisturbed(risk.model):
+        mean, whole = float(example_losses(risk).mean()), risk.value()
+    if not math.isclose(mean, whole, rel_tol=1e-3, abs_tol=1e-12):
+        raise ValueError(
+            "noise must be epochs or independent for a loss that is not the mean of the losses of "
+            f"its examples: it is {whole:g}, and their mean {mean:g}"
+        )
+
+
 def make_batches(
-    risk: EmpiricalRisk, batch_size: int | None, generator: torch.Generator | None
+    risk: EmpiricalRisk,
+    batch_size: int | None,
+    generator: torch.Generator | None,
+    noise: str = "epochs",
 ) -> WholeBatch | ShuffledBatches:
     """Endless sequence of batches, as `train` says; arguments are checked at once."""
+    kind = NOISES[one_of("noise", noise, NOISES)]
     if batch_size is None:
+        if noise != "epochs":
+            raise ValueError(f"batch_size must be given for the noise {noise!r}, got None")
         return WholeBatch(risk)
     if not risk.pair:
         raise ValueError(
@@ -86,7 +177,9 @@ def make_batches(
         raise ValueError(f"batch_size must be at most the {n} examples given, got {batch_size}")
     if generator is None:
         raise ValueError("generator must be a torch.Generator when batch_size is given, got None")
-    return ShuffledBatches(risk, batch_size, generator)
+    if issubclass(kind, CovarianceNoise):
+        _check_mean(risk)
+    return kind(risk, batch_size, generator)
 
 
 @contextmanager

@@ -60,6 +60,7 @@ def train(
     target_loss: float | None = None,
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
+    noise: str = "epochs",
     probes: Mapping[str, Probe] | None = None,
     probe_every: int = 1,
     divergence_factor: float = DIVERGENCE_FACTOR,
@@ -88,7 +89,12 @@ def train(
             descent, which needs a ``learning_rate``.
         target_loss: stop at the first training loss at most this, > 0; on the full batch only.
         batch_size: None for the full batch, else 1 <= batch_size <= n; for data in one pair.
-        generator: CPU generator of the permutations; required with batch_size.
+        generator: CPU generator of what is drawn; required with batch_size.
+        noise: with a batch_size B, ``"epochs"`` for the minibatches said above; ``"independent"``
+            for ones drawn anew from all examples at each step; or the whole data with noise of the
+            size that such a minibatch's gradient has at the same parameters: ``"covariance"``,
+            Gaussian with its covariance, or ``"isotropic"``, without a direction. The latter two
+            want a mean loss whose outputs do not depend on other examples.
         probes: name -> function of the `State`, called at step 0, at every ``probe_every``-th
             step, and at the last one. It returns a number, or an array of a constant shape.
         probe_every: steps between two calls of the probes.
@@ -143,7 +149,7 @@ def train(
         update = ByOptimizer(risk.parameters, optimizer, learning_rate is not None)
     rates = _rates(update.rate if learning_rate is None else learning_rate, steps)
     loop = Loop(risk, update, rates, target_loss)
-    loop.use_batches(batch_size, generator)
+    loop.use_batches(batch_size, generator, noise)
     loop.use_probes(probes, probe_every)
     loop.diverge_beyond(divergence_factor)
     loop.use_checkpoint(checkpoint, checkpoint_every)
@@ -285,9 +291,11 @@ class Loop:
         self.diverged_at: int | None = None
         self.seconds = 0.0
 
-    def use_batches(self, batch_size: int | None, generator: torch.Generator | None) -> None:
-        self.batch_size = batch_size
-        self.batches = make_batches(self.risk, batch_size, generator)
+    def use_batches(
+        self, batch_size: int | None, generator: torch.Generator | None, noise: str
+    ) -> None:
+        self.batch_size, self.noise = batch_size, noise
+        self.batches = make_batches(self.risk, batch_size, generator, noise)
 
     def use_probes(self, probes: Mapping[str, Probe] | None, every: int) -> None:
         self.probes = dict(instance_of("probes", {} if probes is None else probes, Mapping))
@@ -314,6 +322,7 @@ class Loop:
             "loss": [self.risk.loss_function, self.risk.reduction],
             "target_loss": self.target_loss,
             "batch_size": self.batch_size,
+            "noise": self.noise,
             "generator": self.batches.state_dict(),
             "probes": self.probes,
             "probe_every": self.probe_every,
