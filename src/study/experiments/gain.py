@@ -20,9 +20,9 @@ Decided before any run of the main seeds:
   Above 0 the gain is reproduced, below 0 contradicted, excluded if all of it lies below 0.3 points,
   and else undecided. Sixteen intervals are asked; if there were no gain anywhere, 0.4 of them would
   be expected above 0 and 0.4 below.
-* *Power*: PILOT is the standard deviation of that difference over the PILOT_SEEDS, which are not
+* *Power*: `power.GAIN` is the standard deviation of that difference over the PILOT_SEEDS, which are not
   used again, pooled over the settings with the same images, loss and labels. The seeds of a setting
-  are as many as make the expected half-width HALF_WIDTH or less (`seeds_needed`), at least FEWEST,
+  are as many as make the expected half-width `power.HALF_WIDTH` or less, at least FEWEST,
   and no more than MOST: where more would be needed, the page says how many.
 * *Predicted*: flatter at c = 2 in every setting; more accurate in every setting; a larger gain
   with wrong labels than without, since there is something to regularize.
@@ -33,7 +33,6 @@ loss, another MARGIN), given up since the CNN took too long. Their accuracies at
 those of seed 7 within a point of those at 1/2, on either side; in the eight higher by 0.1 to 1.8.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -46,15 +45,13 @@ from flatminima import curvature, datasets
 from flatminima.curvature import EmpiricalRisk
 from flatminima.statistics import Interval, student_interval
 from flatminima.training import probes, train_to_loss
-from study.experiments import cifar, stages
+from study.experiments import cifar, power, stages
 from study.results import Experiment, Result
 
 __all__ = [
     "EXPERIMENT",
     "FACTORS",
-    "HALF_WIDTH",
     "NAMED",
-    "PILOT",
     "STABLE",
     "Config",
     "effects",
@@ -63,7 +60,6 @@ __all__ = [
     "pilot_spread",
     "predictions",
     "run",
-    "seeds_needed",
     "setting_of",
     "settings",
 ]
@@ -258,25 +254,7 @@ def settings() -> Iterator[dict[str, object]]:
 
 
 PILOT_SEEDS = range(1000, 1004)
-HALF_WIDTH = 0.003
-"""Half of the interval of a gain in accuracy, at most: 0.3 points."""
 FEWEST, MOST = 8, 24
-PILOT: dict[tuple[str, str, float], float] = {}
-"""(images, loss, share of wrong labels) -> standard deviation of the gain at NAMED, of the pilot,
-in accuracy; a test holds it to the stored runs of the PILOT_SEEDS."""
-
-
-def seeds_needed(spread: float) -> int:
-    """The least number of seeds whose interval has a half-width of HALF_WIDTH, as expected.
-
-    Args:
-        spread: the standard deviation of a paired difference.
-    """
-    from scipy.stats import t
-
-    return next(
-        n for n in itertools.count(2) if t.ppf(0.975, n - 1) * spread / np.sqrt(n) <= HALF_WIDTH
-    )
 
 
 def grid(preset: str) -> list[Config]:
@@ -292,7 +270,8 @@ def grid(preset: str) -> list[Config]:
     configs = []
     for s in settings():
         place = s["dataset"], s["loss"], s.get("label_noise", 0.0)
-        count = min(max(FEWEST, seeds_needed(PILOT[place])), MOST) if place in PILOT else 0
+        spread = power.GAIN.get(place)
+        count = 0 if spread is None else min(max(FEWEST, power.seeds_needed(spread)), MOST)
         configs += [Config(seed=seed, pilot=True, **s) for seed in PILOT_SEEDS]
         configs += [Config(seed=seed, pilot=False, **s) for seed in range(count)]
     if preset == "gpu":
