@@ -20,9 +20,9 @@ Decided before any run of the main seeds:
   Above 0 the gain is reproduced, below 0 contradicted, excluded if all of it lies below 0.3 points,
   and else undecided. Sixteen intervals are asked; if there were no gain anywhere, 0.4 of them would
   be expected above 0 and 0.4 below.
-* *Power*: `power.GAIN` is the standard deviation of that difference over the PILOT_SEEDS, which are not
-  used again, pooled over the settings with the same images, loss and labels. The seeds of a setting
-  are as many as make the expected half-width `power.HALF_WIDTH` or less, at least FEWEST,
+* *Power*: `power.GAIN` is the standard deviation of that difference over the PILOT_SEEDS, which are
+  not used again, pooled over the settings with the same images, loss and labels. The seeds of a
+  setting are as many as make the expected half-width `power.HALF_WIDTH` or less, at least FEWEST,
   and no more than MOST: where more would be needed, the page says how many.
 * *Predicted*: flatter at c = 2 in every setting; more accurate in every setting; a larger gain
   with wrong labels than without, since there is something to regularize.
