@@ -299,10 +299,10 @@ def _parts(stored: Result, *, pilot: bool) -> dict[str, Result]:
     return {setting_of(place): rows.where(**place) for place in chosen}
 
 
-def _paired(rows: Result, value: str, c: float) -> np.ndarray:
-    """A value at c minus that at STABLE, of the seeds that reached the loss at both."""
-    there = [rows[f"reached-{f:g}"].astype(bool) for f in (c, STABLE)]
-    ends = [rows[f"{value}-{f:g}"].astype(float) for f in (c, STABLE)]
+def _paired(rows: Result, value: str, c: float, against: float = STABLE) -> np.ndarray:
+    """A value at c minus that at another factor, of the seeds that reached the loss at both."""
+    there = [rows[f"reached-{f:g}"].astype(bool) for f in (c, against)]
+    ends = [rows[f"{value}-{f:g}"].astype(float) for f in (c, against)]
     if value == "sharpness":
         ends = [np.log(end) for end in ends]
     return (ends[0] - ends[1])[there[0] & there[1]]
@@ -314,8 +314,11 @@ def effects(stored: Result) -> dict[str, Interval]:
     Returns:
         ``gain-<setting>-<c>``: test accuracy at c minus that at STABLE; ``flatter-<setting>-<c>``:
         the same of the logarithm of the sharpness, negative if flatter; for each c with
-        `stages.FEWEST` seeds or more that reached the loss at both. ``wrong-<dataset>-<loss>``: how
-        much larger the gain at NAMED is with wrong labels, of the seeds that both settings have.
+        `stages.FEWEST` seeds or more that reached the loss at both. ``fall-<setting>``: accuracy at
+        the largest such c minus that at NAMED. ``slope-<setting>``: the gain for each halving of
+        the sharpness, by least squares through the origin over the factors of a seed.
+        ``wrong-<dataset>-<loss>``: how much larger the gain at NAMED is with wrong labels, of the
+        seeds that both settings have.
     """
     parts, found = _parts(stored, pilot=False), {}
     for name, rows in parts.items():
@@ -324,6 +327,9 @@ def effects(stored: Result) -> dict[str, Interval]:
                 paired = _paired(rows, value, c)
                 if len(paired) >= stages.FEWEST:
                     found[f"{key}-{name}-{c:g}"] = student_interval(paired)
+        falls = {c: _paired(rows, "accuracy", c, NAMED) for c in FACTORS if c > NAMED}
+        if enough := [c for c in falls if len(falls[c]) >= stages.FEWEST]:
+            found[f"fall-{name}"] = student_interval(falls[max(enough)])
         slopes = _slopes(rows)
         if len(slopes) >= stages.FEWEST:
             found[f"slope-{name}"] = student_interval(slopes)
@@ -346,8 +352,8 @@ def _slopes(rows: Result) -> np.ndarray:
         row = rows.where(seed=seed)
         pairs = [(_paired(row, "sharpness", c), _paired(row, "accuracy", c)) for c in FACTORS[1:]]
         x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        if len(x):
-            halvings = -x / np.log(2)
+        halvings = -x / np.log(2)
+        if np.any(halvings):
             found.append(halvings @ y / (halvings @ halvings))
     return np.array(found)
 

@@ -1,0 +1,74 @@
+"""What instabilities are worth in accuracy, by the experiment ``gain``: evidence -> effects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flatminima.statistics import Interval
+from study.claims.evidence import DATA, Evidence
+from study.claims.verdicts import SMALLEST_GAIN, Effect, decided
+
+__all__ = ["LOSSES", "NETWORKS", "beyond", "falls", "more_accurate", "place", "with_wrong_labels"]
+
+NETWORKS = {"tanh": "tanh MLP", "relu": "ReLU MLP", "cnn": "CNN"}
+LOSSES = {"mse": "squared loss", "cross_entropy": "cross-entropy"}
+
+
+def place(setting: str) -> str:
+    """What a setting ``<model>-<dataset>-<loss>-<share>`` is called where it is shown."""
+    model, rest = setting.split("-", 1)
+    dataset, loss, share = rest.rsplit("-", 2)
+    said = f"{NETWORKS[model]}, {DATA[dataset]}, {LOSSES[loss]}"
+    return said if float(share) == 0 else f"{said}, {float(share):.0%} of the labels wrong"
+
+
+def _of(evidence: Evidence, kind: str) -> Iterator[tuple[str, Interval]]:
+    """(setting, effect) of the effects ``<kind>-<setting>``, with right labels."""
+    for _, _, measured in evidence.measured("gain"):
+        for name, value in measured.items():
+            setting = name.removeprefix(f"{kind}-")
+            if setting != name and setting.endswith("-0"):
+                yield setting, value
+
+
+def _points(value: Interval) -> str:
+    return f"{100 * value:+.2f} points"
+
+
+def beyond(evidence: Evidence) -> Iterator[Effect]:
+    """The gain in accuracy at the rate beyond the edge that was named beforehand."""
+    from study.experiments.gain import NAMED, STABLE
+
+    for _, _, measured in evidence.measured("gain"):
+        for name, value in measured.items():
+            setting, _, c = name.removeprefix("gain-").rpartition("-")
+            if name.startswith("gain-") and c == f"{NAMED:g}" and setting.endswith("-0"):
+                what = f"accuracy at $c = {NAMED:g}$ minus that at $c = {STABLE:g}$"
+                verdict = decided(value, smallest=SMALLEST_GAIN)
+                yield Effect(f"{what} ({place(setting)})", _points(value), verdict)
+
+
+def more_accurate(evidence: Evidence) -> Iterator[Effect]:
+    """What the accuracy gains for each halving of the sharpness, over all rates."""
+    for setting, value in _of(evidence, "slope"):
+        what = f"gain in accuracy for each halving of the sharpness ({place(setting)})"
+        yield Effect(what, _points(value), decided(value, smallest=SMALLEST_GAIN))
+
+
+def falls(evidence: Evidence) -> Iterator[Effect]:
+    """What the accuracy loses at the largest rate that enough seeds survive."""
+    for setting, value in _of(evidence, "fall"):
+        what = "accuracy at the largest $c$ that enough seeds survive minus that at $c = 2$"
+        verdict = decided(value, above=False, smallest=SMALLEST_GAIN)
+        yield Effect(f"{what} ({place(setting)})", _points(value), verdict)
+
+
+def with_wrong_labels(evidence: Evidence) -> Iterator[Effect]:
+    """How much larger the gain is where a fifth of the labels is wrong."""
+    for _, _, measured in evidence.measured("gain"):
+        for name, value in measured.items():
+            if name.startswith("wrong-"):
+                dataset, loss = name.removeprefix("wrong-").rsplit("-", 1)
+                what = "gain with a fifth of the labels wrong minus gain with right ones"
+                said = f"{what} ({DATA[dataset]}, {LOSSES[loss]})"
+                yield Effect(said, _points(value), decided(value, smallest=SMALLEST_GAIN))
