@@ -10,7 +10,7 @@ import pytest
 from sphinx.errors import ExtensionError
 
 from flatminima.statistics import Interval
-from study import ROOT, claims, results
+from study import ROOT, claims, provenance, results
 from study.pages import (
     contents,
     findings,
@@ -309,6 +309,8 @@ def test_records_are_listed_with_what_made_them(stored, tmp_path):
     assert "{doc}`small`" not in first
     assert "{doc}`small`" in second
     record = results.load("flatness", "ci", folder=stored).provenance
+    whole = f"| `ci` | 1 | {record['runs']} | {provenance.duration(record['seconds'])} |"
+    assert whole in text
     for said in (
         "make results PRESET=ci ONLY=flatness",
         record["revision"],

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from study import presets, provenance, results
@@ -15,13 +16,24 @@ def result_lines(chapters: Path, folder: Path) -> list[str]:
     Raises:
         CorruptResultError: if a result is not what its record says.
     """
-    lines = []
-    for preset, name in sorted(results.stored(folder), key=lambda r: (-_size(r[0]), r[1])):
-        record = results.load(name, preset, folder=folder).provenance
+    stored = sorted(results.stored(folder), key=lambda r: (-_size(r[0]), r[1]))
+    records = [results.load(name, preset, folder=folder).provenance for preset, name in stored]
+    lines = [*table(("preset", "tables", "runs", "computing, one core"), totals(records)), ""]
+    for (preset, name), record in zip(stored, records, strict=True):
         rows = record_rows(record, chapters_showing(record, chapters, folder))
         lines += [f"## {name}, preset {preset}", "", f"{record['summary']}.", ""]
         lines += [*table(("what", "record"), rows), ""]
     return lines
+
+
+def totals(records: Sequence[dict]) -> list[tuple[str, ...]]:
+    """Of each preset: how many tables and runs it has, and what it takes to make them all again."""
+    rows = []
+    for preset in dict.fromkeys(record["preset"] for record in records):
+        own = [record for record in records if record["preset"] == preset]
+        runs, seconds = (sum(record[key] for record in own) for key in ("runs", "seconds"))
+        rows.append((f"`{preset}`", f"{len(own)}", f"{runs:,}", provenance.duration(seconds)))
+    return rows
 
 
 def _size(preset: str) -> int:
