@@ -169,6 +169,9 @@ export function drawTime(plot, { x, times, key }, t) {
 export function longRun({ settled, period }) {
   if (settled.length === 0) return "the orbit diverges";
   if (period === 0) return "the orbit has no period up to 32";
-  if (period === 1) return `the orbit settles on x = ${format(settled[0])}`;
+  if (period === 1) {
+    // What is left of the way to zero is none.
+    return `the orbit settles on x = ${format(Math.abs(settled[0]) < 1e-9 ? 0 : settled[0])}`;
+  }
   return `the orbit settles on a cycle of ${period} points`;
 }

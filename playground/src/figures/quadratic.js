@@ -76,6 +76,41 @@ export function drawPlane(plot, { path, losses, lambdas, key }, t) {
   );
 }
 
+/**
+ * The coordinate along v_1 on the loss along it.
+ *
+ * @param {Plot} plot @param {State} state @param {number} t
+ */
+export function drawParabola(plot, { path, lambdas, losses, key }, t) {
+  const along = path.map((point) => point[0]);
+  const heights = along.map((x) => (lambdas[0] * x * x) / 2);
+  plot.describe(
+    `The loss along v₁, a parabola, with the iterates on it. At step ${t} x₁ is ` +
+      `${format(along[t])}, at height ${format(heights[t])}. Drag the start, or use its slider.`,
+  );
+  plot.draw(
+    key,
+    (p) => {
+      p.curve((x) => (lambdas[0] * x * x) / 2, { color: "grey", width: 2 });
+      p.point(0, 0, { color: "green", size: 4 });
+    },
+    (p) => {
+      p.line(along, heights, { color: "grey", width: 1, alpha: 0.8 }, 0, t);
+      p.marks(along, heights, { color: "blue", size: 3.5 }, 1, t, (i) => losses[i] <= losses[i - 1]);
+      p.marks(
+        along,
+        heights,
+        { color: "vermillion", size: 3.5 },
+        1,
+        t,
+        (i) => losses[i] > losses[i - 1],
+      );
+      p.point(along[0], heights[0], { color: "text", size: 4, shape: "square" });
+      p.point(along[t], heights[t], { color: "text", size: 6, ring: true });
+    },
+  );
+}
+
 /** @param {Plot} plot @param {State} state */
 export function drawFactor(plot, { method, eta, beta, lambdas, radii, edge, key }) {
   plot.legend([

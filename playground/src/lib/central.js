@@ -91,16 +91,20 @@ export function centralFlow({ start, y, eta, steps, substeps, oscillating = true
   return flow;
 }
 
+/** c of the reflection law, 2 (1 - eta^2 y^2) at the minimum of sharpness 2 / eta (D8). @param {number} y @param {number} eta */
+export function reflectionConstant(y, eta) {
+  return 2 * (1 - (eta * y) ** 2);
+}
+
 /**
  * How far below 2 / eta gradient descent ends by the reflection law, to first order, if the minimum
- * ahead of its start is sharper: h = sqrt(excess^2 + c r^2), where c is 2 (1 - eta^2 y^2) at the
- * minimum of sharpness 2 / eta (D8). NaN where there is no such minimum, or no excess.
+ * ahead of its start is sharper: h = sqrt(excess^2 + c r^2) (D8). NaN where there is no such minimum, or no excess.
  *
  * @param {number} a @param {number} b @param {number} y @param {number} eta
  */
 export function reflectionRadius(a, b, y, eta) {
   const excess = minimumSharpness(kappa(a, b), y) - 2 / eta;
-  const c = 2 * (1 - (eta * y) ** 2);
+  const c = reflectionConstant(y, eta);
   return excess > 0 && c > 0 ? Math.sqrt(excess ** 2 + c * residual(a, b, y) ** 2) : NaN;
 }
 

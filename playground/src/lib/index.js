@@ -9,3 +9,7 @@ export * as eigen from "./eigen.js";
 export * as episodes from "./episodes.js";
 export * as mlp from "./mlp.js";
 export * as training from "./training.js";
+export * as adam from "./adam.js";
+export * as coupled from "./coupled.js";
+export * as interventions from "./interventions.js";
+export * as phase from "./phase.js";

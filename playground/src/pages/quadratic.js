@@ -9,14 +9,13 @@ import {
   setViews,
 } from "../figures/quadratic.js";
 import * as quadratic from "../lib/quadratic.js";
+import { compute } from "../runs/quadratic.js";
 import { choice, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { mount } from "../ui/page.js";
 import { Plot } from "../ui/plot.js";
 import { shownRun } from "../ui/run.js";
 
-/** @type {quadratic.Method[]} */
-const METHODS = ["gd", "heavy_ball", "nesterov"];
 const BASE = { eta: 1.6, method: 0, beta: 0.5, lambda: 1, ratio: 0.1, x: 1, y: 1.6, steps: 30 };
 const PRESETS = {
   "Below 1/λ₁": { ...BASE, eta: 0.5 },
@@ -27,30 +26,6 @@ const PRESETS = {
   "Heavy ball past 2/λ₁": { ...BASE, eta: 2.1, method: 1 },
   "Nesterov below 2/λ₁": { ...BASE, eta: 1.5, method: 2, beta: 0.9 },
 };
-
-/** @param {Record<string, number>} given */
-function compute(given) {
-  const { eta, beta, lambda, ratio, x, y, steps } = given;
-  const method = METHODS[given.method];
-  /** @type {[number, number]} */
-  const lambdas = [lambda, ratio * lambda];
-  const path = quadratic.iterate(method, lambdas, [x, y], eta, steps, beta);
-  const radius = (/** @type {number} */ value) =>
-    quadratic.spectralRadius(method, value, eta, beta);
-  return {
-    key: JSON.stringify(given),
-    method,
-    eta,
-    beta,
-    lambdas,
-    path,
-    losses: path.map((point) => quadratic.loss(lambdas, point)),
-    times: path.map((_, t) => t),
-    radii: /** @type {[number, number]} */ ([radius(lambdas[0]), radius(lambdas[1])]),
-    // The threshold in the eigenvalue is a constant over eta.
-    edge: (quadratic.stabilityThreshold(method, eta, beta) * eta) / lambda,
-  };
-}
 
 const wide = (/** @type {number} */ width) => (width > 560 ? 3 : 1.3);
 const square = (/** @type {number} */ width) => (width > 560 ? 1.2 : 0.95);

@@ -8,9 +8,7 @@ import {
   drawTurn,
   setViews,
 } from "../figures/scalar.js";
-import * as scalar from "../lib/scalar.js";
-import * as instability from "../lib/instability.js";
-import { normal } from "../lib/random.js";
+import { compute } from "../runs/scalar.js";
 import { slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { mount } from "../ui/page.js";
@@ -30,39 +28,6 @@ const PRESETS = {
 
 const wide = (/** @type {number} */ width) => (width > 560 ? 2.6 : 1.2);
 const square = (/** @type {number} */ width) => (width > 560 ? 1.2 : 0.95);
-
-/** Run gradient descent from what the controls say, and work out what is to be shown. */
-function compute(/** @type {Record<string, number>} */ given) {
-  const { eta, y, r } = given;
-  const noisy = given.noise > 0;
-  const floor = 2 * Math.abs(y);
-  const start = Math.max(given.s, floor);
-  const k = Math.sqrt((start - floor) * (start + floor));
-  const noise = normal(given.steps, given.seed).map((z) => z * given.noise);
-  const point = scalar.at(r, k, y);
-  const run = scalar.descend({ start: point, y, eta, steps: given.steps, noise });
-  // What a step feels; the last point takes none.
-  const felt = run.residual.map((value, t) => value + (noise[t] ?? 0));
-  return {
-    key: JSON.stringify(given),
-    eta,
-    y,
-    r,
-    k,
-    start,
-    floor,
-    run,
-    noisy,
-    outcome: scalar.outcome(run, eta, noisy),
-    spent: instability.instabilityBudget(felt, eta),
-    flattened: instability.logImbalanceFactor(felt, eta).map((value) => 0 - value),
-    shares: instability.splitFlattening(run.residual, noise, eta),
-    times: Float64Array.from(run.residual.keys()),
-    predicted: eta * start > 2 ? instability.reflectedSharpness(start, eta) : NaN,
-    refined: eta * start > 2 ? instability.reflectedSharpness(start, eta, y) : NaN,
-    margin: scalar.escapeMargin(...point, y, eta),
-  };
-}
 
 mount("scalar", () => {
   const controls = {

@@ -10,10 +10,24 @@ import { reducedMotion } from "./theme.js";
 /** @typedef {Record<string, number>} Values */
 
 /**
+ * Where a figure starts: the numbers that its place gives as data-KEY, and else those of its own.
+ *
+ * @template {Values} T
+ * @param {DOMStringMap} given @param {T} own @returns {T}
+ */
+export function numbers(given, own) {
+  const found = Object.entries(own).map(([key, value]) => {
+    const text = given[key];
+    return [key, text && Number.isFinite(Number(text)) ? Number(text) : value];
+  });
+  return Object.fromEntries(found);
+}
+
+/**
  * Pictures below a player, the words of what they show, and controls. It begins at the start, so
  * that the reader can say what will happen; what came out is told at the end. A control that is
  * moved shows the whole motion at once. Where the reader asked the system for less motion, playing
- * goes from step to step, two a second.
+ * goes from step to step, two a second. On paper the whole motion stands still, without controls.
  *
  * @template State
  * @template {Record<string, Plot>} Plots
@@ -22,8 +36,11 @@ import { reducedMotion } from "./theme.js";
  * @param {Record<string, Values>} options.presets by name
  * @param {(values: Values) => State} options.compute
  * @param {(state: State) => number} options.length the last step
- * @param {number} options.parts moments to a step when playing
+ * @param {number} [options.parts] moments to a step when playing
+ * @param {(length: number) => number} [options.rate] steps a second when playing
  * @param {(redraw: () => void) => Plots} options.plots
+ * @param {boolean} [options.controlsFirst] whether the controls stand above the plots
+ * @param {(keyof Plots)[]} [options.beside] those that stand side by side where there is room
  * @param {(plots: Plots, actions: {changed: () => void, show: (step: number) => void}) => void}
  *     options.connect what drags in the plots do
  * @param {(state: State, plots: Plots) => string} options.describe sets what does not depend on the
@@ -49,7 +66,7 @@ export function liveFigure(options) {
     length: () => length(state),
     moved: drawing.request,
     parts: still ? 1 : options.parts,
-    rate: still ? () => 2 : undefined,
+    rate: still ? () => 2 : options.rate,
   });
   options.connect(plots, {
     changed,
@@ -79,8 +96,18 @@ export function liveFigure(options) {
     if (verdict.textContent !== said) verdict.textContent = said;
   }
 
-  play.move(0);
+  for (const [name, plot] of Object.entries(plots)) {
+    if (!options.beside?.includes(name)) plot.element.classList.add("pg-wide");
+  }
+  window.addEventListener("beforeprint", () => {
+    play.pause();
+    play.move(Infinity);
+    draw();
+  });
+  play.move(matchMedia("print").matches ? Infinity : 0);
   refresh();
+  const given = [presets.element, form.element];
+  const pictures = h("div", { class: "pg-plots" }, ...Object.values(plots).map((p) => p.element));
   return {
     elements: [
       h("div", { class: "pg-bar" }, play.element),
@@ -88,10 +115,7 @@ export function liveFigure(options) {
       h(
         "div",
         { class: "pg-main" },
-        ...Object.values(plots).map((plot) => plot.element),
-        verdict,
-        presets.element,
-        form.element,
+        ...(options.controlsFirst ? [...given, pictures, verdict] : [pictures, verdict, ...given]),
       ),
     ],
     values: form.values,

@@ -1,0 +1,268 @@
+"""What every live figure of the chapters does: each is opened on a page of a small book."""
+
+import pytest
+from browsing import ROOT, set_viewport, settle
+from selenium.webdriver.common.keys import Keys
+from test_book_browser import axe
+from test_live_figures import NAMES, Figure, book, driver, scripts  # noqa: F401
+
+pytestmark = pytest.mark.browser
+
+NETWORK = "network"
+"""It is trained in a worker, as it goes: nothing is known of its end when it begins."""
+COMPUTED = [name for name in NAMES if name != NETWORK]
+LONGEST_FRAME = 2.0
+"""Script of a frame that computes a run anew, in loops of a million steps, as in
+test_playground.py: some 4 ms, where a frame of 60 a second has 16.7 ms."""
+
+every_figure = pytest.mark.parametrize("name", NAMES)
+every_computed_figure = pytest.mark.parametrize("name", COMPUTED)
+
+
+@pytest.fixture
+def opened(driver, book):  # noqa: F811
+    """Open a figure by its name; nothing may have failed in it at the end."""
+    figures = []
+
+    def open_figure(name, width=1440, height=1200):
+        set_viewport(driver, width, height)
+        figures.append(Figure(driver, book / f"{name}.html"))
+        return figures[-1]
+
+    yield open_figure
+    assert figures[-1].errors() == []
+
+
+def media(driver, **features):  # noqa: F811
+    """Emulate what a reader asks of the system."""
+    listed = [{"name": n.replace("_", "-"), "value": v} for n, v in features.items()]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": listed})
+
+
+@every_figure
+def test_begins_at_the_question(opened, name):
+    figure = opened(name)
+    status, verdict = figure.said()
+    assert status.startswith(("Step 0 of ", "Before the first step"))
+    assert verdict == "", "the reader says first what will happen"
+    assert figure.at() == 0, "nothing moves by itself"
+
+
+@every_figure
+def test_every_control_works_by_keyboard_alone(opened, name):
+    figure = opened(name)
+    figure.script("root.querySelector('button').focus()")
+    moved = set()
+    for _ in range(figure.script("return root.querySelectorAll('button, input, select').length")):
+        inside, tag, kind, text, key = figure.script(
+            """const e = document.activeElement;
+            return [root.contains(e), e.tagName, e.type, e.textContent,
+                e.closest('[data-key]')?.dataset.key ?? null]"""
+        )
+        assert inside
+        if text == "Play":
+            figure.press(Keys.ENTER)
+            figure.until(lambda: figure.at() > 1)
+            figure.press(Keys.SPACE)
+            assert figure.find(".pg-primary").text == "Play"
+            figure.until(figure.rests)
+            paused = figure.at()
+            settle(figure.driver)
+            assert figure.at() == paused
+        elif text == "Step":
+            before = int(figure.at())
+            figure.press(Keys.ENTER)
+            figure.until(lambda before=before: figure.at() == before + 1)
+        elif text == "Reset":
+            figure.press(Keys.ENTER)
+            figure.until(lambda: figure.at() == 0)
+        elif tag == "BUTTON":
+            figure.press(Keys.ENTER)
+            assert figure.find("[aria-pressed=true]").text == text
+        elif key is None:
+            figure.press(Keys.ARROW_RIGHT)
+            assert figure.at() == 1, "the slider of the step"
+        else:
+            before = figure.values()[key]
+            ahead, back = Keys.ARROW_UP, Keys.ARROW_DOWN
+            if kind == "range":
+                ahead, back = Keys.ARROW_RIGHT, Keys.ARROW_LEFT
+            if kind == "checkbox":
+                ahead = back = Keys.SPACE
+            figure.press(ahead)
+            if figure.values()[key] == before:  # it stood at its end
+                figure.press(back)
+            assert figure.values()[key] != before, (key, kind)
+            assert figure.said()[0]
+            moved.add(key)
+        figure.until(figure.rests)
+        figure.press(Keys.TAB)
+    assert moved == set(figure.values())
+
+
+@every_computed_figure
+def test_what_can_be_dragged_follows_a_finger(opened, name):
+    figure = opened(name)
+    for canvas in figure.all("canvas.pg-drag"):
+        seen = [(figure.values(), figure.at())]
+        for place in (0.35, 0.65):
+            figure.touch(canvas, (place, 0.5), (place + 0.06, 0.5))
+            seen.append((figure.values(), figure.at()))
+        assert seen[1] != seen[2] or seen[0] != seen[1]
+    assert figure.all("canvas.pg-drag") or figure.all("[data-key]")
+
+
+@every_figure
+def test_says_in_words_what_is_drawn(opened, name):
+    figure = opened(name)
+    before = [canvas.get_attribute("aria-label") for canvas in figure.all("canvas")]
+    assert all(len(text) > 40 for text in before)
+    if name == NETWORK:
+        return
+    figure.end()
+    after = [canvas.get_attribute("aria-label") for canvas in figure.all("canvas")]
+    assert after != before
+    for text in [*before, *after, *figure.said()]:
+        assert not any(word in text for word in ("undefined", "NaN", "null")), text
+    assert figure.said()[1], "at the end it says what came out"
+
+
+@every_computed_figure
+def test_each_start_says_what_came_of_it(opened, name):
+    figure = opened(name)
+    said = set()
+    for button in figure.all(".pg-presets button"):
+        figure.show(button)
+        button.click()
+        settle(figure.driver)
+        status, verdict = figure.said()
+        assert "undefined" not in status + verdict
+        said.add(verdict)
+    assert len(said) > 1
+
+
+@every_computed_figure
+def test_playing_goes_from_step_to_step_where_less_motion_is_asked_for(opened, driver, name):  # noqa: F811
+    for asked in ("no-preference", "reduce"):
+        media(driver, prefers_reduced_motion=asked)
+        figure = opened(name)
+        figure.script("root.querySelector('.pg-primary').click()")
+        found = driver.execute_async_script(
+            """const done = arguments[0];
+            const page = document.querySelector('.live-figure').playground, seen = [];
+            const look = () => {
+                seen.push(page.at());
+                if (page.at() >= 2) done(seen); else requestAnimationFrame(look);
+            };
+            look();"""
+        )
+        if asked == "reduce":
+            assert all(float(at).is_integer() for at in found)
+            assert set(found) == {0, 1, 2}
+    media(driver)
+
+
+@every_figure
+@pytest.mark.parametrize("width", [320, 390, 820, 1440])
+def test_fits_its_column_in_both_themes(opened, name, width):
+    figure = opened(name)
+    if name != NETWORK:
+        figure.end()
+    set_viewport(figure.driver, width, 900)
+    light = figure.pictures()
+    assert figure.script("return document.documentElement.scrollWidth") <= width
+    outside = figure.script(
+        """const room = root.parentElement.getBoundingClientRect();
+        return [...root.querySelectorAll('*')].filter((e) => {
+            const box = e.getBoundingClientRect();
+            const held = box.left >= room.left - 0.5 && box.right <= room.right + 0.5;
+            return box.width > 1 && !held;
+        }).map((e) => e.outerHTML.slice(0, 100))"""
+    )
+    assert outside == []
+    small = figure.script(
+        """return [...root.querySelectorAll('button, input, select')].filter((e) => {
+            const box = e.getBoundingClientRect();
+            return box.height < 24 || box.width < 24;
+        }).map((e) => e.outerHTML.slice(0, 100))"""
+    )
+    assert small == [], "targets for fingers have at least 24 pixels"
+    figure.script("document.documentElement.dataset.theme = 'dark'")
+    dark = figure.pictures()
+    assert all(one != other for one, other in zip(light, dark, strict=True))
+
+
+@every_figure
+def test_axe_finds_nothing_serious(opened, name):
+    figure = opened(name, 390, 900)
+    for theme in ("light", "dark"):
+        # The page around it is no page of the book, and has its own tests there.
+        found = [line for line in axe(figure.driver, theme) if "pg-" in line]
+        assert found == []
+
+
+@every_computed_figure
+def test_on_paper_it_is_a_picture_of_the_whole(opened, name):
+    figure = opened(name)
+    figure.script("window.dispatchEvent(new Event('beforeprint'))")
+    assert figure.at() == figure.script("return Number(root.querySelector('.pg-player input').max)")
+    figure.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        shown = figure.script(
+            """return [...root.querySelectorAll('button, input, select, .pg-status')]
+                .filter((e) => e.checkVisibility()).length"""
+        )
+        assert shown == 0
+        assert all(canvas.is_displayed() for canvas in figure.all("canvas"))
+    finally:
+        figure.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@every_computed_figure
+def test_a_frame_takes_little_work(opened, name):
+    figure = opened(name)
+    driver = figure.driver  # noqa: F811
+    # As in test_playground.py: time on the page's thread, against that of a loop in the same page.
+    driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def script_time():
+        metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return next(m["value"] for m in metrics if m["name"] == "ScriptDuration")
+
+    def spent(script, *arguments):
+        before = script_time()
+        driver.execute_async_script(script, *arguments)
+        return script_time() - before
+
+    drag = """
+        const done = arguments[arguments.length - 1], slider = arguments[0];
+        let left = arguments[1];
+        const next = () => {
+            if (left-- === 0) return done();
+            slider[left % 20 < 10 ? "stepUp" : "stepDown"]();
+            slider.dispatchEvent(new Event("input", {bubbles: true}));
+            requestAnimationFrame(next);
+        };
+        requestAnimationFrame(next);
+    """
+    loop = """
+        const done = arguments[0], orbit = new Float64Array(1000);
+        requestAnimationFrame(() => {
+            for (let i = 0; i < 1000; i++) {
+                orbit[0] = i / 1000;
+                for (let j = 1; j < 1000; j++) orbit[j] = 3.9 * orbit[j - 1] * (1 - orbit[j - 1]);
+            }
+            done(orbit[999]);
+        });
+    """
+    slider, frames = figure.find(".pg-control input[type=range]"), 20
+    rounds = [(spent(drag, slider, frames) / frames, spent(loop)) for _ in range(4)]
+    driver.execute_cdp_cmd("Performance.disable", {})
+    frame, million = map(min, zip(*rounds, strict=True))
+    assert frame < LONGEST_FRAME * million
+
+
+def test_the_scripts_of_all_figures_are_light(scripts):  # noqa: F811
+    weight = (scripts / "figures.js").stat().st_size
+    style = (ROOT / "chapters" / "_static" / "playground.css").stat().st_size
+    assert weight + style < 200_000, "bytes, of the three million that a page may have"
