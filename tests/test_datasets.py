@@ -239,6 +239,15 @@ class Handler(BaseHTTPRequestHandler):
         if folder == "absent":
             self.send_error(404)
             return
+        if folder in ("silent", "garbage", "closed"):
+            time.sleep(1.0 if folder == "silent" else 0.0)
+            self.wfile.write(b"\0\xff" * 100 if folder == "garbage" else b"")
+            return
+        if folder == "circular":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+            return
         body = PACKED if folder != "altered" else PACKED[:-1] + b"!"
         self.send_response(200)
         if folder in ("endless", "slow"):
@@ -301,14 +310,23 @@ def test_altered_file_is_refused_and_not_kept(remote):
     assert not any(remote.cache.iterdir())
 
 
-@pytest.mark.parametrize("folder", ["broken", "absent", "endless", "slow"])
+FAILING = ("broken", "absent", "endless", "slow", "silent", "garbage", "closed", "circular")
+
+
+@pytest.mark.parametrize("folder", FAILING)
 def test_failed_fetch_says_what_to_do_and_leaves_nothing(remote, folder, monkeypatch):
     monkeypatch.setattr(datasets, "LARGEST", 2**20)
     monkeypatch.setattr(datasets, "LONGEST", 1.0)
+    monkeypatch.setattr(datasets, "PATIENCE", 0.3)
     with pytest.raises(DataUnavailableError, match="FLATMINIMA_DATA"):
         remote(folder)
     assert not any(remote.cache.iterdir())
     assert remote("good") == CONTENT  # and the next try succeeds
+
+
+def test_the_homes_are_spoken_to_in_secret():
+    homes = {datasets._FASHION_HOME, datasets._CIFAR_FILE.home}
+    assert all(home.startswith("https://") for home in homes)
 
 
 def test_what_a_server_has_packed_is_not_unpacked(remote):

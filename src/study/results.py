@@ -49,8 +49,6 @@ FOLDER = ROOT / "results"
 """Where the tables are, each in the folder of its preset."""
 RUNS = Path(os.environ.get("FLATMINIMA_RUNS") or ROOT / "_runs")
 """Where the runs of unfinished sweeps wait to be resumed, unless FLATMINIMA_RUNS names a folder."""
-WAITING = ".parquet.new"
-"""Ending of a table whose record may not be written yet."""
 OWN_COLUMNS = ("status", "error", "seconds")
 
 
@@ -233,8 +231,8 @@ def tabulated(
 def store(result: Result, folder: Path = FOLDER) -> Result:
     """Write the table and its record, and return the result as it can be loaded.
 
-    Stopped at any moment, it leaves the old pair or the new one: the new table waits under another
-    name until its record is there.
+    Stopped at any moment, however often, it leaves the old pair or the new one: the new table waits
+    under a name of its own until its record is there.
 
     Raises:
         OSError: if it cannot be written.
@@ -247,10 +245,12 @@ def store(result: Result, folder: Path = FOLDER) -> Result:
     digest = hashlib.sha256(content).hexdigest()
     record = provenance.sealed({**result.provenance, "sha256": digest})
     path = Path(folder) / record["preset"] / record["name"]
-    write_atomically(path.with_suffix(WAITING), content)
+    write_atomically(_waiting(path, digest), content)
     text = json.dumps(record, indent=1, allow_nan=False)
     write_atomically(path.with_suffix(".json"), text.encode() + b"\n")
-    path.with_suffix(WAITING).replace(path.with_suffix(".parquet"))
+    _waiting(path, digest).replace(path.with_suffix(".parquet"))
+    for left in path.parent.glob(f"{path.name}.*.new"):
+        left.unlink()
     return Result(result.table, record)
 
 
@@ -308,6 +308,11 @@ def _numbers(values: list) -> list:
     return values
 
 
+def _waiting(path: Path, digest: str) -> Path:
+    """Where a table is whose record may not be written yet."""
+    return path.with_suffix(f".{digest[:16]}.new")
+
+
 def _read(path: Path, name: str, preset: str) -> Result:
     remedy = f"Make it anew: `{provenance.command(name, preset)}`."
     try:
@@ -324,7 +329,7 @@ def _read(path: Path, name: str, preset: str) -> Result:
         raise CorruptResultError(f"{path.with_suffix('.json')} is a record {what}. {remedy}")
     if record != provenance.sealed(record):
         raise CorruptResultError(f"{path.with_suffix('.json')} has been altered. {remedy}")
-    for file in (path.with_suffix(".parquet"), path.with_suffix(WAITING)):
+    for file in (path.with_suffix(".parquet"), _waiting(path, record["sha256"])):
         content = file.read_bytes() if file.exists() else b""
         if hashlib.sha256(content).hexdigest() == record["sha256"]:
             return Result(_table(content), record)

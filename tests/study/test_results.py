@@ -234,13 +234,8 @@ def test_every_bit_of_a_record_counts(example, tmp_path, generator):
         assert read.provenance == json.loads(content)
 
 
-@pytest.mark.parametrize("writes", [1, 2, 3])
-def test_a_kill_at_any_moment_leaves_the_old_pair_or_the_new_one(
-    example, tmp_path, monkeypatch, writes
-):
-    results.store(example, tmp_path)
-    new = example.where(status="done")
-    assert len(new) < len(example)
+def stopped_in(store, writes):
+    """Store a result, and be killed before one of its three files gets its name."""
     replace, left = Path.replace, [writes]
 
     def dying(self, target):
@@ -249,12 +244,23 @@ def test_a_kill_at_any_moment_leaves_the_old_pair_or_the_new_one(
             raise KeyboardInterrupt
         return replace(self, target)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "replace", dying)
         with pytest.raises(KeyboardInterrupt):
-            results.store(new, tmp_path)
-    read = results.load("example", folder=tmp_path)
-    assert len(read) == (len(new) if writes == 3 else len(example))
+            store()
+
+
+@pytest.mark.parametrize("kills", [(1,), (2,), (3,), (3, 1), (3, 2), (3, 3), (2, 3, 2)])
+def test_kills_at_any_moment_leave_the_old_pair_or_the_new_one(example, tmp_path, kills):
+    results.store(example, tmp_path)
+    there = len(example)
+    for number, writes in enumerate(kills, 1):
+        new = example.where(seed=0) if number % 2 else example.where(status="done")
+        assert len(new) not in (there, len(example))
+        stopped_in(lambda new=new: results.store(new, tmp_path), writes)
+        # The record, which is the second file, decides.
+        there = len(new) if writes == 3 else there
+        assert len(results.load("example", folder=tmp_path)) == there
     results.store(new, tmp_path)
     assert len(results.load("example", folder=tmp_path)) == len(new)
     assert len(list((tmp_path / "ci").iterdir())) == 2
