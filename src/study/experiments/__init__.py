@@ -17,12 +17,16 @@ NAMES = (
     "flatness",
     "gain",
     "interventions",
+    "larger",
     "mirror",
+    "noise",
     "restoring",
     "restoring_rates",
-    "noise",
+    "scale",
+    "rotation",
     "sgd",
     "starts",
+    "throughput",
     "timing",
 )
 """The experiments: of the modules, and of the tables that they give."""
