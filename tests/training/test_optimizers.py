@@ -14,7 +14,9 @@ from flatminima.curvature import EmpiricalRisk, preconditioner
 from flatminima.training import probes
 from flatminima.training.optimizers import CLIPS, ClippedAdam
 
-FACTORS = {"absolute": 0.02, "minimum": 1.1, "median": 1.05, "growth": 1.001}
+FACTORS = {
+    "absolute": 0.02, "minimum": 1.1, "median": 1.05, "growth": 1.001, "ratio": 0.5, "floor": 0.03,
+}  # fmt: skip
 STEPS = 40
 
 
@@ -61,8 +63,15 @@ def by_definition(
     grads, given, lr, clip, factor, window=20, warmup=0, betas=(0.9, 0.999), eps=1e-8
 ):
     """The definition in the docstring, entry by entry in plain Python."""
-    (b1, b2), theta = betas, []
-    for column in grads.reshape(len(grads), -1).T.tolist():
+    (b1, b2), theta, every = betas, [], []
+    columns = grads.reshape(len(grads), -1).T.tolist()
+    if clip == "ratio":  # the second moments are Adam's, and clipped at each step's own median
+        v = np.zeros(len(columns))
+        for t, g in enumerate(np.array(columns).T, start=1):
+            v = b2 * v + (1 - b2) * g * g
+            roots = sorted(r for r in np.sqrt(v / (1 - b2**t)) if r > 0)
+            every.append(factor * roots[(len(roots) - 1) // 2] if t > warmup else math.inf)
+    for column in columns:
         x = m = v = 0.0
         count, roots, previous = 0, [], None
         for t, g in enumerate(column, start=1):
@@ -87,6 +96,10 @@ def by_definition(
                 recent = sorted(known[-window:])
                 middle = recent[(len(recent) - 1) // 2]
                 s = min(s, factor * middle) if middle > 0 else s
+            if clip == "floor" and t > warmup:
+                s = max(s, factor)
+            if clip == "ratio":
+                s = min(s, every[t - 1])
             roots.append((t, root))
             x -= lr / (1 - b1**t) * m / (s + eps)
         theta.append(x)
@@ -204,17 +217,18 @@ def test_it_follows_its_definition(clip, warmup):
     chosen = options(clip, warmup=warmup, window=6)
     parameters, _ = run(lambda p: ClippedAdam(p, 0.01, **chosen))
     adam, _ = run(lambda p: torch.optim.Adam(p, 0.01))
-    for p, g, a in zip(parameters, gradients(), adam, strict=True):
-        expected = by_definition(g, losses(), 0.01, **chosen)
+    together = torch.cat([g.flatten(1) for g in gradients()], dim=1)
+    expected = np.split(by_definition(together, losses(), 0.01, **chosen), [parameters[0].numel()])
+    for p, e, a in zip(parameters, expected, adam, strict=True):
         # A step of size 0.01 times a ratio m / s carries some ten roundings of 1.1e-16 relative to
         # m, whose size relative to s is at most 1 / factor-sized: below 100 here. The rounding of v
         # accumulates over 40 steps: 40 steps x 0.01 x 100 x 50 x 1.1e-16 = 2e-13.
-        assert np.allclose(p.detach().numpy().ravel(), expected, rtol=0, atol=2e-13)
+        assert np.allclose(p.detach().numpy().ravel(), e, rtol=0, atol=2e-13)
         if clip != "none":
             assert not torch.allclose(p, a, rtol=0, atol=1e-4), "the clipping must be active"
 
 
-@pytest.mark.parametrize("clip", [c for c in CLIPS if c != "none"])
+@pytest.mark.parametrize("clip", [c for c in CLIPS if c not in ("none", "ratio", "floor")])
 def test_a_burst_moves_it_further_than_adam(clip):
     """What it is for: the same growing gradients make larger steps than Adam's."""
     t = np.arange(200)

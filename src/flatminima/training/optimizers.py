@@ -31,10 +31,13 @@ __all__ = [
     "ClippedAdam",
 ]
 
-CLIPS = ("none", "absolute", "minimum", "median", "growth", "rise", "episode")
+CLIPS = (
+    "none", "absolute", "minimum", "median", "growth", "rise", "episode", "ratio", "floor",
+)  # fmt: skip
 """The ways to clip the second moment, see `ClippedAdam`."""
 
 _RELATIVE = ("minimum", "median", "growth")
+_BOUNDED = ("absolute", "ratio", "floor")
 _NEED_LOSS = ("rise", "episode")
 
 
@@ -70,13 +73,19 @@ class ClippedAdam(Optimizer):
                   L(\theta_{t-2})`. Its bias correction counts the steps at which it moved.
     ``episode``   the same while the loss is above its minimum so far, that is, throughout an
                   instability. (The least loss counts from the first step on.)
+    ``ratio``     :math:`s_t = \min(\sqrt{\hat v_t},\, c\,\mathrm{median}\sqrt{\hat v_t})`, the
+                  median over those entries of the group at this step that are not zero (of an even
+                  number the lower one).
+    ``floor``     :math:`s_t = \max(\sqrt{\hat v_t},\, c)`: clipped from below, which makes the
+                  steps of entries with small gradients shorter than Adam's, not longer.
     ============= ==================================================================================
 
-    The first three leave the moment :math:`v_t` itself alone, and act only where they bind: with
-    c = inf they are Adam. ``rise`` and ``episode`` are about the loss that ``step`` is given; on
-    minibatches that is the noisy loss of a batch. A loss that is NaN counts as risen, and is not
-    remembered. A cap well below :math:`\sqrt{\hat v_t}` makes
-    Adam momentum descent at the rate :math:`\eta / c`.
+    All but ``growth``, ``rise`` and ``episode`` leave the moment :math:`v_t` itself alone, and act
+    only where they bind: with c = inf, or for ``floor`` with c near 0, they are Adam. ``rise`` and
+    ``episode`` are about the loss that ``step`` is given; on minibatches that is the noisy loss of
+    a batch. A loss that is NaN counts as risen, and is not remembered. A cap well below
+    :math:`\sqrt{\hat v_t}`, or a floor well above it, makes Adam momentum descent at the rate
+    :math:`\eta / c`.
 
     Args:
         params: parameters, or groups of them.
@@ -84,9 +93,9 @@ class ClippedAdam(Optimizer):
         betas: beta_1 and beta_2, in [0, 1).
         eps: epsilon > 0.
         clip: one of CLIPS; there is no default, so that what is called clipped is.
-        factor: c > 0, of ``absolute``, in units of the gradient, which must be given; c >= 1 of
-            ``minimum``, ``median`` and ``growth``, by default 1: no growth at all. None for the
-            others.
+        factor: c > 0, which must be given, of ``absolute`` and ``floor``, in units of the gradient,
+            and of ``ratio``; c >= 1 of ``minimum``, ``median`` and ``growth``, by default 1: no
+            growth at all. None for the others.
         window: of ``median``; memory is this many copies of the parameters. The median follows an
             instability that lasts longer than half of it.
         warmup: number of first steps that are Adam's. Early values of v rest on a few gradients
@@ -285,11 +294,13 @@ def _update(
             changed = changed + _limit_growth(state, group, step, 1 - beta2 ** state["count"])
     roots = list(torch._foreach_sqrt(squares))
     torch._foreach_div_(roots, corrections)
+    common = _common_cap(group, roots)
     for i, (state, step) in enumerate(zip(states, steps, strict=True)):
-        cap = _cap(state, group, step, roots[i])
-        if cap is not None:
-            changed = changed + (roots[i] > cap).sum()
-            roots[i] = torch.minimum(roots[i], cap)
+        cap = common if common is not None else _cap(state, group, step, roots[i])
+        if cap is not None and step > group["warmup"]:
+            clipped = (torch.maximum if group["clip"] == "floor" else torch.minimum)(roots[i], cap)
+            changed = changed + (clipped != roots[i]).sum()
+            roots[i] = clipped
         state["root"] = roots[i]
     sizes = [-(group["lr"] / (1 - beta1**step)) for step in steps]
     torch._foreach_addcdiv_(parameters, averages, torch._foreach_add(roots, group["eps"]), sizes)
@@ -313,12 +324,22 @@ def _limit_growth(
     return changed
 
 
+def _common_cap(group: dict[str, Any], roots: list[Tensor]) -> Tensor | None:
+    """What bounds the roots of all entries of a group alike, if anything."""
+    if group["clip"] not in _BOUNDED:
+        return None
+    bound = roots[0].new_tensor(group["factor"])
+    if group["clip"] == "ratio":
+        every = torch.cat([root.flatten() for root in roots])
+        moving = every[every > 0]
+        bound = bound * moving.median() if len(moving) else torch.full_like(bound, torch.inf)
+    return bound
+
+
 def _cap(state: dict[str, Any], group: dict[str, Any], step: int, root: Tensor) -> Tensor | None:
-    """What bounds the root of v-hat at this step, if anything; takes note of the root."""
+    """What bounds the root of v-hat of each entry at this step, if anything; notes the root."""
     clip, active = group["clip"], step > group["warmup"]
     cap = None
-    if clip == "absolute" and active:
-        return root.new_tensor(group["factor"])
     if clip == "minimum":
         if active and "least" in state:
             cap = state["least"] * group["factor"]
@@ -355,7 +376,7 @@ def _check_options(options: dict[str, Any]) -> None:
             raise ValueError(
                 f"factor must be a number of at least 1 for clip={clip!r}, got {shown(factor)}"
             )
-    elif clip == "absolute":
+    elif clip in _BOUNDED:
         if not (number and factor > 0):
             raise ValueError(f"factor must be a number greater than 0, got {shown(factor)}")
     elif factor is not None:
