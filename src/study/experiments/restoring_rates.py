@@ -15,7 +15,7 @@ from study.results import Experiment, Result
 __all__ = ["EXPERIMENT", "TRIED", "deviations", "grid"]
 
 TRIED = {
-    "gd": {None: (0.2, 0.4, 0.6)},
+    "gd": {None: (0.4, 0.6, 0.8)},
     "adam": {None: (0.002, 0.004, 0.008, 0.016)},
     "slow": {None: (0.002, 0.004, 0.008, 0.016)},
     "absolute": {0.001: (0.001, 0.002), 0.003: (0.002, 0.004)},
