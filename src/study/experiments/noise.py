@@ -34,7 +34,7 @@ Let l_0, l_I, l_N, l_IN be the logarithms of the final sharpness after neither, 
 (l_0 - l_I) / (l_0 - l_IN), that of noise (l_0 - l_N) / (l_0 - l_IN), and the rest of 1 is what only
 both together do.
 
-Criteria and predictions, written down before any run with the stored seeds, which are 0 to 9. Rates
+Criteria and predictions, written down before any run with the stored seeds, which are 0 to 5. Rates
 and losses are from a pilot with the seeds 1000 (rates 0.02 and 0.08, batches of 2 and 8, cooled to
 a loss of 0.05) and 1001 (rates 0.02 and 0.1, batches of 2 and 10, to 0.08). The sharpness at the
 end was, with 1001, 34 after neither, 23 after instability alone, 15 after both, and 19.5, 20 and 31
@@ -55,8 +55,10 @@ the stored ones are new. All intervals are t intervals over seeds, those of one 
   "noise alone" would itself be an instability, of the second moment.
 * ``control``: half the small rate ends at the same sharpness, within 2 MATCHED, in every seed.
 
-The half-width aimed at is 0.1 in log sharpness: for a standard deviation of 0.1 ten seeds give
-0.07, and 0.09 jointly for three comparisons. Accuracy is stored, and nothing claimed of it.
+The half-width aimed at is 0.1 in log sharpness: for a standard deviation of 0.1 six seeds give
+0.10, and 0.15 jointly for three comparisons. Ten seeds were planned; the grid was cut, before any
+of its results was looked at, since the machine was slow. Accuracy is stored, and nothing claimed
+of it.
 """
 
 from dataclasses import dataclass
@@ -191,7 +193,7 @@ def grid(preset: str) -> list[Config]:
     if preset == "ci":
         return design(range(3), 120, width=16, n_train=200, start_loss=0.2, target_loss=0.13)
     if preset == "default":
-        return design(range(10), 250)
+        return design(range(6), 250)
     larger = {"dataset": "cifar10", "n_train": 5000, "width": 200, "pooled": 1, "device": "cuda"}
     larger |= {"start_loss": 0.35, "target_loss": 0.2, "max_steps": 40_000}
     return design(range(10), 2000, **larger)
@@ -201,14 +203,12 @@ def design(seeds: range, steps: int, **settings: object) -> list[Config]:
     """All cells; ``steps`` are the updates at the large rate."""
     ratio = round(LARGE / SMALL)
     cells = [(rate, "none", 0, steps) for rate in (SMALL / 2, SMALL, LARGE)]
-    for noise in KINDS:
+    cells += [(SMALL, "independent", BATCH, count) for count in (steps, ratio * steps)]
+    for noise in (*KINDS, "epochs"):
         cells += [
-            (SMALL, noise, BATCH, steps),
-            (SMALL, noise, BATCH, ratio * steps),
             (SMALL, noise, BATCH // ratio, ratio * steps),
             (LARGE, noise, BATCH, steps),
         ]
-    cells += [(SMALL, "epochs", BATCH // ratio, ratio * steps), (LARGE, "epochs", BATCH, steps)]
     return [
         Config(rate, noise, batch, seed, count, **settings)
         for seed in seeds
@@ -253,7 +253,7 @@ class Cells:
         Args:
             quantity: a column.
             cell: ``"neither"``, ``"slower"``, ``"instability"``, ``"both"`` or one of WAYS.
-            noise: of the latter two.
+            noise: of "matched" and "both"; the other cells have one kind.
         """
         place = {
             "neither": (self.small, "none", 0, self.steps),
@@ -291,11 +291,11 @@ def effects(stored: Result) -> dict[str, Interval]:
     cells = Cells(stored)
     instability, both = cells.fall("instability"), cells.fall("both")
     found = {"instability": student_interval(instability)}
-    for noise in KINDS:
-        for cell in (*WAYS, "both"):
+    for noise in (*KINDS, "epochs"):
+        for cell in ("matched", "both"):
             found[f"{noise}-{cell}"] = student_interval(cells.fall(cell, noise))
-    for cell in ("matched", "both"):
-        found[f"epochs-{cell}"] = student_interval(cells.fall(cell, "epochs"))
+    for way in WAYS[:2]:
+        found[f"independent-{way}"] = student_interval(cells.fall(way))
     minibatch, normal, isotropic = (cells.fall("matched", noise) for noise in KINDS)
     found["gaussian"] = student_interval(normal - minibatch, 2)
     found["isotropic"] = student_interval(isotropic - QUARTER * normal, 2)
