@@ -12,10 +12,10 @@ Full-batch gradient descent with the squared loss on images of half the resoluti
   form in which a Hessian exists: `EmpiricalRisk` refuses a network whose running averages change
   from pass to pass; without averages, on the full batch, the loss is a function of the weights.
 
-What was known is from one seed, 1000, that is not stored, and served to choose rates and steps: with
-2 and with 8 hidden layers the level at 0.2 was 1.13 to 1.17 times 2 / eta, and at 0.02 the sharpness
-of the latter grew by 3.6; the two normalized CNNs begin beyond the edge of 0.1, leave it within 80
-steps, and were back at 1.03 and 0.96 times it within 240.
+What was known is from one seed, 1000, that is not stored, and served to choose rates and steps:
+with 2 and with 8 hidden layers the level at 0.2 was 1.13 to 1.17 times 2 / eta, and at 0.02 the
+sharpness of the latter grew by 3.6; the two normalized CNNs begin beyond the edge of 0.1, leave it
+within 80 steps, and were back at 1.03 and 0.96 times it within 240.
 
 Criteria, fixed before any run with the stored seeds was made:
 
@@ -28,9 +28,9 @@ Criteria, fixed before any run with the stored seeds was made:
 * *unsteady-norm-<n>*: the share of steps after the arrival that raise the loss is above
   `edge.UNSTEADY`, all of its interval.
 
-Predictions: all of them. Power: in the table of ``edge`` the level at the edge, relative to 2 / eta,
-has a standard deviation over seeds of 0.01 to 0.06, so that the interval from four seeds is at most
-0.1 wide on either side; a distance of 0.15 can be told from 0.25.
+Predictions: all of them. Power: in the table of ``edge`` the level at the edge, relative to
+2 / eta, has a standard deviation over seeds of 0.01 to 0.06, so that the interval from four seeds
+is at most 0.1 wide on either side; a distance of 0.15 can be told from 0.25.
 """
 
 from dataclasses import dataclass
