@@ -113,7 +113,7 @@ def by_definition(
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("clip", ["none", *FACTORS])
 def test_with_no_clipping_active_it_is_adam_to_the_last_bit(clip, foreach, dtype):
-    factor = math.inf if clip in FACTORS else None
+    factor = {"none": None, "floor": 1e-300}.get(clip, math.inf)
     grads = gradients(dtype=dtype)
     ours, _ = run(lambda p: ClippedAdam(p, 0.01, clip=clip, factor=factor), grads)
     adam, _ = run(lambda p: torch.optim.Adam(p, 0.01, foreach=foreach), grads)
@@ -455,6 +455,8 @@ def test_the_probe_knows_adam_and_plain_descent():
         ({"clip": "absolute"}, "factor"),
         ({"clip": "absolute", "factor": 0.0}, "factor"),
         ({"clip": "absolute", "factor": math.nan}, "factor"),
+        ({"clip": "ratio"}, "factor"),
+        ({"clip": "floor", "factor": -1.0}, "factor"),
         ({"clip": "growth", "factor": 0.9}, "at least 1"),
         ({"clip": "rise", "factor": 2.0}, "factor must be None"),
         ({"factor": 2.0}, "factor must be None"),

@@ -42,13 +42,15 @@ instabilities where Adam had none, and ended flatter and about a point more accu
 rates little of the gain was left.
 
 *Predictions.* At the common rate, full batch, ``growth``, ``absolute`` and ``ratio`` have more
-episodes than Adam (``restores``), with the squared loss they end flatter and more accurate
-(``flatter``, ``better``), and ``floor`` has no more episodes than Adam (``floor``). At the tuned
-rates no form gains 0.3 points in any setting (``tuned``).
+episodes than Adam with the squared loss, and ``growth`` with the cross-entropy (``restores``); with
+the squared loss the three end flatter and more accurate (``flatter``, ``better``); ``floor`` has no
+more episodes than Adam (``floor``). At the tuned rates no form gains 0.3 points in any setting
+(``tuned``).
 
-*Power.* The number of seeds makes the half-width of the plain 95 percent interval at most 0.3
-points, by the pooled standard deviation of the paired differences in the pilot of the rates; see
-SEEDS for the numbers.
+*Power.* With the tuned rates, a setting has as many seeds as make the half-width of a plain 95
+percent interval of a gain `power.HALF_WIDTH`, 0.3 points, by the `spread` of the gains over the
+pilot seeds, but no more than MOST; the joint intervals are wider by a third or so. At the common
+rate, where the pilot saw effects of a point, there are COMMON seeds at most.
 """
 
 from collections.abc import Iterator
@@ -64,13 +66,14 @@ from flatminima.curvature import EmpiricalRisk
 from flatminima.statistics import Interval, student_interval
 from flatminima.training import ClippedAdam, probes, train, train_to_loss
 from study import results
-from study.experiments import stages
+from study.experiments import power, stages
 from study.results import Experiment, Result
 
 __all__ = [
     "CLIPPED",
     "EXPERIMENT",
     "METHODS",
+    "MOST",
     "SETTINGS",
     "Config",
     "Setting",
@@ -84,6 +87,7 @@ __all__ = [
     "of_method",
     "predictions",
     "run",
+    "spread",
 ]
 
 COOLER = 0.1
@@ -110,6 +114,8 @@ METHODS = {
 """Method -> its way of `optimizers.CLIPS` and its beta_2; None for gradient descent."""
 CLIPPED = ("absolute", "growth", "episode", "ratio", "floor")
 """The clipped forms."""
+MOST, COMMON = 24, 10
+"""Seeds at most of a setting, at the tuned rates and at the common one."""
 RESTORING = ("absolute", "growth", "ratio")
 """Those that are predicted to have instabilities where Adam has none."""
 
@@ -321,6 +327,23 @@ def best(rates: Result, setting: str, method: str) -> tuple[float, float | None]
     return float(-rate), float(-factor) or None
 
 
+def spread(rates: Result, setting: str) -> float:
+    """Standard deviation over the pilot seeds of a clipped form's test accuracy minus Adam's.
+
+    Pooled over the forms: the root of the mean of their variances, each form at its best setting.
+    """
+
+    def accuracy(method: str) -> np.ndarray:
+        rate, factor = best(rates, setting, method)
+        at = {"setting": setting, "method": method, "learning_rate": rate}
+        rows = rates.where(**at, **({"factor": factor} if factor else {}))
+        return rows["test_accuracy"].astype(float)[np.argsort(rows["seed"])]
+
+    forms = [m for m in CLIPPED if m in SETTINGS[setting].methods]
+    variances = [np.var(accuracy(m) - accuracy("adam"), ddof=1) for m in forms]
+    return float(np.sqrt(np.mean(variances)))
+
+
 def of_method(stored: Result, value: str, setting: str, comparison: str, method: str) -> np.ndarray:
     """One value a seed, NaN where the run diverged or missed the target."""
     rows = stored.where(setting=setting, comparison=comparison, method=method)
@@ -388,41 +411,40 @@ def predictions(stored: Result) -> dict[str, bool]:
     found = effects(stored)
     full = [s for s in dict.fromkeys(stored["setting"].tolist()) if s.startswith("full")]
 
-    def common(effect: str, method: str, setting: str) -> Interval:
-        return found[f"{effect}-common-{setting}-{method}"]
+    def low(effect: str, method: str, setting: str) -> float:
+        effect = found.get(f"{effect}-common-{setting}-{method}")
+        return np.nan if effect is None else effect.low
 
     held = {}
+    for setting in full:
+        for method in RESTORING if setting == "full-mse" else ("growth",):
+            held[f"restores-{setting}-{method}"] = low("episodes", method, setting) > 0
     for method in RESTORING:
-        for setting in full:
-            held[f"restores-{setting}-{method}"] = common("episodes", method, setting).low > 0
         for effect, name in (("flatter", "flatter"), ("accuracy", "better")):
-            held[f"{name}-{method}"] = common(effect, method, "full-mse").low > 0
-    held |= {f"floor-{s}": common("episodes", "floor", s).low <= 0 for s in full}
+            held[f"{name}-{method}"] = low(effect, method, "full-mse") > 0
+    held |= {f"floor-{s}": low("episodes", "floor", s) <= 0 for s in full}
     tuned = [name for name in found if name.startswith("accuracy-tuned")]
     gains = {n: found[n] for n in tuned if n.rpartition("-")[2] in CLIPPED}
-    return held | {name.removeprefix("accuracy-"): g.value < 0.003 for name, g in gains.items()}
-
-
-SEEDS = range(1, 21)
-"""Of the two comparisons."""
+    return held | {
+        name.removeprefix("accuracy-"): g.value < power.HALF_WIDTH for name, g in gains.items()
+    }
 
 
 def grid(preset: str) -> list[Config]:
     """The configs of a preset; the tuned rates are those of the stored `restoring_rates`."""
-    more, seeds = at_preset(preset), SEEDS if preset != "ci" else range(1, 4)
     choice = ("gpu", "default") if preset == "gpu" else ("default",)
-    rates = results.load("restoring_rates", *choice)
+    rates, more = results.load("restoring_rates", *choice), at_preset(preset)
     configs = []
     for name, setting in SETTINGS.items():
+        number = min(MOST, power.seeds_needed(spread(rates, name))) if preset != "ci" else 3
         for method in setting.methods:
             rate, factor = best(rates, name, method)
-            pairs = {"tuned": rate, "common": setting.common_rate}
-            for comparison, chosen in pairs.items():
-                if not (method == "gd" and comparison == "common"):
-                    configs += [
-                        Config(name, comparison, method, chosen, factor, seed, **more[name])
-                        for seed in seeds
-                    ]
+            parts = [("tuned", rate, number), ("common", setting.common_rate, min(number, COMMON))]
+            configs += [
+                Config(name, comparison, method, chosen, factor, seed, **more[name])
+                for comparison, chosen, count in parts[: 1 if method == "gd" else 2]
+                for seed in range(1, count + 1)
+            ]
     return configs
 
 

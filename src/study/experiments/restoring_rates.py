@@ -1,18 +1,15 @@
 """At which rates, and factors, do Adam, slow Adam and clipped Adam do best on validation images?
 
 The runs of `restoring` with three pilot seeds that are used for nothing else. What they choose is
-read by `restoring.grid`, from the stored table, and typed nowhere; and the spread of their paired
-differences in test accuracy, at the chosen rates, decides how many seeds `restoring` has
-(`deviations`).
+read by `restoring.grid` from the stored table, and typed nowhere; so is the spread of their paired
+differences in test accuracy at the chosen rates, which decides how many seeds `restoring` has.
 """
 
-import numpy as np
-
 from study.experiments import restoring, stages
-from study.experiments.restoring import CLIPPED, SETTINGS, Config
-from study.results import Experiment, Result
+from study.experiments.restoring import SETTINGS, Config
+from study.results import Experiment
 
-__all__ = ["EXPERIMENT", "TRIED", "deviations", "grid"]
+__all__ = ["EXPERIMENT", "TRIED", "grid"]
 
 TRIED = {
     "gd": {None: (0.4, 0.6, 0.8)},
@@ -39,27 +36,6 @@ def grid(preset: str) -> list[Config]:
         for rate in rates
         for seed in SEEDS
     ]
-
-
-def deviations(rates: Result) -> dict[str, float]:
-    """Setting -> standard deviation of a clipped form's test accuracy minus Adam's, over seeds.
-
-    Pooled over the forms: the root of the mean of their variances, each form at its best setting.
-    """
-    found = {}
-    for setting in dict.fromkeys(rates["setting"].tolist()):
-        rows = rates.where(setting=setting)
-
-        def accuracy(method: str, rows: Result = rows, setting: str = setting) -> np.ndarray:
-            rate, factor = restoring.best(rates, setting, method)
-            at = {"factor": factor} if factor else {}
-            chosen = rows.where(method=method, learning_rate=rate, **at)
-            return chosen["test_accuracy"].astype(float)[np.argsort(chosen["seed"])]
-
-        forms = [m for m in CLIPPED if m in rows["method"].tolist()]
-        variances = [np.var(accuracy(m) - accuracy("adam"), ddof=1) for m in forms]
-        found[setting] = float(np.sqrt(np.mean(variances)))
-    return found
 
 
 EXPERIMENT = Experiment(
