@@ -134,7 +134,8 @@ def test_each_start_says_what_came_of_it(opened, name):
     for button in figure.all(".pg-presets button"):
         figure.show(button)
         button.click()
-        settle(figure.driver)
+        assert figure.at() == 0, "at the question again"
+        figure.end()
         status, verdict = figure.said()
         assert "undefined" not in status + verdict
         said.add(verdict)

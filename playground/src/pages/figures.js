@@ -7,6 +7,7 @@ import { armsFigure } from "../live/arms.js";
 import { centralFlowFigure } from "../live/central.js";
 import { portraitFigure } from "../live/coupled.js";
 import { bifurcationFigure } from "../live/maps.js";
+import { networkFigure } from "../live/network.js";
 import { phaseFigure } from "../live/phase.js";
 import { thresholdFigure } from "../live/quadratic.js";
 import { reflectionFigure } from "../live/reflection.js";
@@ -24,4 +25,5 @@ mountFigures({
   "portrait": portraitFigure,
   "adam": adamFigure,
   "arms": armsFigure,
+  "network": networkFigure,
 });

@@ -52,6 +52,7 @@ mount("maps", () => {
     return kept.points;
   };
   const shown = shownRun({
+    name: "maps",
     controls,
     presets: PRESETS,
     caption: "The long run in numbers",

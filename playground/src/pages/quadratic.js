@@ -76,6 +76,7 @@ mount("quadratic", () => {
   };
   const domain = () => /** @type {[number, number]} */ ([0, 1]);
   return shownRun({
+    name: "quadratic",
     controls,
     presets: PRESETS,
     caption: "In numbers",

@@ -69,6 +69,7 @@ mount("scalar", () => {
   };
   const domain = () => /** @type {[number, number]} */ ([0, 1]);
   return shownRun({
+    name: "scalar",
     controls,
     presets: PRESETS,
     caption: "The whole run in numbers",

@@ -239,11 +239,16 @@ export function presetButtons(label, presets, choose) {
  *
  * @param {Control[]} controls
  * @param {() => void} changed called when the reader has changed any of them
+ * @param {Control[]} [elsewhere] those of them whose elements the page puts in another place
  */
-export function panel(controls, changed) {
+export function panel(controls, changed, elsewhere = []) {
   for (const control of controls) control.listen(changed);
   return {
-    element: h("div", { class: "pg-controls" }, ...controls.map((c) => c.element)),
+    element: h(
+      "div",
+      { class: "pg-controls" },
+      ...controls.filter((c) => !elsewhere.includes(c)).map((c) => c.element),
+    ),
     values: () => Object.fromEntries(controls.map((c) => [c.key, c.get()])),
     /** @param {Record<string, number>} values */
     set: (values) => {

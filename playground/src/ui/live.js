@@ -25,9 +25,10 @@ export function numbers(given, own) {
 
 /**
  * Pictures below a player, the words of what they show, and controls. It begins at the start, so
- * that the reader can say what will happen; what came out is told at the end. A control that is
- * moved shows the whole motion at once. Where the reader asked the system for less motion, playing
- * goes from step to step, two a second. On paper the whole motion stands still, without controls.
+ * that the reader can say what will happen, and so does each preset; what came out is told at the
+ * end. A control that is moved shows the whole motion at once. Where the reader asked the system for
+ * less motion, playing goes from step to step, two a second. On paper the whole motion stands still,
+ * without controls.
  *
  * @template State
  * @template {Record<string, Plot>} Plots
@@ -50,10 +51,10 @@ export function numbers(given, own) {
  */
 export function liveFigure(options) {
   const { controls, compute, length, describe } = options;
-  const form = panel(Object.values(controls), changed);
-  const presets = presetButtons("Start from", options.presets, (values) => {
+  const form = panel(Object.values(controls), () => changed());
+  const presets = presetButtons("Try this", options.presets, (values) => {
     form.set(values);
-    changed();
+    changed(0);
   });
   const drawing = frames(draw);
   const plots = options.plots(drawing.request);
@@ -69,17 +70,17 @@ export function liveFigure(options) {
     rate: still ? () => 2 : options.rate,
   });
   options.connect(plots, {
-    changed,
+    changed: () => changed(),
     show: (step) => {
       play.pause();
       play.move(Math.round(step));
     },
   });
 
-  function changed() {
+  function changed(step = Infinity) {
     play.pause();
     state = compute(form.values());
-    play.move(Infinity);
+    play.move(step);
     refresh();
   }
 

@@ -51,17 +51,22 @@ function fill(root, build) {
 }
 
 /**
- * Controls and, beside or below them, what they control.
+ * Pictures and, beside them or, where there is no room, below, what controls them.
  *
- * @param {HTMLElement[]} side @param {HTMLElement[]} main
+ * @param {HTMLElement[]} main @param {HTMLElement[]} side
  */
-export function layout(side, main) {
+export function layout(main, side) {
   return h(
     "div",
     { class: "pg-layout" },
-    h("div", { class: "pg-side" }, ...side),
     h("div", { class: "pg-main" }, ...main),
+    h("div", { class: "pg-side" }, ...side),
   );
+}
+
+/** A bar that stays in sight: what plays the run, and its learning rate. @param {...HTMLElement} children */
+export function bar(...children) {
+  return h("div", { class: "pg-bar pg-stays" }, ...children);
 }
 
 /**

@@ -56,6 +56,7 @@ export class Plot {
    * @param {() => void} options.redraw asks for a new frame
    */
   constructor({ title, x, y, aspect = 1.25, equal = false, redraw }) {
+    this.title = title;
     this.x = x;
     this.y = y;
     this.equal = equal;
@@ -81,6 +82,11 @@ export class Plot {
       this.#backKey = "";
       redraw();
     });
+  }
+
+  /** What is drawn, to be copied. */
+  get canvas() {
+    return this.#canvas;
   }
 
   /** What the plot shows now, in words. @param {string} text */

@@ -1,8 +1,9 @@
 /** A playground of a run that is computed at once and then shown up to a step. */
 import { panel, presetButtons } from "./controls.js";
 import { h } from "./dom.js";
+import { exportButtons } from "./export.js";
 import { facts } from "./facts.js";
-import { address, frames, layout, status } from "./page.js";
+import { address, bar, frames, layout, status } from "./page.js";
 import { player } from "./player.js";
 
 /** @typedef {import("./controls.js").Control} Control */
@@ -10,13 +11,16 @@ import { player } from "./player.js";
 /** @typedef {Record<string, number>} Values */
 
 /**
- * Controls and presets beside a player, the plots and a table. The run is computed anew when a
- * control is moved; the plots are drawn anew when another step is shown, too.
+ * A player with the learning rate, the plots and a table, and beside them presets and controls. The
+ * run is computed anew when a control is moved; the plots are drawn anew when another step is shown,
+ * too. A run begins at its first step, so that the reader can say what will happen: what came out is
+ * told at the end. A control that is moved shows the whole run at once.
  *
  * @template State
  * @template {Record<string, Plot>} Plots
  * @param {object} options
- * @param {Record<string, Control>} options.controls
+ * @param {string} options.name as in data-playground
+ * @param {Record<string, Control> & {eta: Control}} options.controls
  * @param {Record<string, Values>} options.presets by name
  * @param {string} options.caption of the table
  * @param {(values: Values) => State} options.compute
@@ -34,8 +38,8 @@ import { player } from "./player.js";
  */
 export function shownRun(options) {
   const { controls, compute, length, describe } = options;
-  const form = panel(Object.values(controls), changed);
-  const presets = presetButtons("Start from", options.presets, (values) => {
+  const form = panel(Object.values(controls), changed, [controls.eta]);
+  const presets = presetButtons("Try this", options.presets, (values) => {
     show(values);
     link.write();
   });
@@ -53,6 +57,7 @@ export function shownRun(options) {
   const verdict = h("p", { class: "pg-verdict" });
   const table = facts(options.caption);
   let state = compute(form.values());
+  let outcome = "";
   const play = player({
     length: () => length(state),
     moved: drawing.request,
@@ -60,17 +65,19 @@ export function shownRun(options) {
   });
   const link = address({ values: form.values, set: show });
 
-  /** Set the controls, and show the whole run. @param {Values} values */
+  /** Set the controls, and go to the start. @param {Values} values */
   function show(values) {
     form.set(values);
     play.pause();
     state = compute(form.values());
-    play.move(Infinity);
+    play.move(0);
     refresh();
   }
 
   function changed() {
     state = compute(form.values());
+    // Where the reader has stopped, that step is shown of the new run.
+    if (play.at() === 0) play.move(Infinity);
     refresh();
     link.write();
   }
@@ -80,26 +87,37 @@ export function shownRun(options) {
     play.refresh();
     presets.mark(values);
     const said = describe(state, plots, values);
-    verdict.textContent = said.verdict;
+    outcome = said.verdict;
     table.set(said.rows);
     drawing.request();
   }
 
   function draw() {
     line.say(options.draw(state, plots, play.at()));
+    const ended = play.at() >= length(state);
+    verdict.textContent = ended ? outcome : "";
+    table.element.hidden = !ended;
   }
 
+  play.move(0);
   refresh();
   return {
     elements: [
+      bar(play.element, controls.eta.element),
+      line.element,
       layout(
-        [presets.element, form.element],
         [
-          h("div", { class: "pg-bar" }, play.element, link.element),
-          line.element,
           verdict,
           h("div", { class: "pg-plots" }, ...Object.values(plots).map((plot) => plot.element)),
           table.element,
+        ],
+        [
+          presets.element,
+          form.element,
+          link.element,
+          exportButtons(options.name, () => ({ settings: form.values(), run: state }), () =>
+            Object.values(plots),
+          ),
         ],
       ),
     ],
