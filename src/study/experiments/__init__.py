@@ -24,6 +24,7 @@ NAMES = (
     "restoring_rates",
     "scale",
     "rotation",
+    "sam",
     "sgd",
     "starts",
     "throughput",
