@@ -8,6 +8,7 @@ __all__ = ["NAMES"]
 
 NAMES = (
     "adam",
+    "arrival",
     "average",
     "cifar",
     "comparison",
@@ -16,10 +17,12 @@ NAMES = (
     "exploration",
     "flatness",
     "gain",
+    "gap",
     "interventions",
     "larger",
     "mirror",
     "noise",
+    "onset",
     "restoring",
     "restoring_rates",
     "scale",
