@@ -50,7 +50,8 @@ pdf: browser book ## print the built book as one PDF
 	$(BIN)/python tools/make_pdf.py
 
 results: $(READY) ## run the experiments and store their tables (ONLY=name for one of them)
-	$(BIN)/python -m study.experiments --preset $(PRESET) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m study.experiments --preset $(PRESET) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(MINUTES),--minutes $(MINUTES))
 
 lint: $(READY) ## repair what ruff, nbstripout and tools/notebooks.py can repair
 	$(BIN)/python tools/notebooks.py
