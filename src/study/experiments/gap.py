@@ -54,6 +54,7 @@ from flatminima.curvature import EigenTracker, EmpiricalRisk
 from flatminima.statistics import Interval, student_interval
 from flatminima.training import gradient_descent
 from study.experiments import noise, stages
+from study.experiments.interventions import move
 from study.results import Experiment, Result
 
 __all__ = [
@@ -168,14 +169,6 @@ def by_hand(
         move(risk, iterates[-1])
         if step % EVERY == 0:
             yield torch.stack(iterates[-3:])
-
-
-def move(risk: EmpiricalRisk, theta: Tensor) -> None:
-    """Give the network the parameters theta (p,)."""
-    parts = risk.unflatten(theta)
-    with torch.no_grad():
-        for name, parameter in zip(risk.names, risk.parameters, strict=True):
-            parameter.copy_(parts[name])
 
 
 def look(
@@ -334,7 +327,7 @@ EXPERIMENT = Experiment(
     summary="The gap that noise keeps between the sharpness and 2/eta, measured and by Theorem F4",
     function=run,
     grid=grid,
-    depends_on=(*stages.DECISIVE, "study.experiments.noise"),
+    depends_on=(*stages.DECISIVE, "study.experiments.interventions", "study.experiments.noise"),
     tolerances=TOLERANCES,
     effects=effects,
     predictions=predictions,
