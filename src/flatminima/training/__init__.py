@@ -9,8 +9,8 @@ was not interrupted (on the same machine).
 The parts, one concept each: ``loop`` (the three ways to train), ``history`` (what a run did),
 ``probes`` (what is measured on its way), ``checkpoint``, ``episodes`` (instabilities in a trace;
 needs NumPy alone), ``polarity`` (two tests of rotation), ``optimizers`` (Adam with a clipped second
-moment), ``flows`` (gradient flow and central flow: descent in continuous time). They are loaded
-when they are first used.
+moment), ``sam`` (sharpness-aware minimization), ``flows`` (gradient flow and central flow: descent
+in continuous time). They are loaded when they are first used.
 """
 
 from flatminima._lazy import attach
@@ -22,6 +22,7 @@ _HOMES = {
     "CorruptCheckpointError": "checkpoint",
     "Episode": "episodes",
     "History": "history",
+    "SharpnessAware": "sam",
     "State": "probes",
     "central_flow": "flows",
     "episodes": "episodes",
@@ -33,6 +34,7 @@ _HOMES = {
     "optimizers": "optimizers",
     "polarity": "polarity",
     "probes": "probes",
+    "sam": "sam",
     "train": "loop",
     "train_to_loss": "loop",
 }

@@ -82,9 +82,10 @@ class SharpnessAware(Optimizer):
         """Add a group of parameters, with options of its own; as for `Optimizer`."""
         if not isinstance(param_group, dict) or "params" not in param_group:
             raise ValueError(f"param_group must be a dict with params, got {shown(param_group)}")
+        options = {**self.defaults, **param_group}
         for name in ("lr", "radius"):
-            if finite_float(name, {**self.defaults, **param_group}[name]) < 0:
-                raise ValueError(f"{name} must be at least 0, got {param_group.get(name)}")
+            if finite_float(name, options[name]) < 0:
+                raise ValueError(f"{name} must be at least 0, got {shown(options[name])}")
         super().add_param_group(param_group)
 
     @torch.no_grad()
@@ -151,7 +152,7 @@ def sharpness_aware_edge(learning_rate: float, radius: float, gradient_norm: obj
     """
     eta, rho = positive_float("learning_rate", learning_rate), finite_float("radius", radius)
     if rho < 0:
-        raise ValueError(f"radius must be at least 0, got {radius}")
+        raise ValueError(f"radius must be at least 0, got {shown(radius)}")
     norm = nonnegative_array("gradient_norm", gradient_norm)
     with np.errstate(divide="ignore", over="ignore"):
         # The form without a difference of nearly equal numbers.
