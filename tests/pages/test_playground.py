@@ -204,6 +204,11 @@ class Page:
         self.show(element)
         element.click()
 
+    def end(self):
+        """Go to the end of the run, where the page says what came out."""
+        self.find(".pg-player > [type=range]").send_keys(Keys.END)
+        self.frame()
+
     def frame(self):
         """Wait until what has changed is drawn."""
         self.frames(2)
@@ -266,16 +271,16 @@ def work_through_by_keyboard(page, at, settled):
     Returns:
         The keys of the controls that moved.
     """
-    page.script("document.activeElement?.blur(); root.querySelector('.pg-presets button').focus()")
-    count = page.script("return root.querySelectorAll('button, input, select').length")
+    page.script("document.activeElement?.blur(); root.querySelector('button').focus()")
     moved, used = set(), 0
-    for _ in range(count):
+    while True:
         inside, tag, kind, text, key = page.script(
             """const e = document.activeElement;
             return [root.contains(e), e.tagName, e.type, e.textContent,
                 e.closest('[data-key]')?.dataset.key ?? null]"""
         )
-        assert inside, "the tabulator stays in the playground until its last control"
+        if not inside:
+            break
         used += 1
         if tag == "BUTTON" and text == "Play":
             page.press(Keys.ENTER)
@@ -295,6 +300,10 @@ def work_through_by_keyboard(page, at, settled):
         elif tag == "BUTTON" and text == "Copy link":
             page.press(Keys.ENTER)
             page.until(lambda: page.find(".pg-copied").text)
+        elif text.startswith("Save as"):
+            page.press(Keys.ENTER)
+        elif text == "Keep this run":
+            page.press(Keys.ENTER)  # nothing is kept of a run that has not begun
         elif tag == "BUTTON":
             page.press(Keys.SPACE)
             pressed = [b.text for b in page.all("[aria-pressed=true]")]
@@ -316,7 +325,11 @@ def work_through_by_keyboard(page, at, settled):
             moved.add((key, kind))
         settled()
         page.press(Keys.TAB)
-    assert used == count
+    shown = page.script(
+        """return [...root.querySelectorAll('button, input, select')]
+            .filter((e) => e.checkVisibility()).length"""
+    )
+    assert used == shown, "the tabulator stays in the playground until its last control"
     return moved
 
 
@@ -597,7 +610,7 @@ class TestEveryPlayground:
     def test_works_from_a_disk(self, open_page, name):
         page = open_page(name, base=HTML.as_uri())
         before = page.values()
-        control = page.find("input[type=range]")
+        control = page.find(".pg-control input[type=range]")
         control.send_keys(Keys.ARROW_RIGHT)
         changed = page.values()
         assert changed != before
@@ -678,10 +691,13 @@ class TestEveryPlayground:
         page.click("Copy link")
         assert page.until(lambda: page.find(".pg-copied").text)
         state = page.script("return location.hash.slice(1)")
+        page.end()
         pictures, descriptions = page.pictures(), page.descriptions()
 
         again = open_page(name, state)
         assert again.values() == values
+        assert again.script("return page.at()") == 0, "a link leads to the question"
+        again.end()
         again.until(lambda: again.descriptions() == descriptions)
         assert again.pictures() == pictures
         # Another link to the open page, as a reader may paste it.
@@ -689,6 +705,62 @@ class TestEveryPlayground:
         again.script("location.hash = arguments[0]", "")
         again.script("location.hash = arguments[0]", f"{key}={values[key]}")
         again.until(lambda: again.values()[key] == values[key])
+
+    @every_playground
+    def test_begins_at_the_question(self, open_page, name):
+        page = open_page(name)
+        facts = page.find(".pg-table")
+        assert page.script("return page.at()") == 0
+        assert page.find(".pg-verdict").text == ""
+        assert not facts.is_displayed()
+        page.end()
+        assert page.find(".pg-verdict").text
+        assert facts.is_displayed()
+        page.find(".pg-presets button").click()
+        page.frame()
+        assert page.script("return page.at()") == 0
+        assert page.find(".pg-verdict").text == ""
+        page.find(".pg-control [type=range]").send_keys(Keys.ARROW_RIGHT)
+        assert page.script("return page.at()") > 0, "a control shows the whole run"
+
+    @every_playground
+    def test_plots_come_first_and_the_bar_stays_on_a_phone(self, open_page, name):
+        page = open_page(name)
+        set_viewport(page.driver, 390, 844)
+        page.frame()
+        first = page.script(
+            """const top = (s) => root.querySelector(s).getBoundingClientRect().top;
+            return [top(".pg-bar"), top("canvas"), top(".pg-side")]"""
+        )
+        assert first == sorted(first)
+        for share in (0.3, 0.6, 0.9):
+            bar, header = page.script(
+                """const box = root.getBoundingClientRect();
+                scrollTo(0, scrollY + box.top + arguments[0] * (box.height - 400));
+                const bar = root.querySelector(".pg-stays").getBoundingClientRect();
+                return [[bar.top, bar.bottom],
+                    document.querySelector(".bd-header-article").getBoundingClientRect().bottom]""",
+                share,
+            )
+            assert 0 <= bar[0] <= max(header, 0) + 1, "below the head of the page, or at the top"
+            assert bar[1] < 844 / 3, "two thirds are left for what it moves"
+        for control in (".pg-primary", "[data-key=eta] [type=range]"):
+            assert page.find(f".pg-stays {control}").is_displayed()
+
+    @every_playground
+    def test_saves_numbers_and_pictures(self, open_page, name, tmp_path):
+        page = open_page(name)
+        page.end()
+        allow = {"behavior": "allow", "downloadPath": str(tmp_path)}
+        page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", allow)
+        for kind in ("JSON", "PNG"):
+            page.click(f"Save as {kind}")
+            path = tmp_path / f"{name}.{kind.lower()}"
+            page.until(path.exists)
+        saved = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        assert saved["settings"] == page.values()
+        assert saved["run"]["eta"] == page.values()["eta"]
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
     @every_playground
     def test_strange_addresses_do_no_harm(self, open_page, name):
@@ -855,6 +927,7 @@ class TestScalar:
     )
     def test_presets_do_what_they_say(self, page, preset, outcome, words):
         page.click(preset)
+        page.end()
         assert self.state(page, "outcome") == [outcome]
         assert words in page.find(".pg-verdict").text
         assert page.button(preset).get_attribute("aria-pressed") == "true"
@@ -882,6 +955,7 @@ class TestScalar:
     def test_the_run_shown_is_the_library_s(self, page):
         for preset in ("One instability", "Goldilocks", "Period two"):
             page.click(preset)
+            page.end()
             values = page.values()
             a, b = page.script("const {run} = page.state(); return [[...run.a], [...run.b]]")
             network = ScalarNetwork(2, values["y"])
@@ -900,11 +974,9 @@ class TestScalar:
     def test_play_pause_step_and_reset(self, page):
         at = lambda: page.script("return page.at()")  # noqa: E731
         last = self.state(page, "run")[0]["last"]
-        assert at() == last, "the whole run is shown first, and nothing moves by itself"
-        page.frames(20)
-        assert at() == last
-        page.click("Reset")
         assert at() == 0
+        page.frames(20)
+        assert at() == 0, "nothing moves by itself"
         page.click("Step")
         page.click("Step")
         assert at() == 2
@@ -1010,6 +1082,7 @@ class TestQuadratic:
     def test_presets_do_what_they_say(self, open_page, preset, stable, words):
         page = open_page("quadratic")
         page.click(preset)
+        page.end()
         assert words in page.find(".pg-verdict").text
         assert page.button(preset).get_attribute("aria-pressed") == "true"
         values = page.values()

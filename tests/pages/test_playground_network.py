@@ -8,6 +8,8 @@ from the state that JavaScript itself had reached.
 """
 
 import itertools
+import json
+import re
 
 import numpy as np
 import pytest
@@ -41,6 +43,8 @@ COLUMNS = [
 
 EDGE = {"net": 1, "task": 0, "eta": 0.5, "scale": 0.5, "batch": 0, "seed": 1}
 """The settings with which the page begins."""
+START = {**EDGE, "lag": 2, "angle": 0, "speed": 1, "view": 1, "axis": 0}
+"""The same, and how they are shown."""
 
 
 # The same loss in PyTorch
@@ -395,6 +399,14 @@ class TestWhatThePageSays:
         expected = find_episodes(run["loss"], run["lambda1"], 0.5, loss_accuracy=32 * 2.0**-53)
         assert [(e["start"], e["peak"], e["end"]) for e in run["episodes"]] == expected
 
+    def test_same_time_at_two_rates(self, train):
+        fast, slow = train(steps=400), train(eta=0.25, steps=800)
+        start = int(fast["episodes"][0]["start"])
+        same = fast["lambda1"][:start] / slow["lambda1"][: 2 * start : 2]
+        assert np.abs(same - 1).max() < 0.05
+        assert fast["lambda1"][start:].min() < 0.5 * slow["lambda1"][2 * start :].min()
+        assert slow["lambda1"].max() > fast["lambda1"].max()
+
     def test_change_in_mid_run(self, train):
         run = train(steps=1100, changes=[[700, 0.25], [1000, 0.5]])
         assert not rises(run["loss"][701:1001]).any()
@@ -509,7 +521,8 @@ class Network(Page):
 
 @pytest.fixture
 def open_network(spied, site):  # noqa: F811
-    def open_at(state="", base=None):
+    def open_at(state="eta=0.5", base=None):
+        # At an address without a state the page goes to the threshold first, by itself.
         set_viewport(spied, 1280, 1000)
         spied.get_log("browser")
         address = f"{base or site}/chapters/playground_network.html{state and '#' + state}"
@@ -524,10 +537,9 @@ def open_network(spied, site):  # noqa: F811
 class TestPage:
     def test_begins_at_rest(self, open_network):
         page = open_network()
-        assert page.values() == {**EDGE, "lag": 2, "angle": 0, "speed": 1, "view": 1}
+        assert page.values() == START
         page.frame()
         assert page.steps() == 0, "nothing moves by itself"
-        assert page.script("return location.hash") == ""
         assert "Press Play" in page.find(".pg-status").text
         pressed = page.all("[aria-pressed=true]")
         assert [b.text for b in pressed] == ["Edge of stability"]
@@ -719,10 +731,105 @@ class TestPage:
             seen.append(tuple(page.values().values()))
         assert len(set(seen)) == len(presets)
 
+    def test_goes_to_the_question_where_no_state_is_given(self, open_network, request):
+        page = open_network("")
+        assert page.script("return location.hash") == ""
+        page.until(lambda: not page.script("return page.leading()"))
+        page.rest()
+        reached = page.steps()
+        assert not page.script("return page.playing()")
+        sharpness, loss = page.column("lambda1"), page.column("loss")
+        assert np.all(sharpness[:-1] <= 4)
+        assert sharpness[-1] > 4, "just past 2/eta"
+        assert np.all(np.diff(loss) < 0)
+        said = page.find(".pg-status").text
+        assert said.startswith(f"Step {reached}: so far the loss has fallen at every step")
+        assert "has just passed 2/η = 4" in said
+        assert "press Play" in said
+        page.frames(20)
+        assert page.steps() == reached, "and waits there"
+        page.click("Step")
+        page.until(lambda: page.steps() == reached + 1)
+        page.rest()
+        assert "press Play" not in page.find(".pg-status").text
+
+    def test_says_that_v1_turns_only_while_it_does(self, open_network):
+        page = open_network("speed=2")
+        seen = set()
+        page.click("Play")
+        while len(seen) < 2 or page.steps() < 300:
+            page.click("Pause")
+            page.rest()
+            said = page.find(".pg-status").text
+            turn = rotation_degrees(page.column("lagOverlap")[-1])
+            episodes = page.script("return page.latest().episodes")
+            rising = bool(episodes) and episodes[-1]["open"]
+            assert ("the loss is above its minimum" in said) == rising
+            assert ("v₁ turns" in said) == (rising and turn >= 1)
+            assert ("v₁ stands still" in said) == (rising and turn < 1)
+            if "v₁" in said and rising:
+                seen.add(turn >= 1)
+            assert page.steps() < 1500
+            page.click("Play")
+        page.click("Pause")
+
+    def test_kept_runs_are_drawn_behind_others_and_forgotten(self, open_network):
+        page = open_network()
+        page.pause_after(30)
+        first = page.column("lambda1")
+        page.click("Keep this run")
+        assert page.script("return page.kept().length") == 1
+        page.type("eta", 0.25)
+        page.click("Reset")
+        page.rest()
+        page.pause_after(20)
+        without = page.pictures()
+        page.click("Keep this run")
+        kept = page.script("return page.kept().map((k) => [k.name, [...k.lambda1], [...k.time]])")
+        assert [name for name, _, _ in kept] == ["1: η = 0.5, seed 1", "2: η = 0.25, seed 1"]
+        assert np.array_equal(kept[0][1], first)
+        steps = np.arange(len(first))
+        np.testing.assert_allclose(kept[0][2], 0.5 * steps, rtol=1e-12)
+        assert page.pictures() != without
+        legends = page.find(".pg-legend").text
+        assert "1: η = 0.5" in legends
+        # Over time both runs, of different rates, lie on one another until they do not.
+        before = page.pictures()
+        page.select("axis").select_by_index(1)
+        assert [a != b for a, b in zip(page.pictures(), before, strict=True)] == [
+            True, True, True, False
+        ]  # fmt: skip
+        page.click("Forget the kept")
+        page.frame()
+        assert page.script("return page.kept().length") == 0
+        assert "1: η" not in page.find(".pg-legend").text
+
+    def test_saves_what_was_recorded(self, open_network, tmp_path):
+        page = open_network()
+        page.pause_after(12)
+        page.click("Keep this run")
+        allow = {"behavior": "allow", "downloadPath": str(tmp_path)}
+        page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", allow)
+        page.click("Save as JSON")
+        page.click("Save as PNG")
+        path, picture = tmp_path / "network.json", tmp_path / "network.png"
+        page.until(lambda: path.exists() and picture.exists())
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        assert saved["settings"] == page.values()
+        assert set(saved["columns"]) == {*COLUMNS, "time"}
+        assert saved["columns"]["lambda1"] == page.column("lambda1").tolist()
+        assert saved["columns"]["lagOverlap"][0] is None, "there was nothing before"
+        assert len(saved["kept"]) == 1
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
     def test_a_diverged_run_says_so(self, open_network):
         page = open_network("eta=3")
         page.click("Play")
         page.until(lambda: "Diverged" in page.find(".pg-status").text)
+        page.frame()
+        words = [page.find(".pg-facts").text, *page.descriptions()]
+        assert not any(word in text for text in words for word in ("undefined", "NaN"))
+        assert re.search(r"Sharpness λ₁ –$", words[0], re.MULTILINE)
         assert "Reset" in page.find(".pg-status").text
         assert page.button("Play"), "it has stopped"
         stopped = page.steps()
@@ -747,6 +854,7 @@ class TestPage:
         page.select("angle").select_by_index(1)
         page.select("speed").select_by_index(2)
         page.select("view").select_by_index(3)
+        page.select("axis").select_by_index(1)
         page.type("eta", 0.123)
         page.type("scale", 1.25)
         page.type("seed", 17)
@@ -754,7 +862,7 @@ class TestPage:
         values = page.values()
         assert values == {
             "eta": 0.123, "batch": 2, "net": 0, "task": 1, "scale": 1.25, "seed": 17, "lag": 1,
-            "angle": 1, "speed": 2, "view": 3,
+            "angle": 1, "speed": 2, "view": 3, "axis": 1,
         }  # fmt: skip
         first = page.column("lambda1")
         page.click("Copy link")
@@ -769,7 +877,7 @@ class TestPage:
         assert again.column("lambda1")[0] != first[0]
         # Strange addresses do no harm.
         odd = open_network("net=7&task=-1&eta=1e9&seed=abc&batch=1.5")
-        assert odd.values() == {**EDGE, "eta": 3, "lag": 2, "angle": 0, "speed": 1, "view": 1}
+        assert odd.values() == {**START, "eta": 3}
         assert odd.errors() == []
 
     def test_stays_responsive_while_it_trains(self, open_network):

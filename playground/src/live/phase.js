@@ -69,7 +69,7 @@ export function phaseFigure(given) {
     presets: {
       "Above 2/η": first,
       "Below 2/η": { eta: 0.1, s: 16 },
-      "The flattest end": { eta: 0.1, s: 33 },
+      "The flattest end": { eta: 0.1, s: 31.5 },
       "Beyond 4/η": { eta: 0.1, s: 42 },
       "No stable minimum": { eta: 1.3, s: 2.3 },
     },
