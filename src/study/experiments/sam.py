@@ -18,9 +18,9 @@ Decided before any run of the main seeds:
   95 % over the five comparisons: the three other arms with ``stable``, and SAM at either radius
   with ``unstable``. A gain in accuracy is reproduced above 0, contradicted below, excluded if all
   of the interval lies below 0.3 points, and else undecided.
-* *Power*: PILOT is the largest of the five standard deviations of the difference in accuracy over
-  PILOT_SEEDS, which are not used again. There are as many seeds as make the expected half-width of
-  the joint intervals HALF_WIDTH or less, at least FEWEST, and no more than MOST, the budget.
+* *Power*: the budget pays for SEEDS. PILOT has the standard deviations of the five differences in
+  accuracy over PILOT_SEEDS, which are not used again; `half_width` says how wide an interval they
+  make one expect, and `seeds_needed` how many seeds would bring it to HALF_WIDTH.
 * *Predicted*: all three arms end flatter than ``stable``, and ``far`` flatter than ``unstable``;
   all three are more accurate; SAM works at its own edge, the mean ratio of sharpness to edge in the
   later half of the stretch between 0.75 and 1.25, though it is far below that of descent.
@@ -55,7 +55,7 @@ __all__ = [
     "Config",
     "effects",
     "grid",
-    "pilot_spread",
+    "half_width",
     "predictions",
     "run",
     "seeds_needed",
@@ -73,7 +73,7 @@ COMPARED = (
 """The pairs of arms whose ends are compared."""
 COOL = 0.35
 """The rate of the cooling in units of 2 / lambda_1: no arm ends 2.8 times as sharp as it began."""
-PROBE_EVERY = 50
+PROBE_EVERY = 150
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ class Config:
 
     Attributes:
         seed: of images and initial weights.
-        pilot: whether the seed serves only to choose the number of seeds.
         model, dataset, loss, label_noise, n_train, width, pooled: as in `gain.Config`.
         small_rate, start_loss, target_loss: as in `flatness.Config`.
         large_steps, max_steps: steps of the stretch, and of the other two stages, at most.
@@ -90,7 +89,6 @@ class Config:
     """
 
     seed: int
-    pilot: bool
     model: str = "tanh"
     dataset: str = "fashion-mnist-subset"
     loss: str = "mse"
@@ -100,7 +98,7 @@ class Config:
     pooled: int = 2
     small_rate: float = 0.03
     start_loss: float = 0.2
-    target_loss: float = 0.08
+    target_loss: float = 0.1
     large_steps: int = 8000
     max_steps: int = 8000
     device: str = "cpu"
@@ -172,40 +170,39 @@ def stretch(
 # --- the design
 
 
-PILOT_SEEDS = range(1000, 1004)
+SEEDS = range(12)
+PILOT_SEEDS = range(1000, 1003)
+PILOT: dict[str, float] = {}
+"""Pair of COMPARED -> standard deviation of the difference in accuracy over the PILOT_SEEDS."""
 HALF_WIDTH = 0.003
-"""Half of the interval of a difference in accuracy, at most: 0.3 points."""
-FEWEST, MOST = 12, 18
-PILOT: float | None = None
-"""The largest standard deviation of a difference in accuracy, of the pilot; a test holds it to the
-stored runs of the PILOT_SEEDS. None until they are made."""
+"""Half of the interval of a difference in accuracy that is worth having: 0.3 points."""
 
 
-def seeds_needed(spread: float) -> int:
-    """The least number of seeds whose joint intervals have a half-width of HALF_WIDTH, as expected.
+def half_width(spread: float, seeds: int = len(SEEDS)) -> float:
+    """Half of a joint interval over so many seeds, as expected.
 
     Args:
         spread: the standard deviation of a paired difference.
+        seeds: two or more.
     """
     from scipy.stats import t
 
     level = 1 - 0.025 / len(COMPARED)
-    return next(
-        n for n in itertools.count(2) if t.ppf(level, n - 1) * spread / np.sqrt(n) <= HALF_WIDTH
-    )
+    return float(t.ppf(level, seeds - 1) * spread / np.sqrt(seeds))
+
+
+def seeds_needed(spread: float) -> int:
+    """The least number of seeds whose joint intervals have a `half_width` of HALF_WIDTH."""
+    return next(n for n in itertools.count(2) if half_width(spread, n) <= HALF_WIDTH)
 
 
 def grid(preset: str) -> list[Config]:
-    """The configs of a preset; without a PILOT those of the pilot alone."""
+    """The configs of a preset."""
     if preset == "ci":
-        small = {"n_train": 100, "width": 16, "target_loss": 0.1, "large_steps": 1500}
-        return [Config(seed, pilot=False, **small) for seed in range(stages.FEWEST)]
-    count = 0 if PILOT is None else min(max(FEWEST, seeds_needed(PILOT)), MOST)
-    seeds = [(seed, True) for seed in PILOT_SEEDS] + [(seed, False) for seed in range(count)]
-    if preset == "default":
-        return [Config(seed, pilot) for seed, pilot in seeds]
+        small = {"n_train": 100, "width": 16, "large_steps": 1500}
+        return [Config(seed, **small) for seed in range(stages.FEWEST)]
     large = {"n_train": 5000, "pooled": 1, "width": 200, "device": "cuda"}
-    return [Config(seed, pilot=False, **large) for seed, pilot in seeds if not pilot]
+    return [Config(seed, **large if preset == "gpu" else {}) for seed in SEEDS]
 
 
 # --- what the runs show
@@ -221,7 +218,7 @@ def _paired(rows: Result, value: str, arm: str, other: str) -> np.ndarray:
 
 
 def effects(stored: Result) -> dict[str, Interval]:
-    """The effects, over the seeds that are not of the pilot, with joint intervals.
+    """The effects over seeds, with joint intervals.
 
     Returns:
         ``gain-<arm>-<other>`` and ``flatter-<arm>-<other>``, for each pair of COMPARED: test
@@ -232,30 +229,24 @@ def effects(stored: Result) -> dict[str, Interval]:
     Raises:
         ValueError: if a pair has fewer than `stages.FEWEST` seeds.
     """
-    rows, found = stored.where(pilot=False), {}
+    found = {}
     for arm, other in COMPARED:
         for key, value in (("gain", "accuracy"), ("flatter", "sharpness")):
-            paired = _paired(rows, value, arm, other)
+            paired = _paired(stored, value, arm, other)
             if len(paired) < stages.FEWEST:
                 needed = f"at least {stages.FEWEST} seeds must reach the loss"
                 raise ValueError(f"{needed} in {arm} and {other}, got {len(paired)}")
             found[f"{key}-{arm}-{other}"] = student_interval(paired, len(COMPARED))
     for arm in ARMS:
-        ratios = rows[f"edge-{arm}"].astype(float)
+        ratios = stored[f"edge-{arm}"].astype(float)
         found[f"edge-{arm}"] = student_interval(ratios[np.isfinite(ratios)], len(ARMS))
     return found
 
 
-def pilot_spread(stored: Result) -> float:
-    """The largest standard deviation of a difference in accuracy over the pilot's seeds."""
-    rows = stored.where(pilot=True)
-    return float(max(np.std(_paired(rows, "accuracy", *pair), ddof=1) for pair in COMPARED))
-
-
 def predictions(stored: Result) -> dict[str, bool]:
     """What was predicted; ``stable``: at c = 1/2 descent stays below its edge in every seed."""
-    found, rows = effects(stored), stored.where(pilot=False)
-    held = {"stable": bool(np.max(rows["highest-stable"].astype(float)) < 1)}
+    found = effects(stored)
+    held = {"stable": bool(np.max(stored["highest-stable"].astype(float)) < 1)}
     for arm, other in COMPARED[:3]:
         held[f"flatter-{arm}"] = found[f"flatter-{arm}-{other}"].high < 0
         held[f"better-{arm}"] = found[f"gain-{arm}-{other}"].low > 0
