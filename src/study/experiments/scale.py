@@ -226,7 +226,7 @@ _BRIEF = {**NATURAL, "steps": 50}
 _FASHION = {"dataset": "fashion-mnist", "n_train": 60_000, "width": 200, "max_steps": 8000}
 _FASHION |= {"small_rate": 0.025, "start_loss": 0.15, "target_loss": 0.1, "steps": 600}
 _PROSE = {"dataset": "prose", "n_train": 512, "width": 256, "max_steps": 2000, "steps": 400}
-_PROSE |= {"small_rate": 0.02, "start_loss": 2.8, "target_loss": 2.0}
+_PROSE |= {"small_rate": 0.04, "start_loss": 2.8, "target_loss": 2.0}
 _MSE, _LOGISTIC = ({loss: LOSSES[loss]} for loss in LOSSES)
 LARGE = [
     ("flatness", VGG, LOSSES, range(5), _NATURAL),

@@ -37,6 +37,7 @@ from study.results import Experiment
 __all__ = ["EXPERIMENT", "PRECISIONS", "TOP", "Config", "grid", "part", "precision", "run"]
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
+"""What networks are computed in."""
 TOP = 3
 """Eigenvalues whose errors are told."""
 SETTLE = 30
