@@ -2,6 +2,7 @@
 
 import pytest
 from browsing import ROOT, set_viewport, settle
+from frame_cost import LONGEST_FRAME, frame_in_loops
 from selenium.webdriver.common.keys import Keys
 from test_book_browser import axe
 from test_live_figures import NAMES, Figure, book, driver, scripts  # noqa: F401
@@ -11,10 +12,6 @@ pytestmark = pytest.mark.browser
 NETWORK = "network"
 """It is trained in a worker, as it goes: nothing is known of its end when it begins."""
 COMPUTED = [name for name in NAMES if name != NETWORK]
-LONGEST_FRAME = 2.0
-"""Script of a frame that computes a run anew, in loops of a million steps, as in
-test_playground.py: some 4 ms, where a frame of 60 a second has 16.7 ms."""
-
 every_figure = pytest.mark.parametrize("name", NAMES)
 every_computed_figure = pytest.mark.parametrize("name", COMPUTED)
 
@@ -222,45 +219,8 @@ def test_on_paper_it_is_a_picture_of_the_whole(opened, name):
 @every_computed_figure
 def test_a_frame_takes_little_work(opened, name):
     figure = opened(name)
-    driver = figure.driver  # noqa: F811
-    # As in test_playground.py: time on the page's thread, against that of a loop in the same page.
-    driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
-
-    def script_time():
-        metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
-        return next(m["value"] for m in metrics if m["name"] == "ScriptDuration")
-
-    def spent(script, *arguments):
-        before = script_time()
-        driver.execute_async_script(script, *arguments)
-        return script_time() - before
-
-    drag = """
-        const done = arguments[arguments.length - 1], slider = arguments[0];
-        let left = arguments[1];
-        const next = () => {
-            if (left-- === 0) return done();
-            slider[left % 20 < 10 ? "stepUp" : "stepDown"]();
-            slider.dispatchEvent(new Event("input", {bubbles: true}));
-            requestAnimationFrame(next);
-        };
-        requestAnimationFrame(next);
-    """
-    loop = """
-        const done = arguments[0], orbit = new Float64Array(1000);
-        requestAnimationFrame(() => {
-            for (let i = 0; i < 1000; i++) {
-                orbit[0] = i / 1000;
-                for (let j = 1; j < 1000; j++) orbit[j] = 3.9 * orbit[j - 1] * (1 - orbit[j - 1]);
-            }
-            done(orbit[999]);
-        });
-    """
-    slider, frames = figure.find(".pg-control input[type=range]"), 20
-    rounds = [(spent(drag, slider, frames) / frames, spent(loop)) for _ in range(4)]
-    driver.execute_cdp_cmd("Performance.disable", {})
-    frame, million = map(min, zip(*rounds, strict=True))
-    assert frame < LONGEST_FRAME * million
+    slider = figure.find(".pg-control input[type=range]")
+    assert frame_in_loops(figure.driver, slider, frames=20, rounds=4) < LONGEST_FRAME
 
 
 def test_the_scripts_of_all_figures_are_light(scripts):  # noqa: F811

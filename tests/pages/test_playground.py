@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from browsing import HANGING, HTML, ROOT, chromium, served, set_viewport, settle
 from bs4 import BeautifulSoup
+from frame_cost import LONGEST_FRAME, frame_in_loops
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -32,9 +33,6 @@ PLAYGROUNDS = {
     "maps": "playground_maps",
 }
 """Name of a playground -> the page that holds it."""
-LONGEST_FRAME = 2.0
-"""Script of a frame, in loops of a million steps: 4 ms each on a machine of 2024, where a frame of
-60 a second has 16.7 ms."""
 
 in_a_browser = [pytest.mark.book, pytest.mark.browser]
 every_playground = pytest.mark.parametrize("name", PLAYGROUNDS)
@@ -855,47 +853,8 @@ class TestEveryPlayground:
     @every_playground
     def test_a_frame_takes_little_work(self, open_page, name):
         page = open_page(name)
-        # Time on the page's thread, not on the clock, and against that of a loop of known length
-        # in the same page: a slow or busy machine is slow at both.
-        page.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
-
-        def script_time():
-            metrics = page.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
-            return next(m["value"] for m in metrics if m["name"] == "ScriptDuration")
-
-        def spent(script, *arguments):
-            before = script_time()
-            page.driver.execute_async_script(script, *arguments)
-            return script_time() - before
-
         slider = page.find(".pg-control [type=range]")
-        frames = 30
-        drag = """
-            const done = arguments[arguments.length - 1], slider = arguments[0];
-            let left = arguments[1];
-            const next = () => {
-                if (left-- === 0) return done();
-                slider[left % 20 < 10 ? "stepUp" : "stepDown"]();
-                slider.dispatchEvent(new Event("input", {bubbles: true}));
-                requestAnimationFrame(next);
-            };
-            requestAnimationFrame(next);
-        """
-        loop = """
-            const done = arguments[0], orbit = new Float64Array(1000);
-            requestAnimationFrame(() => {
-                for (let i = 0; i < 1000; i++) {
-                    orbit[0] = i / 1000;
-                    for (let j = 1; j < 1000; j++)
-                        orbit[j] = 3.9 * orbit[j - 1] * (1 - orbit[j - 1]);
-                }
-                done(orbit[999]);
-            });
-        """
-        rounds = [(spent(drag, slider, frames) / frames, spent(loop)) for _ in range(5)]
-        page.driver.execute_cdp_cmd("Performance.disable", {})
-        frame, million = map(min, zip(*rounds, strict=True))
-        assert frame < LONGEST_FRAME * million
+        assert frame_in_loops(page.driver, slider, frames=30, rounds=5) < LONGEST_FRAME
 
 
 # The network of depth two

@@ -53,11 +53,18 @@ function roundUp(v) {
 /**
  * Set what each figure shows, from the whole run: playing it moves no axis.
  *
- * @param {{plane: Plot, turn: Plot, sharp: Plot, budget: Plot}} plots
+ * @param {{plane?: Plot, turn?: Plot, sharp?: Plot, budget?: Plot}} plots those that there are
  * @param {State} state
  */
 export function setViews({ plane, turn, sharp, budget }, state) {
-  const { run, eta, start, floor, spent, flattened, predicted, refined } = state;
+  if (plane) viewPlane(plane, state);
+  if (turn) viewTurn(turn, state);
+  if (sharp) viewSharpness(sharp, state);
+  if (budget) viewBudget(budget, state);
+}
+
+/** @param {Plot} plane @param {State} state */
+function viewPlane(plane, { run, eta, start }) {
   // A run that escapes is followed to a little beyond where bounded runs can be.
   const reach = Math.max(3 / Math.sqrt(eta), 1.5 * Math.sqrt(start));
   // A run that hardly moves is shown with the valley around it.
@@ -70,7 +77,10 @@ export function setViews({ plane, turn, sharp, budget }, state) {
   };
   plane.x.domain = sides(run.a);
   plane.y.domain = sides(run.b);
+}
 
+/** @param {Plot} turn @param {State} state */
+function viewTurn(turn, { run, eta }) {
   const most = roundUp(Math.max(1e-3, ...within(run.residual, 4 / eta).map(Math.abs)) * 1.05);
   turn.x.domain = [-most, most];
   const folded = run.kappa.some((k) => k < 0);
@@ -80,20 +90,25 @@ export function setViews({ plane, turn, sharp, budget }, state) {
   turn.y.domain = [-limit, limit];
   turn.y.ticks = [-2, -1, 0, 1, 2].map((i) => i * tick);
   if (limit === 50) turn.y.ticks.push(-45, 45);
+}
 
+/** @param {Plot} sharp @param {State} state */
+function viewSharpness(sharp, { run, eta, start, floor, predicted, refined }) {
   const ceiling = 2.5 * Math.max(start, 2 / eta);
   const shown = [2.1 / eta, 1.9 / eta, ...within(run.sharpness, ceiling)];
   shown.push(...[predicted, refined].filter((level) => level >= floor));
   const [lowest, highest] = padded(Math.min(...shown), Math.max(...shown), 0.08);
-  const length = Math.max(1, run.last);
-  sharp.x.domain = [0, length];
+  sharp.x.domain = [0, Math.max(1, run.last)];
   sharp.y.domain = lowest < 0.4 * highest ? [0, highest] : [lowest, highest];
+}
 
+/** @param {Plot} budget @param {State} state */
+function viewBudget(budget, { run, spent, flattened, shares, noisy }) {
   const largest = Math.max(1e-12, ...within(spent, 30), ...within(flattened, 30));
-  const least = Math.min(0, ...within(flattened, 30), ...within(state.shares.cross, 30));
-  budget.x.domain = [0, length];
+  const least = Math.min(0, ...within(flattened, 30), ...within(shares.cross, 30));
+  budget.x.domain = [0, Math.max(1, run.last)];
   budget.y.domain = [least && 1.1 * least, roundUp(1.05 * largest)];
-  budget.y.label = state.noisy ? "Σ η²(r + ξ)²" : "Σ η²r²";
+  budget.y.label = noisy ? "Σ η²(r + ξ)²" : "Σ η²r²";
 }
 
 /** @param {Plot} plot @param {State} state @param {number} t */

@@ -114,8 +114,7 @@ export function phaseFigure(given) {
       sharp.onDrag(show);
     },
     describe(state, { sharp }) {
-      const unseen = () => /** @type {any} */ ({ x: {}, y: {} });
-      setViews({ plane: unseen(), turn: unseen(), sharp, budget: unseen() }, state);
+      setViews({ sharp }, state);
       const { eta, start, end } = state;
       controls.eta.hint(`2/η = ${format(2 / eta)}, 4/η = ${format(4 / eta)}`);
       controls.s.hint(`${format((start * eta) / 2)} × 2/η`);

@@ -16,8 +16,6 @@ import { format } from "../ui/dom.js";
 import { liveFigure, numbers } from "../ui/live.js";
 import { Plot } from "../ui/plot.js";
 
-/** @typedef {import("../figures/scalar.js").State} State */
-
 const Y = 1;
 const DEGREES = 180 / Math.PI;
 /** What the plane shows: the ellipse beyond which runs escape lies inside it at the first rate. */
@@ -45,20 +43,6 @@ const sharpnessOf = (redraw, aspect) =>
     aspect,
     redraw,
   });
-
-/** The axes that are not shown are set as well. @param {Record<string, Plot>} plots @param {State} state */
-function setAxes(plots, state) {
-  const unseen = () => /** @type {any} */ ({ x: {}, y: {} });
-  setViews(
-    {
-      plane: plots.plane,
-      turn: plots.turn ?? unseen(),
-      sharp: plots.sharp,
-      budget: unseen(),
-    },
-    state,
-  );
-}
 
 /** @param {DOMStringMap} given */
 export function startFigure(given) {
@@ -101,7 +85,7 @@ export function startFigure(given) {
     },
     describe(state, plots) {
       const { eta, r, start, margin, outcome } = state;
-      setAxes(plots, state);
+      setViews(plots, state);
       // It stays as it is while the start is dragged.
       plots.plane.x.domain = plots.plane.y.domain = WINDOW;
       controls.eta.hint(`2/η = ${format(2 / eta)}`);
@@ -177,7 +161,7 @@ export function polarityFigure(given) {
     },
     describe(state, plots) {
       const { eta, start } = state;
-      setAxes(plots, state);
+      setViews(plots, state);
       controls.eta.hint(`2/η = ${format(2 / eta)}`);
       controls.s.hint(`${format((start * eta) / 2)} × 2/η, of the minimum ahead`);
       controls.r.hint(`ηr₀ = ${format(eta * state.r)}`);
