@@ -48,7 +48,7 @@ def test_each_run_ends_at_the_common_loss_with_everything_measured(setting, meth
         pytest.skip("not run on minibatches")
     c = config(setting, method, 0.1 if method == "gd" else 0.005)
     values = restoring.run(c)
-    watched = {"episodes", "edge_highest"}
+    watched = {"episodes", "edge", "edge_highest"}
     assert set(values) == set(restoring.TOLERANCES) - watched
     assert values["reached"]
     assert 0 < values["final_loss"] <= c.target_loss
@@ -245,7 +245,7 @@ def test_the_stored_runs_have_the_chosen_rates_and_as_many_seeds_as_the_spread_a
         needed = power.seeds_needed(restoring.spread(rates, setting))
         for method in own.methods:
             rows = stored.where(setting=setting, comparison="tuned", method=method)
-            assert len(rows) == min(max(needed, restoring.LEAST), restoring.MOST)
+            assert len(rows) >= needed
             chosen = rows["learning_rate"][0], np.nan_to_num(rows["factor"].astype(float)[0])
             rate, factor = restoring.best(rates, setting, method)
             assert chosen == (rate, factor or 0.0)

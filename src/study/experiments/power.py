@@ -8,10 +8,12 @@ import itertools
 
 import numpy as np
 
-__all__ = ["GAIN", "HALF_WIDTH", "seeds_needed"]
+__all__ = ["GAIN", "HALF_WIDTH", "RESTORING", "seeds_needed"]
 
 HALF_WIDTH = 0.003
 """Half of the interval of a difference in accuracy, at most: 0.3 points."""
+RESTORING = {"tuned": 12, "common": 6}
+"""Seeds of the two comparisons of the experiment ``restoring``."""
 GAIN: dict[tuple[str, str, float], float] = {
     ("fashion-mnist-subset", "mse", 0.0): 0.004141,
     ("fashion-mnist-subset", "cross_entropy", 0.0): 0.006109,
