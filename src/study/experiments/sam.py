@@ -26,10 +26,11 @@ Decided before any run of the main seeds:
   later half of the stretch between 0.75 and 1.25, though it is far below that of descent.
 
 What was known when this was written: runs of seed 7, which is not among the seeds, that served to
-choose losses and radii. There all three arms ended flatter, ``far`` most; the ratios were 1.05 and
-1.17; the accuracies lay within half a point of each other. 0.05 is the radius that the authors of
-SAM take by default; at 0.5 and 1 the loss did not come down to the target in a stretch six times
-shorter.
+choose losses and radii, and one of seed 1000, both on more images and down to lower losses, as had
+been planned until the runs proved too long. There all three arms ended flatter, ``far`` most; the
+ratios were 1.05 and 1.17; the accuracies lay within half a point of each other in the one, and in
+the other rose from arm to arm in the order of ARMS, by a point in all. 0.05 is the radius that
+implementations of SAM take by default; at 0.5 and 1 the loss had not come below 0.17 in 600 steps.
 """
 
 import itertools
@@ -73,7 +74,7 @@ COMPARED = (
 """The pairs of arms whose ends are compared."""
 COOL = 0.35
 """The rate of the cooling in units of 2 / lambda_1: no arm ends 2.8 times as sharp as it began."""
-PROBE_EVERY = 150
+PROBE_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,12 @@ class Config:
     dataset: str = "fashion-mnist-subset"
     loss: str = "mse"
     label_noise: float = 0.0
-    n_train: int = 500
+    n_train: int = 300
     width: int = 32
-    pooled: int = 2
+    pooled: int = 4
     small_rate: float = 0.03
     start_loss: float = 0.2
-    target_loss: float = 0.1
+    target_loss: float = 0.12
     large_steps: int = 8000
     max_steps: int = 8000
     device: str = "cpu"
