@@ -279,6 +279,14 @@ def test_gpu_preset_without_a_gpu_says_so_before_anything_runs(tmp_path, thread,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_sweep_whose_code_is_edited_is_not_stored(tmp_path, thread, monkeypatch):
+    versions = iter(["before", "after"])
+    monkeypatch.setattr(sweep, "code_version", lambda modules: next(versions))
+    options = {"runs": tmp_path, "executor": thread, "progress": False}
+    with pytest.raises(RuntimeError, match="edited while it ran"):
+        results.compute(EXAMPLE, GRID, "ci", **options)
+
+
 def test_a_sweep_of_failures_is_not_stored(tmp_path, thread):
     configs = [Point(0.5, 0)]
     broken = dataclasses.replace(EXAMPLE, function=sweep_examples.impatient)

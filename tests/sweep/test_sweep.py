@@ -1,6 +1,7 @@
 """Sweeps: runs stored once, resumed after any death, shared between processes, honest on faults."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import io
@@ -27,7 +28,7 @@ import sweep_examples
 from sweep_examples import Config, Mixed, Thawed
 
 from flatminima import sweep
-from flatminima.sweep import grid, pool, store
+from flatminima.sweep import grid, pool, store, work
 
 HERE = Path(sweep_examples.__file__).parent
 CONFIGS = [Config(n) for n in range(6)]
@@ -158,6 +159,14 @@ def test_progress_bar_counts_what_was_stored_and_shows_the_time_left(tmp_path, t
     assert "4/10" in text
     assert "10/10" in text
     assert re.search(r"\d\d:\d\d<00:0\d", text), "no time left is shown"
+
+
+def test_a_run_that_takes_long_shows_that_it_is_alive(tmp_path, thread, monkeypatch):
+    monkeypatch.setattr(work, "BEAT", 0.1)
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    sweep.run(sweep_examples.square, [Config(0, seconds=1.5)], tmp_path, executor=thread)
+    assert re.search(r"0/1 .*running=1, longest=\d s", screen.getvalue())
 
 
 # The key of a run
@@ -429,6 +438,24 @@ def test_a_file_with_flipped_bits_gives_the_same_runs_or_makes_them_anew(
         assert values(again) == values(runs)
         kept += sum(before == after for before, after in zip(runs, again, strict=True))
     assert kept > 0.9 * 40 * len(runs), "one bit costs a page of the file at most"
+
+
+def test_a_file_whose_index_lies_is_found(tmp_path, thread, generator):
+    """SQLite's quick check passes, and a run that is there is not found by its key."""
+    runs = go(sweep_examples.square, CONFIGS, tmp_path, thread)
+    path = tmp_path / store.FILE
+    content = path.read_bytes()
+
+    def passes(check):
+        with closing(sqlite3.connect(path)) as database, contextlib.suppress(sqlite3.Error):
+            return database.execute(f"PRAGMA {check}").fetchall() == [("ok",)]
+
+    while not passes("quick_check") or passes("integrity_check"):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[generator.integers(len(damaged))] ^= 1 << generator.integers(8)
+        path.write_bytes(damaged.tobytes())
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert values(go(sweep_examples.square, CONFIGS, tmp_path, thread)) == values(runs)
 
 
 def test_full_disk_stops_the_sweep_and_leaves_nothing_half_written(tmp_path, thread, monkeypatch):

@@ -582,6 +582,13 @@ def test_a_caller_without_gradients_can_train():
         descend(network())
 
 
+def test_a_parameter_without_use_is_left_where_it_is():
+    model = network()
+    model.idle = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    assert np.array_equal(descend(model).loss, descend(network()).loss)
+    assert model.idle.tolist() == [1.0, 1.0]
+
+
 def test_a_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="path of a file"):
         descend(network(), checkpoint=tmp_path)

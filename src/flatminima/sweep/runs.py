@@ -81,13 +81,14 @@ def perform(function: Function, config: object) -> Run:
         values = _plain_values(returned)
     except (Exception, SystemExit):
         status, error = "failed", traceback.format_exc()
-    lost = [name for name, value in values.items() if not _is_finite(value)]
+    finite = _finite(values)
+    lost = [name for name in values if finite[name] != values[name]]
     if lost and status == "done":
         status, error = "diverged", f"not finite: {', '.join(lost)}"
     return Run(
         config=fields,
         status=status,
-        values={name: _without_nonfinite(value) for name, value in values.items()},
+        values=finite,
         error=error and error.encode(errors="backslashreplace").decode(),
         seconds=time.perf_counter() - clock,
         started=started,
@@ -119,7 +120,7 @@ def fields_of(config: object) -> dict[str, Any]:
             f"{shown(config)}"
         )
     fields = {name: _plain(f"the field {name}", value) for name, value in given.items()}
-    if not _is_finite(list(fields.values())):
+    if _finite(fields) != fields:
         raise ValueError(f"all fields must be finite, got {shown(config)}")
     return fields
 
@@ -170,16 +171,13 @@ def _shape(value: object) -> tuple[int, ...]:
     return len(value), *(_shape(value[0]) if value else ())
 
 
-def _is_finite(value: object) -> bool:
+def _finite(value: Any) -> Any:
+    """The same with None for what is NaN or infinite."""
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _without_nonfinite(value: object) -> object:
-    if isinstance(value, list):
-        return [_without_nonfinite(entry) for entry in value]
-    return value if _is_finite(value) else None
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def device_name(device: str) -> str:

@@ -4,9 +4,9 @@ import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent import futures
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -96,7 +96,9 @@ def run(
         stack.callback(store.close)
         display = stack.enter_context(bar(**options, disable=not progress))
         if executor is None and file_of(function) is None:
-            executor, workers = stack.enter_context(_thread()), 1
+            executor, workers = futures.ThreadPoolExecutor(1), 1
+            # What it has begun is not waited for.
+            stack.callback(executor.shutdown, wait=False, cancel_futures=True)
         if executor is None:
             executor, limit = stack.enter_context(processes(workers, limit)), None
         _Work(function, depends_on, code, store, executor, limit, display).do(workers)
@@ -224,16 +226,6 @@ def _differs(edited: Sequence[str]) -> str:
     if edited:
         return f"{', '.join(edited)} was edited after a worker had begun to run it"
     return "a worker has other code than there is on the disk here"
-
-
-@contextmanager
-def _thread() -> Iterator[futures.Executor]:
-    """A thread of this process; what it has begun is not waited for."""
-    thread = futures.ThreadPoolExecutor(1)
-    try:
-        yield thread
-    finally:
-        thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _cores() -> int:
