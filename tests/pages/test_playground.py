@@ -807,7 +807,7 @@ class TestEveryPlayground:
         assert page.pictures() == light
 
         set_viewport(page.driver, 1280, 1000, ratio=2)
-        page.find("input[type=range]").send_keys(Keys.HOME)
+        page.find(".pg-control input[type=range]").send_keys(Keys.HOME)
         page.frame()
         sizes = page.script(
             "return [...root.querySelectorAll('canvas')].map((c) => [c.width, c.clientWidth])"
