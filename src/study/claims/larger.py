@@ -72,7 +72,7 @@ def at_the_edge(evidence: Evidence) -> Iterator[Effect]:
                 what += f" ({_called(name.removeprefix('level-'))})"
                 yield Effect(what, f"{apart:.3f}", decided(apart, near, above=False))
     for _, said, own in _settings(evidence):
-        if said.startswith("transformer"):
+        if said.startswith("transformer") and "level" in own:
             level = own["level"]
             outcome = every(decided(level, 1 - near), decided(level, 1 + near, above=False))
             what = f"mean level at the edge, in units of the threshold ({said})"
