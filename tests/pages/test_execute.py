@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+from sphinx.errors import ExtensionError
 
-from study import ROOT
+from study import ROOT, pages
 from study.pages import notebooks
 
 
@@ -119,3 +121,10 @@ def test_a_removed_page_leaves_the_staged_book(book):
     page.unlink()
     assert execute(book).returncode == 0
     assert not (book / "_book" / "chapters" / "page.md").exists()
+
+
+def test_the_sources_themselves_are_not_built():
+    """Their chapters hold no outputs: every number would be missing, and the build a success."""
+    with pytest.raises(ExtensionError, match=r"make book.*tools/execute\.py"):
+        pages.require_outputs(SimpleNamespace(srcdir=ROOT), None)
+    pages.require_outputs(SimpleNamespace(srcdir=ROOT / "_book"), None)

@@ -1,8 +1,10 @@
-"""Each page gets the scripts and styles that it needs, and no others."""
+"""Each page gets the scripts, styles and descriptions that it needs, and no others."""
 
 import re
+from html import escape
 from pathlib import Path
 
+from bs4 import BeautifulSoup
 from docutils import nodes
 from sphinx.util import logging
 
@@ -43,8 +45,35 @@ def keep_needed_scripts(app, pagename, templatename, context, doctree):
     context["script_files"] = kept
 
 
+def describe(app, pagename, templatename, context, doctree):
+    """Give a page the title and the description that show where its link is shared.
+
+    The description is the page's first paragraph.
+    """
+    if doctree is None:
+        return
+    said = next((p.astext() for p in doctree.findall(nodes.paragraph) if p.astext()), "")
+    said = re.sub(r"\s+", " ", said)
+    if len(said) > LONGEST:
+        said = said[:LONGEST].rsplit(" ", 1)[0] + " …"
+    properties = {
+        "og:type": "article",
+        "og:site_name": app.config.html_title,
+        "og:title": BeautifulSoup(context.get("title", ""), "html.parser").get_text(),
+        "og:description": said,
+    }
+    tags = [f'<meta name="description" content="{escape(said)}" />']
+    tags += [f'<meta property="{p}" content="{escape(v)}" />' for p, v in properties.items() if v]
+    context["metatags"] = "\n".join([context.get("metatags", ""), *tags])
+
+
+LONGEST = 200
+"""Characters of a description that most services show."""
+
+
 def register(app):
     """Register what each page gets, and what it is spared."""
     app.connect("html-page-context", add_playground)
+    app.connect("html-page-context", describe)
     # After every extension has added its scripts.
     app.connect("html-page-context", keep_needed_scripts, priority=900)

@@ -25,7 +25,8 @@ def add_links_to_statements(app: Sphinx, doctree: nodes.document) -> None:
         if entry.kind != "definition":
             proofs = (i for i in range(after + 1, len(siblings)) if holds_proof(siblings[i]))
             after = next(proofs, after)
-        node.parent.insert(after + 1, _links_of(app, entry, chapters))
+        for part in reversed(_links_of(app, entry, chapters)):
+            node.parent.insert(after + 1, part)
 
 
 def holds_proof(node: nodes.Node) -> bool:
@@ -36,22 +37,34 @@ def holds_proof(node: nodes.Node) -> bool:
     return type(node).__name__ == "proof_node"
 
 
-def _links_of(app: Sphinx, entry, chapters: Path) -> nodes.paragraph:
-    """Tests, exercises and the table of all statements, in one line."""
+def _links_of(app: Sphinx, entry, chapters: Path) -> list[nodes.Node]:
+    """A line that says how many tests and exercises there are, and opens to list them."""
     document = app.env.docname
-    line = nodes.paragraph(classes=["statement-links"])
+    line = nodes.paragraph()
+    tests = tests_of(entry.name, sources.TESTS)
+    exercises = exercises_on(entry.name, chapters)
     before = "Checked by "
-    for name in tests_of(entry.name, sources.TESTS):
+    for name in tests:
         file, test = name.split("::")
         said = nodes.Text(sources.in_words(test))
         line += [nodes.Text(before), sources.link(app.config, document, file, test, said)]
         before = ", "
     before = ". Practiced in "
-    for exercise in exercises_on(entry.name, chapters):
+    for exercise in exercises:
         line += [nodes.Text(before), _reference(document, exercise.label, exercise.title)]
         before = ", "
     line += [nodes.Text(". "), _reference(document, "theorems", "All statements"), nodes.Text(".")]
-    return line
+    counts = " · ".join(
+        f"{len(found)} {one if len(found) == 1 else one + 's'}"
+        for found, one in ((tests, "test"), (exercises, "exercise"))
+        if found
+    )
+    opening = f'<details class="statement-links"><summary>{counts}</summary>'
+    return [
+        nodes.raw("", opening, format="html"),
+        line,
+        nodes.raw("", "</details>", format="html"),
+    ]
 
 
 def _reference(document: str, target: str, text: str) -> addnodes.pending_xref:
