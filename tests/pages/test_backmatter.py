@@ -20,6 +20,7 @@ from study.pages import (
     opening,
     records,
     reference,
+    roles,
     sources,
     tables,
     usage,
@@ -149,6 +150,24 @@ def test_the_table_says_how_often_chance_decides():
     assert "124 intervals" in said
     assert "about 3 of the 120" in said
     assert "other 4 are joint within 2 claims" in said
+
+
+def test_a_mark_shows_the_verdict_of_a_claim_by_its_number_or_of_a_part_by_its_key():
+    def shown(text: str) -> str:
+        role = roles.ClaimRole()
+        role.text = text
+        return role.shown(judged).astext()
+
+    judged = [
+        claims.Finding(claim, (claims.Effect("x", "1", claim.key != "beyond"),), ())
+        for claim in claims.CLAIMS
+    ]
+    assert shown("beyond") == "not reproduced"
+    assert shown("monotone") == "reproduced"
+    assert shown("1") == "partly"
+    assert shown("4") == "reproduced"
+    with pytest.raises(ExtensionError, match="no claim 'absent'"):
+        shown("absent")
 
 
 @pytest.mark.parametrize("theme", ["", 'html[data-theme="dark"] '])
