@@ -124,9 +124,6 @@ LONGEST = 3600.0
 """Seconds that a download may take; the server may be silent for PATIENCE of them."""
 PATIENCE = 30
 
-WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-"""What labels may be."""
-
 Arrays = dict[str, np.ndarray]
 
 
@@ -225,7 +222,7 @@ def one_hot(labels: Tensor, classes: int = 10, dtype: torch.dtype = torch.float3
     """
     classes = positive_int("classes", classes, maximum=10**6)
     instance_of("dtype", dtype, torch.dtype)
-    whole = isinstance(labels, Tensor) and labels.dtype in WHOLE
+    whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex())
     if not whole or bool(((labels < 0) | (labels >= classes)).any()):
         raise ValueError(
             f"labels must be a tensor of whole numbers from 0 to {classes - 1}, got {shown(labels)}"
