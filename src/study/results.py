@@ -315,20 +315,17 @@ def _waiting(path: Path, digest: str) -> Path:
 
 def _read(path: Path, name: str, preset: str) -> Result:
     remedy = f"Make it anew: `{provenance.command(name, preset)}`."
+    there = path.with_suffix(".json")
     try:
-        record = json.loads(path.with_suffix(".json").read_bytes())
-    except FileNotFoundError as error:
-        raise CorruptResultError(f"{error.filename} is missing. {remedy}") from error
-    except ValueError as error:
-        message = f"{path.with_suffix('.json')} is not a record ({error}). {remedy}"
-        raise CorruptResultError(message) from error
-    there = record if isinstance(record, dict) else {}
-    missing = [key for key in provenance.REQUIRED if key not in there]
+        record = json.loads(there.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CorruptResultError(f"{there} is no record ({error}). {remedy}") from error
+    if not isinstance(record, dict) or record != provenance.sealed(record):
+        raise CorruptResultError(f"{there} has been altered. {remedy}")
+    missing = [key for key in provenance.REQUIRED if key not in record]
     if missing or (record["name"], record["preset"]) != (name, preset):
         what = f"without {', '.join(missing)}" if missing else "of another result"
-        raise CorruptResultError(f"{path.with_suffix('.json')} is a record {what}. {remedy}")
-    if record != provenance.sealed(record):
-        raise CorruptResultError(f"{path.with_suffix('.json')} has been altered. {remedy}")
+        raise CorruptResultError(f"{there} is a record {what}. {remedy}")
     for file in (path.with_suffix(".parquet"), _waiting(path, record["sha256"])):
         content = file.read_bytes() if file.exists() else b""
         if hashlib.sha256(content).hexdigest() == record["sha256"]:
