@@ -48,9 +48,9 @@ the squared loss the three end flatter and more accurate (``flatter``, ``better`
 more episodes than Adam (``floor``). At the tuned rates no form gains 0.3 points (``tuned``).
 
 *Power.* At the tuned rates there are `power.RESTORING` seeds, at least as many as make the
-half-width of the plain 95 percent interval of a gain `power.HALF_WIDTH`, 0.3 points, by the
-`spread` of the gains over the pilot seeds, 0.24 points; twice as many, since three pilot seeds tell
-a spread poorly. At the common rate, where the pilot saw effects of a point, there are half as many.
+half-width of the plain 95 percent interval of a gain `power.HALF_WIDTH`, 0.3 points: twelve at
+first, since the `spread` over three pilot seeds asked for half as many, and more when the spread
+over those was larger. At the common rate, where the pilot saw effects of a point, there are six.
 The ranges of `restoring_rates` were extended, with the pilot's accuracies seen, where the best rate
 was the largest tried; that of ``ratio`` ends where some seeds diverge. By then ``growth`` and
 ``ratio`` led Adam by half a point over the three pilot seeds, against the prediction about the
