@@ -56,7 +56,7 @@ class Config:
         model, loss, seed, dataset, n_train, width, activation, device: as `scale.problem` takes
             them.
         backend: of `torch.compile`, or nothing to leave it out.
-        seconds: how long each speed is measured, about.
+        duration: seconds for which each speed is measured, about.
     """
 
     model: str
@@ -66,7 +66,7 @@ class Config:
     width: int
     seed: int = 0
     backend: str = ""
-    seconds: float = 0.3
+    duration: float = 0.3
     activation: str = "tanh"
     device: str = "cpu"
 
@@ -123,8 +123,8 @@ def run(config: Config) -> dict[str, object]:
         )
         if name != "tf32" or config.device != "cpu":
             with precision(name, risk) as as_it_is:
-                found["steps"] = steps_a_second(as_it_is, rate, config.seconds)
-                found["products"] = products_a_second(as_it_is, leading[0], config.seconds)
+                found["steps"] = steps_a_second(as_it_is, rate, config.duration)
+                found["products"] = products_a_second(as_it_is, leading[0], config.duration)
                 rough = products(as_it_is, leading)
             own, other = (np.sum(leading.cpu().numpy() * h, axis=1) for h in (exact, rough))
             error = np.linalg.norm(rough[0] - exact[0]) / own[0]
@@ -190,7 +190,7 @@ def compiled(risk: EmpiricalRisk, rate: float, config: Config) -> dict[str, obje
         with precision("float32", fast):
             gradient_descent(fast, rate, 1, progress=False)
             told["compile_seconds"] = time.perf_counter() - begun
-            told["steps_compiled"] = steps_a_second(fast, rate, config.seconds)
+            told["steps_compiled"] = steps_a_second(fast, rate, config.duration)
     except Exception as error:
         # Whatever the compiler lacks here, the plain model will do.
         told["compile_error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -204,7 +204,7 @@ def grid(preset: str) -> list[Config]:
     more: dict[str, object] = {}
     if preset == "ci":
         sizes = {"mlp": (40, 8), "half-vgg": (20, 2), "half-resnet": (20, 2), "transformer": (4, 8)}
-        more, backend = {"seconds": 0.02}, "aot_eager"
+        more, backend = {"duration": 0.02}, "aot_eager"
     elif preset == "default":
         sizes = {"mlp": (500, 64), "half-vgg": (200, 4), "half-resnet": (200, 4)}
         sizes |= {"transformer": (32, 32)}
