@@ -15,8 +15,9 @@ from study.claims.verdicts import Effect, decided
 
 __all__ = [
     "adds",
-    "covariance_flattens",
     "gap_is_predicted",
+    "gaussian",
+    "isotropic",
     "of_batches",
     "outweighs",
     "second_moment",
@@ -44,15 +45,21 @@ def within(interval: Interval, limit: float) -> str:
     return "contradicted" if "contradicted" in sides else "undecided"
 
 
-def covariance_flattens(evidence: Evidence) -> Iterator[Effect]:
-    """Gaussian noise of the minibatches' covariance against minibatches, and isotropic noise."""
+def gaussian(evidence: Evidence) -> Iterator[Effect]:
+    """Gaussian noise of the minibatches' covariance against minibatches."""
     from study.experiments.noise import SAME
 
     for _, _, found in evidence.measured("noise"):
-        same, little = found["gaussian"], found["isotropic"]
+        same = found["gaussian"]
         what = r"fall of $\log\lambda_1$, Gaussian noise of the covariance minus minibatches"
         yield Effect(what, f"{same:.2f}", within(same, SAME))
-        what = r"fall by isotropic noise minus a quarter of that by noise of the covariance"
+
+
+def isotropic(evidence: Evidence) -> Iterator[Effect]:
+    """Isotropic noise against noise of the minibatches' covariance and of the same size."""
+    for _, _, found in evidence.measured("noise"):
+        little = found["isotropic"]
+        what = "fall by isotropic noise minus a quarter of that by noise of the covariance"
         yield Effect(what, f"{little:.2f}", decided(little, above=False))
 
 

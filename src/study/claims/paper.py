@@ -1,6 +1,6 @@
 """The claims of the paper, and what this book adds to them, each with its criterion."""
 
-from study.claims import measured, questions
+from study.claims import gain, larger, measured, noise, questions, restoring
 from study.claims.evidence import Evidence
 from study.claims.verdicts import Claim, Finding, judge
 
@@ -17,25 +17,56 @@ CLAIMS = (
         r"every run arrives; its exponent is nearer to $-1$ (the threshold decides) than to 0 (it "
         r"does not), and the mean level within a quarter of $2/\eta$, in each architecture",
         measured.at_the_edge),
-    Claim("beyond", 1, ("sharpness_limits", "fig-limits-scatter"),
+    Claim("edge-elsewhere", 1, ("edge_of_stability", "fig-eos-more"),
+        "So do slow, deep and normalized networks, and a transformer that reads, under gradient "
+        "descent and under Adam, each at the threshold of its method",
+        "the interval of the distance of the level from the threshold, relative to it, lies below "
+        "a quarter, in each network",
+        larger.at_the_edge, ours=True),
+    Claim("depth", 1, ("edge_of_stability", "fig-eos-more"),
+        "The deeper the network, the more it sharpens, up to eight hidden layers",
+        "the interval of the rank correlation of depth and sharpening lies above 0",
+        larger.sharpens_with_depth, ours=True),
+    Claim("beyond", 1, ("goldilocks", "fig-gold-settings"),
         "Networks do best beyond the limit",
+        "the interval of the gain at $c = 2$, named beforehand, lies above 0, in each setting; "
+        "less than 0.3 points are too small to count",
+        gain.beyond),
+    Claim("beyond-larger", 1, ("sharpness_limits", "fig-limits-scatter"),
+        "The same at full resolution, for three times the rate, with eight seeds",
         "the interval of the gain in accuracy lies above 0, in each architecture; less than 0.3 "
         "points are too small to count",
-        measured.beyond),
+        measured.beyond, ours=True),
     Claim("flatter", 2, ("goldilocks", "fig-gold-main"),
         "Instabilities drive training to flatter regions",
         "the interval of the change lies below 0, for each measure",
         measured.flatter),
-    Claim("accurate", 2, ("goldilocks", "fig-gold-main"),
+    Claim("accurate", 2, ("goldilocks", "fig-gold-slope"),
         "The flatter end generalizes better",
+        "the interval of the gain in accuracy for each halving of the sharpness lies above 0, in "
+        "each setting; less than 0.3 points are too small to count",
+        gain.more_accurate),
+    Claim("accurate-larger", 2, ("goldilocks", "fig-gold-main"),
+        "The same at full resolution, with five seeds",
         "the interval of the gain at $c = 2$, named beforehand, lies above 0; less than 0.3 points "
         "are too small to count",
-        measured.more_accurate),
+        measured.more_accurate, ours=True),
+    Claim("wrong-labels", 2, ("goldilocks", "fig-gold-settings"),
+        "The gain is larger where there is something to regularize: with a fifth of the labels "
+        "wrong",
+        "the interval of the gain with wrong labels minus that with right ones lies above 0, in "
+        "each setting; less than 0.3 points are too small to count",
+        gain.with_wrong_labels, ours=True),
     Claim("ends", 2, ("goldilocks", "fig-gold-main"),
         "The gain ends at still larger rates",
         "runs diverge at the largest $c$; from $c = 2$ to the last $c$ that most seeds survive, "
         "accuracy falls, its interval below 0; less than 0.3 points are too small to count",
         measured.ends, ours=True),
+    Claim("ends-many", 2, ("goldilocks", "fig-gold-slope"),
+        "The same with enough seeds, in each setting that enough of them survive",
+        "the interval of accuracy at the largest such $c$ minus that at $c = 2$ lies below 0; less "
+        "than 0.3 points are too small to count",
+        gain.falls, ours=True),
     Claim("budget", 2, ("goldilocks", "fig-gold-main"),
         "The more instability budget was spent, the flatter the end",
         "the interval of the rank correlation lies below 0",
@@ -88,6 +119,38 @@ CLAIMS = (
         "The leading eigenvectors turn more at larger learning rates",
         "the interval of the rank correlation lies below 0",
         measured.more_at_larger_rates),
+    Claim("episode-v1", 3, ("episodes_and_rotation", "fig-epi-null"),
+        "An instability turns $v_1$ more than stable training does from the same point in as much "
+        "time, and more than the same run does in a window without one",
+        "the interval of the difference, paired within a run, lies above 0, for each network and "
+        "null",
+        larger.beyond_chance("v1")),
+    Claim("episode-followed", 3, ("episodes_and_rotation", "fig-epi-null"),
+        "So does the eigenvector that continues $v_1$: more has turned than the order of the "
+        "eigenvalues",
+        "the same of the nearest leading eigenvector",
+        larger.beyond_chance("followed"), ours=True),
+    Claim("episode-space", 3, ("episodes_and_rotation", "fig-epi-null"),
+        "So does the space of the three leading eigenvectors",
+        "the same of the leading space",
+        larger.beyond_chance("space"), ours=True),
+    Claim("episode-exchange", 3, ("episodes_and_rotation", "fig-epi-null"),
+        "Within that space it leaves less of the old $v_1$ in the new one than chance would, and "
+        "of the space more",
+        "the interval of the share of the new $v_1$ in the old space, minus that of a random "
+        "vector, lies above 0, and that of its share in the old $v_1$, minus a third of that, "
+        "below 0, in each network",
+        larger.exchanged, ours=True),
+    Claim("episode-rates", 3, ("episodes_and_rotation", "fig-epi-null"),
+        "A single instability turns the eigenvectors more at a larger rate",
+        "the interval of the turn at the largest rate minus that at the smallest lies above 0",
+        larger.more_at_larger_rates, ours=True),
+    Claim("episode-flattens", 3, ("episodes_and_rotation", "fig-epi-null"),
+        "Where instabilities turn the eigenvectors the sharpness falls, and in stable training it "
+        "rises",
+        "the interval of the logarithm of the ratio lies below 0 in episodes, and above 0 in "
+        "stable training, in each network",
+        larger.flattens, ours=True),
     Claim("negative", 3, ("episodes_and_rotation", "fig-epi-average"),
         r"$\lvert\lambda_{\min}\rvert$ grows during an instability",
         "the interval of the change lies below 0",
@@ -156,6 +219,51 @@ CLAIMS = (
         "It does so too when the noise is given the longest training time",
         "the interval of instability minus noise lies above 0, for each rate",
         measured.outweighs_in_time, ours=True, headline=1),
+    Claim("outweighs-matched", 4, ("sgd_noise", "fig-sgd-shares"),
+        "Instability outweighs noise also where the noise is given as much training time, and as "
+        "much diffusion for each unit of it",
+        "the joint interval of instability minus noise lies above 0, for each of three ways to "
+        "compare, the strictest first",
+        noise.outweighs, ours=True),
+    Claim("instability-adds", 4, ("sgd_noise", "fig-sgd-shares"),
+        "At equal diffusion and training time, a rate past the edge flattens more than noise does "
+        "alone",
+        "the interval of what it adds lies above 0",
+        noise.adds, ours=True),
+    Claim("noise-gaussian", 4, ("sgd_noise", "fig-sgd-kinds"),
+        "Gaussian noise of the covariance that minibatches have flattens as they do",
+        "the interval of the difference lies within 0.1 of zero",
+        noise.gaussian, ours=True),
+    Claim("noise-isotropic", 4, ("sgd_noise", "fig-sgd-kinds"),
+        "Isotropic noise of the same size flattens little",
+        "the interval of its fall minus a quarter of that by noise of the covariance lies below 0",
+        noise.isotropic, ours=True),
+    Claim("second-moment", 4, ("sgd_noise", "fig-sgd-onset"),
+        "At a minimum of a network, distances grow in mean square from the threshold of the second "
+        "moment on (Q4)",
+        "the joint interval of the distance of the measured onset from it lies below 2 %, for each "
+        "batch size",
+        noise.second_moment, ours=True),
+    Claim("single-runs", 4, ("sgd_noise", "fig-sgd-onset"),
+        "A single run stays beyond that threshold, for a while",
+        "the joint interval of how far beyond it half of the runs leave lies above 0, for each "
+        "batch size",
+        noise.single_runs, ours=True),
+    Claim("batch-sharpness", 4, ("sgd_noise", "fig-sgd-batches"),
+        r"SGD trains until the sharpness of its batches is at $2/\eta$, as Andreyev and "
+        "Beneventano find",
+        r"late in training it is within 10 % of $2/\eta$, by the interval, for each batch size",
+        noise.of_batches, ours=True),
+    Claim("gap", 4, ("sgd_noise", "fig-sgd-gap"),
+        r"Theorem F4 predicts from measured constants how far below $2/\eta$ noise along $v_1$ "
+        "keeps the sharpness of a network",
+        "the joint interval of measured over predicted lies within a factor of two of 1, at each "
+        "of three noises",
+        noise.gap_is_predicted("leading"), ours=True),
+    Claim("gap-minibatches", 4, ("sgd_noise", "fig-sgd-gap"),
+        "The same of the noise of minibatches, which has all directions",
+        "the same",
+        noise.gap_is_predicted("independent"), ours=True),
     Claim("damping", 5, ("adam", "fig-adam-damping"),
         "Adam's second moment damps instabilities",
         "with $v$ frozen the loss peaks higher in each episode",
@@ -169,6 +277,29 @@ CLAIMS = (
         "the joint interval of the gain in accuracy lies above 0, for each variant; less than 0.3 "
         "points are too small to count",
         measured.adam("accuracy"), headline=1),
+    Claim("adam-restores", 5, ("adam", "fig-adam-restored"),
+        "With its second moment clipped Adam is unstable at a small rate at which it is stable",
+        "the joint interval of the number of episodes, less Adam's, lies above 0, for each form of "
+        "clipping, full batch",
+        restoring.restores, ours=True, headline=1),
+    Claim("adam-small-rate-flatter", 5, ("adam", "fig-adam-restored"),
+        "At that rate it ends flatter than Adam",
+        "the joint interval of the ratio lies above 1, for each form of clipping and setting",
+        restoring.flatter, ours=True, headline=1),
+    Claim("adam-small-rate-accurate", 5, ("adam", "fig-adam-restored"),
+        "At that rate it generalizes better than Adam",
+        "the joint interval of the gain in accuracy lies above 0, for each form of clipping and "
+        "setting; less than 0.3 points are too small to count",
+        restoring.accurate, ours=True, headline=1),
+    Claim("adam-tuned", 5, ("adam", "fig-adam-restored"),
+        "Restoring instabilities makes Adam generalize better, each at its own best rate",
+        "the joint interval of the gain lies above 0, for each form of clipping, at rates tuned on "
+        "validation images (squared loss, full batch); less than 0.3 points are too small to count",
+        restoring.tuned, headline=1),
+    Claim("adam-beats-slow", 5, ("adam", "fig-adam-restored"),
+        "It does so beyond an Adam whose second moment is merely slow",
+        r"the same against Adam with $\beta_2 = 0.99$",
+        restoring.beats_slow, ours=True, headline=1),
 )  # fmt: skip
 """Every claim, in the order of the paper's five."""
 
