@@ -72,10 +72,12 @@ def at_the_edge(evidence: Evidence) -> Iterator[Effect]:
                 what += f" ({_called(name.removeprefix('level-'))})"
                 yield Effect(what, f"{apart:.3f}", decided(apart, near, above=False))
     for _, said, own in _settings(evidence):
-        if said.startswith("transformer") and "level" in own:
-            level = own["level"]
+        # Under descent some of its runs begin beyond the edge and do not come back below it.
+        name = {"transformer": "end", "transformer, Adam": "level"}.get(said)
+        if name in own:
+            level, when = own[name], "at the end" if name == "end" else "at the edge"
             outcome = every(decided(level, 1 - near), decided(level, 1 + near, above=False))
-            what = f"mean level at the edge, in units of the threshold ({said})"
+            what = f"mean level {when}, in units of the threshold ({said})"
             yield Effect(what, f"{level:.2f}", outcome)
 
 

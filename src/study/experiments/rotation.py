@@ -382,7 +382,7 @@ def _samples(part: Result) -> dict[str, np.ndarray]:
     found["kept"] = value["inside"] - LEADING / value["parameters"]
     found["exchanged"] = (1 - value["v1"]) - value["inside"] / LEADING
     found |= {"flattens": value["change"], "flattens-stable": value["change_stable"]}
-    found["level"] = value["level"]
+    found |= {"level": value["level"], "end": value["end_sharpness"] * part["rate"] / 2}
     found = {name: per_seed(part, each) for name, each in found.items()}
     if len(np.unique(part["rate"])) > 1:
         found |= {f"rates-{name}": _between_rates(part, name) for name in ("v1", "space")}
@@ -396,8 +396,9 @@ def effects(stored: Result) -> dict[str, Interval]:
         ``<model>-<method>-<criterion>`` for the criteria at the head of this file: ``v1-stable``,
         ``v1-quiet``, and so on for ``followed`` and ``space``; ``kept``, ``exchanged``,
         ``flattens``, ``flattens-stable`` (the change in stable training), ``rates-v1`` and
-        ``rates-space``; and ``level``, the sharpness at the edge over that of the edge. One of
-        which fewer than `stages.FEWEST` seeds have a value is left out.
+        ``rates-space``; ``level``, the sharpness at the edge over that of the edge; and ``end``,
+        that of the last Hessian itself over 2 / eta. One of which fewer than `stages.FEWEST` seeds
+        have a value is left out.
     """
     found = {}
     for model, method in SETTINGS:
@@ -411,7 +412,7 @@ def effects(stored: Result) -> dict[str, Interval]:
 
 def predictions(stored: Result) -> dict[str, bool]:
     """The criteria, by the names of their effects; those that have none are left out."""
-    told = ("level", "flattens-stable")
+    told = ("level", "end", "flattens-stable")
     found = {name: each for name, each in effects(stored).items() if not name.endswith(told)}
     return {name: _met(name, each) for name, each in found.items()}
 
