@@ -303,7 +303,7 @@ def _by_batches(
     values: dict[str, object] = {
         "steps": steps,
         "jumps": jumps(np.array(losses)),
-        "clipped": float(np.mean(shares)),
+        "clipped": float(np.mean(shares)) if shares else None,
     }
     return values, diverged_at
 
