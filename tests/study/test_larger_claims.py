@@ -44,7 +44,11 @@ def test_turns_no_larger_than_those_of_the_nulls_are_not_reproduced(measure):
 
 def test_an_episode_that_does_not_flatten_contradicts():
     effects = judged("episode-flattens", "rotation", without_episodes).effects
-    assert {e.verdict for e in effects if "an episode" in e.what} == {verdicts.CONTRADICTED}
+    found = [e.verdict for e in effects if "an episode" in e.what]
+    assert found[:2] == 2 * [verdicts.CONTRADICTED], (
+        "the MLP and the CNN, with five and three seeds"
+    )
+    assert verdicts.REPRODUCED not in found
     assert {e.verdict for e in effects if "stable" in e.what} <= {
         verdicts.REPRODUCED, verdicts.UNDECIDED
     }  # fmt: skip
