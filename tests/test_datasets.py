@@ -241,7 +241,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         if folder in ("silent", "garbage", "closed"):
             time.sleep(1.0 if folder == "silent" else 0.0)
-            self.wfile.write(b"\0\xff" * 100 if folder == "garbage" else b"")
+            with contextlib.suppress(OSError):
+                self.wfile.write(b"\0\xff" * 100 if folder == "garbage" else b"")
             return
         if folder == "circular":
             self.send_response(302)
