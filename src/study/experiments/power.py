@@ -15,7 +15,7 @@ HALF_WIDTH = 0.003
 RESTORING = {"tuned": 20, "common": 6}
 """Seeds of the two comparisons of the experiment ``restoring``. At the tuned rates there were 12
 first, by a pilot of three seeds with a spread of 0.24 points; those had one of 0.62, pooled over
-the clipped forms, for which `seeds_needed` gives 20: the spread alone decided that there be more."""
+the clipped forms, for which `seeds_needed` gives 20. The spread alone decided for more."""
 GAIN: dict[tuple[str, str, float], float] = {
     ("fashion-mnist-subset", "mse", 0.0): 0.004141,
     ("fashion-mnist-subset", "cross_entropy", 0.0): 0.006109,
