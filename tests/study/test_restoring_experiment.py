@@ -241,14 +241,14 @@ def test_the_stored_runs_have_the_chosen_rates_and_as_many_seeds_as_the_spread_a
     rates, stored = (results.load(n, "default") for n in ("restoring_rates", "restoring"))
     assert set(rates["seed"]) == set(restoring_rates.SEEDS)
     assert not set(rates["seed"]) & set(stored["seed"])
-    for setting, own in restoring.SETTINGS.items():
-        needed = power.seeds_needed(restoring.spread(rates, setting))
-        for method in own.methods:
-            rows = stored.where(setting=setting, comparison="tuned", method=method)
-            assert len(rows) >= needed
-            chosen = rows["learning_rate"][0], np.nan_to_num(rows["factor"].astype(float)[0])
-            rate, factor = restoring.best(rates, setting, method)
-            assert chosen == (rate, factor or 0.0)
+    (setting,) = restoring_rates.TUNED
+    needed = power.seeds_needed(restoring.spread(rates, setting))
+    for method in restoring.SETTINGS[setting].methods:
+        rows = stored.where(setting=setting, comparison="tuned", method=method)
+        assert len(rows) == power.RESTORING["tuned"] >= needed
+        chosen = rows["learning_rate"][0], np.nan_to_num(rows["factor"].astype(float)[0])
+        rate, factor = restoring.best(rates, setting, method)
+        assert chosen == (rate, factor or 0.0)
 
 
 @stored_only
