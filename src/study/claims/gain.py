@@ -37,15 +37,18 @@ def _points(value: Interval) -> str:
 
 def beyond(evidence: Evidence) -> Iterator[Effect]:
     """The gain in accuracy at the rate beyond the edge that was named beforehand."""
-    from study.experiments.gain import NAMED, STABLE
+    from study.experiments.gain import NAMED, STABLE, survivors
 
-    for _, _, measured in evidence.measured("gain"):
+    for _, stored, measured in evidence.measured("gain"):
+        reached = survivors(stored)
         for name, value in measured.items():
             setting, _, c = name.removeprefix("gain-").rpartition("-")
             if name.startswith("gain-") and c == f"{NAMED:g}" and setting.endswith("-0"):
                 what = f"accuracy at $c = {NAMED:g}$ minus that at $c = {STABLE:g}$"
                 verdict = decided(value, smallest=SMALLEST_GAIN)
-                yield Effect(f"{what} ({place(setting)})", _points(value), verdict)
+                kept, every = reached[setting]
+                seeds = "" if kept == every else f"; {kept} of {every} seeds survive"
+                yield Effect(f"{what} ({place(setting)}{seeds})", _points(value), verdict)
 
 
 def more_accurate(evidence: Evidence) -> Iterator[Effect]:

@@ -27,16 +27,6 @@ CLAIMS = (
         "The deeper the network, the more it sharpens, up to eight hidden layers",
         "the interval of the rank correlation of depth and sharpening lies above 0",
         larger.sharpens_with_depth, ours=True),
-    Claim("edge-elsewhere", 1, ("edge_of_stability", "fig-eos-more"),
-        "So do slow, deep and normalized networks, and a transformer that reads, under gradient "
-        "descent and under Adam, each at the threshold of its method",
-        "the interval of the distance of the level from the threshold, relative to it, lies below "
-        "a quarter, in each network",
-        larger.at_the_edge, ours=True),
-    Claim("depth", 1, ("edge_of_stability", "fig-eos-more"),
-        "The deeper the network, the more it sharpens, up to eight hidden layers",
-        "the interval of the rank correlation of depth and sharpening lies above 0",
-        larger.sharpens_with_depth, ours=True),
     Claim("beyond", 1, ("goldilocks", "fig-gold-settings"),
         "Networks do best beyond the limit",
         "the interval of the gain at $c = 2$, named beforehand, lies above 0, in each setting; "
@@ -129,38 +119,6 @@ CLAIMS = (
         "The leading eigenvectors turn more at larger learning rates",
         "the interval of the rank correlation lies below 0",
         measured.more_at_larger_rates),
-    Claim("episode-v1", 3, ("episodes_and_rotation", "fig-epi-null"),
-        "An instability turns $v_1$ more than stable training does from the same point in as much "
-        "time, and more than the same run does in a window without one",
-        "the interval of the difference, paired within a run, lies above 0, for each network and "
-        "null",
-        larger.beyond_chance("v1")),
-    Claim("episode-followed", 3, ("episodes_and_rotation", "fig-epi-null"),
-        "So does the eigenvector that continues $v_1$: more has turned than the order of the "
-        "eigenvalues",
-        "the same of the nearest leading eigenvector",
-        larger.beyond_chance("followed"), ours=True),
-    Claim("episode-space", 3, ("episodes_and_rotation", "fig-epi-null"),
-        "So does the space of the three leading eigenvectors",
-        "the same of the leading space",
-        larger.beyond_chance("space"), ours=True),
-    Claim("episode-exchange", 3, ("episodes_and_rotation", "fig-epi-null"),
-        "Within that space it leaves less of the old $v_1$ in the new one than chance would, and "
-        "of the space more",
-        "the interval of the share of the new $v_1$ in the old space, minus that of a random "
-        "vector, lies above 0, and that of its share in the old $v_1$, minus a third of that, "
-        "below 0, in each network",
-        larger.exchanged, ours=True),
-    Claim("episode-rates", 3, ("episodes_and_rotation", "fig-epi-null"),
-        "A single instability turns the eigenvectors more at a larger rate",
-        "the interval of the turn at the largest rate minus that at the smallest lies above 0",
-        larger.more_at_larger_rates, ours=True),
-    Claim("episode-flattens", 3, ("episodes_and_rotation", "fig-epi-null"),
-        "Where instabilities turn the eigenvectors the sharpness falls, and in stable training it "
-        "rises",
-        "the interval of the logarithm of the ratio lies below 0 in episodes, and above 0 in "
-        "stable training, in each network",
-        larger.flattens, ours=True),
     Claim("episode-v1", 3, ("episodes_and_rotation", "fig-epi-null"),
         "An instability turns $v_1$ more than stable training does from the same point in as much "
         "time, and more than the same run does in a window without one",

@@ -6,7 +6,7 @@ below the smallest effect of interest, and otherwise ``undecided``: too few seed
 not a failure of the claim. A criterion without an interval is met, or ``not reproduced``.
 
 A claim has the verdict of its effects if those that are decided agree; it is ``partly`` reproduced
-only where they truly differ, and undecided if fewer than half of them are decided. A claim whose
+only where they truly differ, and undecided unless more than half of them are decided. A claim whose
 evidence is missing raises `MissingEvidenceError` and never passes for anything.
 """
 
@@ -171,7 +171,7 @@ def combined(verdicts: Sequence[str]) -> str:
     settled = [v for v in tested if v != UNDECIDED]
     if not tested:
         return UNTESTED
-    if 2 * len(settled) < len(tested):
+    if 2 * len(settled) <= len(tested):
         return UNDECIDED
     found = set(settled)
     if len(found) == 1:

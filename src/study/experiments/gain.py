@@ -62,6 +62,7 @@ __all__ = [
     "run",
     "setting_of",
     "settings",
+    "survivors",
 ]
 
 STABLE, NAMED = 0.5, 2.0
@@ -372,6 +373,12 @@ def image_error(stored: Result) -> dict[str, float]:
     name = f"image_error-{NAMED:g}"
     parts = _parts(stored, pilot=False)
     return {s: float(np.nanmean(rows[name].astype(float))) for s, rows in parts.items()}
+
+
+def survivors(stored: Result, c: float = NAMED) -> dict[str, tuple[int, int]]:
+    """Setting -> seeds that reached the loss at c as well as at STABLE, and all its seeds."""
+    parts = _parts(stored, pilot=False)
+    return {s: (len(_paired(rows, "accuracy", c)), len(rows)) for s, rows in parts.items()}
 
 
 def pilot_spread(stored: Result) -> dict[tuple[str, str, float], float]:
