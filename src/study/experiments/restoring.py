@@ -83,7 +83,6 @@ __all__ = [
     "Config",
     "Setting",
     "best",
-    "compared",
     "effects",
     "grid",
     "images",

@@ -9,7 +9,7 @@ from study.experiments import restoring, stages
 from study.experiments.restoring import SETTINGS, Config
 from study.results import Experiment
 
-__all__ = ["EXPERIMENT", "TRIED", "grid"]
+__all__ = ["EXPERIMENT", "grid"]
 
 TRIED = {
     "gd": {None: (0.4, 0.6, 0.8)},
