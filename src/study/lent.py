@@ -122,9 +122,11 @@ def work(
         for i, entry in enumerate(listed):
             pairs = zip(entry.configs, there[i], strict=True)
             wanted = [c for c, r in pairs if not r or (retry_failed and r.status == "failed")]
+            left = end - time.monotonic()
+            if left <= 0:
+                break
             if not wanted:
                 continue
-            left = end - time.monotonic()
             expected = sum(longest.get(_like(entry, config), 0.0) for config in wanted)
             why = f"{expected:.0f} s will not fit into {left:.0f} s" if expected > left else ""
             why = why or _missing(sweep.fields_of(wanted[0]).get("dataset"))

@@ -154,10 +154,11 @@ def listing(monkeypatch, tmp_path):
 def test_the_time_cuts_the_list_and_what_has_ended_is_kept(listing, tmp_path):
     configs = [Config("quick", c, 0) for c in (0.5, 2.0)] + [Config("endless", 0.5, 0, 600.0)]
     configs.append(Config("after", 0.5, 0))
-    counts, said, took = listing(configs, 20)
-    assert (counts["before"], counts["now"], counts["left"]) == (0, 2, 2)
-    assert said[-1] == "example endless seed 0: given up, the time is up"
-    assert 20 <= took < 80, "on a busy machine, too, far from the 600 s of the run"
+    listing(configs[:2], 600)
+    counts, said, took = listing(configs, 10)
+    assert (counts["before"], counts["now"], counts["left"]) == (2, 2, 2)
+    assert said == ["example endless seed 0: given up, the time is up"]
+    assert took < 300, "on a busy machine, too, far from the 600 s of the run"
     # What was given up is nobody's; without it the list goes on where it was.
     rest = [config for config in configs if config.kind != "endless"]
     counts, said, _ = listing(rest, 600)
