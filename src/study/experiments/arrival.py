@@ -42,7 +42,6 @@ __all__ = [
     "effects",
     "grid",
     "predictions",
-    "quotient_of_means",
     "run",
 ]
 

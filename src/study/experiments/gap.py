@@ -60,16 +60,13 @@ from study.results import Experiment, Result
 __all__ = [
     "EXPERIMENT",
     "FACTOR",
-    "KINDS",
     "Config",
-    "along",
     "effects",
     "gaps",
     "grid",
     "look",
     "predictions",
     "run",
-    "terms",
 ]
 
 EVERY = 10

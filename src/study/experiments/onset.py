@@ -57,16 +57,12 @@ __all__ = [
     "STEP",
     "TOLERANCE",
     "Config",
-    "Replicas",
     "effects",
     "escape",
     "grid",
-    "matrix_rate",
     "onset",
     "predictions",
-    "rates",
     "run",
-    "typical_rate",
 ]
 
 TOLERANCE = 0.02
