@@ -57,7 +57,7 @@ class SharpnessAware(Optimizer):
         >>> _ = torch.nn.init.ones_(model.weight)
         >>> x = torch.ones(1, 1, dtype=torch.float64)
         >>> risk = EmpiricalRisk(model, "mse", (x, 0 * x))
-        >>> sam = SharpnessAware(model.parameters(), lr=1.0, radius=0.25)
+        >>> sam = SharpnessAware(risk.parameters, lr=1.0, radius=0.25)
         >>> ends = []
         >>> for _ in range(2):
         ...     _ = train(risk, 25, optimizer=sam, progress=False)
