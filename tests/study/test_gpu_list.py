@@ -18,6 +18,7 @@ import torch
 from lent_examples import Config
 
 from flatminima import datasets
+from flatminima.curvature import EmpiricalRisk
 from study import ROOT, lent, results
 from study.experiments import interventions, scale, throughput
 
@@ -293,18 +294,14 @@ def test_a_precision_ends_with_its_block(settled):
         assert [flag.allow_tf32 for flag in flags] == before
 
 
-def test_the_error_of_an_eigenvalue_is_that_of_its_quotient(settled):
-    config, risk, pairs = settled
-    values = throughput.run(config)
+def test_lower_precision_is_in_the_products_too():
+    x = torch.full((1, 1), 1 + 2**-12)
+    risk = EmpiricalRisk(torch.nn.Linear(1, 1, bias=False), "mse", (x, 0 * x))
     with throughput.precision("bfloat16", risk) as rough:
-        # Dense, from products of its own; eigenvalues of what is symmetric of it.
-        rows = throughput.products(rough, torch.eye(risk.size))
-    largest = np.linalg.eigvalsh((rows + rows.T) / 2)[-1]
-    error = largest / float(pairs.eigenvalues[0]) - 1
-    told = values["eigenvalue_error_bfloat16"][0]
-    # Of second order in the error is what the quotient leaves out.
-    assert abs(error - told) < 10 * values["product_error_bfloat16"] ** 2
-    assert 1e-5 < abs(told) < 0.05
+        # Eight bits of mantissa leave 1 of this input, and of its square, the Hessian.
+        assert throughput.products(rough, torch.ones(1, 1)).tolist() == [[1.0]]
+    exact = throughput.products(risk, torch.ones(1, 1)).item()
+    assert exact == pytest.approx((1 + 2**-12) ** 2, rel=1e-6)
 
 
 def test_without_a_compiler_the_plain_model_will_do():

@@ -11,12 +11,12 @@ class Config:
     kind: str
     factor: float
     seed: int
-    seconds: float = 0.0
+    length: float = 0.0
     device: str = "cpu"
 
 
 def wait(config):
-    time.sleep(config.seconds)
+    time.sleep(config.length)
     if config.kind == "broken":
         raise RuntimeError("it does not work")
     return {"product": config.factor * config.seed}
