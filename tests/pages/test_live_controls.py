@@ -24,6 +24,8 @@ def opened(driver, book):  # noqa: F811
     def open_figure(name, width=1440, height=1200):
         set_viewport(driver, width, height)
         figures.append(Figure(driver, book / f"{name}.html"))
+        figures[-1].until(figures[-1].rests)  # a worker answers when it has begun
+        settle(driver)
         return figures[-1]
 
     yield open_figure
