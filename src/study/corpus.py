@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flatminima._validation import positive_int
 
-__all__ = ["SHA256", "TEXT", "CorruptTextError", "read", "sequences", "symbols"]
+__all__ = ["SHA256", "TEXT", "CorruptTextError", "sequences", "symbols"]
 
 TEXT = Path(__file__).parent / "data" / "prose.txt"
 """The file, ASCII."""

@@ -48,16 +48,13 @@ from study.results import Experiment, Result
 __all__ = [
     "DEPTHS",
     "EXPERIMENT",
-    "NORMS",
     "SLOW",
     "Config",
-    "apart",
     "effects",
     "grid",
     "network",
     "predictions",
     "run",
-    "trained",
 ]
 
 SLOW = 0.06

@@ -88,9 +88,7 @@ __all__ = [
     "predictions",
     "problem",
     "quiet",
-    "recorded",
     "run",
-    "turned",
 ]
 
 LEADING = 3
