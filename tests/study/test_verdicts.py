@@ -16,11 +16,11 @@ def effect(met: bool) -> Effect:
 
 
 def test_verdict_follows_the_effects():
-    assert claims.verdict([effect(True), effect(True)]) == verdicts.REPRODUCED
-    assert claims.verdict([effect(True), effect(False)]) == verdicts.PARTLY
-    assert claims.verdict([effect(False)]) == verdicts.NOT
+    assert verdicts.verdict([effect(True), effect(True)]) == verdicts.REPRODUCED
+    assert verdicts.verdict([effect(True), effect(False)]) == verdicts.PARTLY
+    assert verdicts.verdict([effect(False)]) == verdicts.NOT
     with pytest.raises(MissingEvidenceError, match="at least one"):
-        claims.verdict([])
+        verdicts.verdict([])
 
 
 def test_an_effect_knows_whether_an_interval_decided_it():
@@ -135,7 +135,7 @@ def test_every_verdict_can_be_reached():
     ))]  # fmt: skip
     pairs = itertools.product([Effect("something", "1", o) for o in outcomes], repeat=2)
     untested = claims.judge(claims.Claim("new", 1, ("", ""), "", "", None), Evidence({}))
-    found = {claims.verdict(pair) for pair in pairs} | {untested.verdict}
+    found = {verdicts.verdict(pair) for pair in pairs} | {untested.verdict}
     assert found == set(claims.VERDICTS)
 
 

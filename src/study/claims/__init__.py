@@ -23,7 +23,6 @@ from study.claims.verdicts import (
     decided,
     every,
     judge,
-    verdict,
 )
 
 __all__ = [
@@ -42,5 +41,4 @@ __all__ = [
     "every",
     "judge",
     "judge_all",
-    "verdict",
 ]

@@ -8,7 +8,7 @@ from flatminima.statistics import Interval
 from study.claims.evidence import DATA, Evidence
 from study.claims.verdicts import SMALLEST_GAIN, Effect, decided
 
-__all__ = ["LOSSES", "NETWORKS", "beyond", "falls", "more_accurate", "place", "with_wrong_labels"]
+__all__ = ["LOSSES", "beyond", "falls", "more_accurate", "place", "with_wrong_labels"]
 
 NETWORKS = {"tanh": "tanh MLP", "relu": "ReLU MLP", "cnn": "CNN"}
 LOSSES = {"mse": "squared loss", "cross_entropy": "cross-entropy"}

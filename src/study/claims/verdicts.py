@@ -33,7 +33,6 @@ __all__ = [
     "decided",
     "every",
     "judge",
-    "verdict",
 ]
 
 REPRODUCED, PARTLY, UNDECIDED = "reproduced", "partly", "undecided"

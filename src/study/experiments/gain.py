@@ -57,10 +57,8 @@ __all__ = [
     "effects",
     "grid",
     "image_error",
-    "pilot_spread",
     "predictions",
     "run",
-    "setting_of",
     "settings",
     "survivors",
 ]
