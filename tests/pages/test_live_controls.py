@@ -162,6 +162,39 @@ def test_playing_goes_from_step_to_step_where_less_motion_is_asked_for(opened, d
     media(driver)
 
 
+HERO = "const hero = document.getElementById('hero');"
+
+
+@pytest.mark.parametrize("asked", ["reduce", "no-preference"])
+def test_one_that_plays_by_itself_can_be_stopped_and_leaves_in_peace(opened, driver, asked):  # noqa: F811
+    media(driver, prefers_reduced_motion=asked)
+    figure = opened("polarity")
+    figure.script(
+        """const hero = document.createElement("div");
+        const again = document.createElement("script");
+        Object.assign(hero, {className: "live-figure", id: "hero"});
+        Object.assign(hero.dataset, {figure: "polarity", plays: ""});
+        root.before(hero);
+        again.src = document.querySelector('script[src*="figures.js"]').src;
+        document.body.append(again);"""
+    )
+    figure.until(lambda: figure.script(HERO + "return hero.dataset.ready === 'true'"))
+    settle(driver)
+    at = HERO + "return hero.playground.at()"
+    if asked == "reduce":
+        assert figure.script(at) == 0
+    else:
+        figure.until(lambda: figure.script(at) >= 2)
+        figure.script(HERO + "hero.querySelector('.pg-primary').click()")
+        assert (
+            figure.script(HERO + "return hero.querySelector('.pg-primary').textContent") == "Play"
+        )
+        stopped = figure.script(at)
+        settle(driver)
+        assert figure.script(at) == stopped
+    media(driver)
+
+
 @every_figure
 @pytest.mark.parametrize("width", [320, 390, 820, 1440])
 def test_fits_its_column_in_both_themes(opened, name, width):

@@ -199,11 +199,18 @@ def test_places_name_a_figure_and_say_what_stands_there():
         assert len(fallback) > 80, (page, name)
 
 
+def named_figures(page: Path) -> set[str]:
+    """The labels of the figures of a page, given without its ending."""
+    if page.with_suffix(".md").exists():
+        return set(re.findall(r"^:name: (\S+)$", page.with_suffix(".md").read_text(), re.MULTILINE))
+    cells = notebooks.cells(page.with_suffix(".ipynb"))
+    return {c["metadata"].get("mystnb", {}).get("figure", {}).get("name") for c in cells}
+
+
 def test_a_figure_that_is_at_rest_is_one_of_the_chapter():
     named = 0
     for page, _, fallback in places():
-        cells = notebooks.cells(ROOT / "chapters" / f"{page}.ipynb")
-        figures = {c["metadata"].get("mystnb", {}).get("figure", {}).get("name") for c in cells}
+        figures = named_figures(ROOT / "chapters" / page)
         for still in re.findall(r'href="#([\w-]+)"', fallback):
             assert still in figures, page
             named += 1

@@ -1,6 +1,7 @@
 /**
  * The live figures of the chapters: <div class="live-figure" data-figure="NAME"> in a cell of text,
- * with what is to be read without scripts in it. Other attributes data-KEY set where it starts.
+ * with what is to be read without scripts in it. Other attributes data-KEY set where it starts, and
+ * with data-plays it plays once by itself.
  */
 import { adamFigure } from "../live/adam.js";
 import { armsFigure } from "../live/arms.js";

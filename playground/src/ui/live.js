@@ -122,6 +122,7 @@ export function liveFigure(options) {
     values: form.values,
     state: () => state,
     at: play.at,
+    play: play.begin,
     times: drawing.times,
   };
 }

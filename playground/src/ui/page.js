@@ -1,6 +1,7 @@
 /** What all playgrounds share: where they stand, when they draw, what they say aloud. */
 import { copyLink, readAddress, writeAddress } from "./address.js";
 import { h } from "./dom.js";
+import { reducedMotion } from "./theme.js";
 
 const BETWEEN_ANNOUNCEMENTS = 1500;
 
@@ -30,9 +31,26 @@ export function mountFigures(figures) {
     for (const place of document.querySelectorAll(".live-figure")) {
       const root = /** @type {HTMLElement} */ (place);
       const build = figures[root.dataset.figure ?? ""];
-      if (build) fill(root, () => build(root.dataset));
+      if (!build) continue;
+      fill(root, () => build(root.dataset));
+      if ("plays" in root.dataset) playOnceSeen(root);
     }
   });
+}
+
+/**
+ * Play a figure by itself, once, when it comes into sight; not where the reader asked for less motion.
+ *
+ * @param {HTMLElement} root with data-plays
+ */
+function playOnceSeen(root) {
+  if (reducedMotion()) return;
+  const seen = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    seen.disconnect();
+    /** @type {any} */ (root).playground.play();
+  });
+  seen.observe(root);
 }
 
 /** @param {() => void} start */

@@ -52,7 +52,7 @@ export function transport({ advance, step, reset, start, changed }) {
       reset();
     }),
   );
-  return { element, pause, playing: () => frame !== 0 };
+  return { element, begin, pause, playing: () => frame !== 0 };
 }
 
 /**
@@ -117,5 +117,6 @@ export function player({
     range,
     output,
   );
-  return { element, at, move, refresh, pause: buttons.pause, playing: buttons.playing };
+  const { begin, pause, playing } = buttons;
+  return { element, at, move, refresh, begin, pause, playing };
 }
