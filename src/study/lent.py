@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
     Example:
         >>> entries("ci")[0].name
-        'throughput mlp seed 0'
+        'throughput mlp mse seed 0'
     """
 
     experiment: Experiment

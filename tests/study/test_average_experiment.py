@@ -123,7 +123,7 @@ def test_a_run_starts_where_the_gradient_flow_will_leave_the_edge(monkeypatch):
 def test_a_start_that_is_not_found_is_named():
     with pytest.raises(RuntimeError, match="after 3 steps"):
         average.start(dataclasses.replace(TOY, max_steps=3))
-    with pytest.raises(ValueError, match="mlp or cnn"):
+    with pytest.raises(ValueError, match="model must be mlp, cnn"):
         average.start(dataclasses.replace(TOY, network="transformer"))
 
 

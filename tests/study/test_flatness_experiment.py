@@ -86,7 +86,7 @@ def test_gpu_preset_at_toy_size():
         values = EXPERIMENT.function(small)
         assert values["reached"]
         assert set(values) == set(EXPERIMENT.tolerances)
-    with pytest.raises(ValueError, match="mlp or cnn"):
+    with pytest.raises(ValueError, match="model must be mlp, cnn"):
         EXPERIMENT.function(dataclasses.replace(small, model="transformer"))
 
 

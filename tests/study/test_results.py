@@ -430,7 +430,7 @@ STORED = results.stored()
 
 def test_every_module_in_experiments_registers_an_experiment():
     modules = {p.stem for p in (ROOT / "src/study/experiments").glob("*.py") if p.stem[0] != "_"}
-    assert set(NAMES) == modules - {"stages"}
+    assert set(NAMES) == modules - {"power", "stages"}
     assert all(results.experiment(name).name == name for name in NAMES)
     with pytest.raises(ValueError, match="name must be one of"):
         results.experiment("no_such_experiment")
@@ -472,6 +472,18 @@ print(threads() - before)
     assert int(done.stdout) == 0
 
 
+def unavailable(result) -> dict[str, str]:
+    """The data sets of a result that are not here, each with what its loader says."""
+    missing = {}
+    for dataset in set(result["dataset"]) if "dataset" in result.columns else ():
+        try:
+            if dataset in datasets.SOURCES:  # a text is always here
+                datasets.load(dataset, n_train=10)
+        except datasets.DataUnavailableError as error:
+            missing[dataset] = str(error)
+    return missing
+
+
 # One row, the same each time; a random one in a search.
 @pytest.mark.search
 @pytest.mark.parametrize(("preset", "name"), STORED, ids=lambda word: word)
@@ -480,10 +492,12 @@ def test_a_row_of_a_stored_result_comes_out_again(preset, name, generator):
         pytest.skip("needs a GPU: a run of its size takes a processor hours")
     experiment = results.experiment(name)
     result = results.load(name, preset)
-    for dataset in set(result["dataset"]) if "dataset" in result.columns else ():
-        try:
-            datasets.load(dataset, n_train=10)
-        except datasets.DataUnavailableError as error:
-            pytest.skip(f"needs its data: {error}")
-    found = recheck.rerun(experiment, experiment.grid(preset), result, generator)
+    grid = experiment.grid(preset)
+    if missing := unavailable(result):
+        grid = [config for config in grid if config.dataset not in missing]
+        kept = ~np.isin(result["dataset"].astype(str), list(missing))
+        result = results.Result(result.table.filter(pa.array(kept)), result.provenance)
+    if not grid:
+        pytest.skip(f"needs its data: {missing}")
+    found = recheck.rerun(experiment, grid, result, generator)
     assert not found, "\n".join(found)

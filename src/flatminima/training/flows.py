@@ -171,7 +171,7 @@ def _run(
     if taken:
         raise ValueError(f"probes must not be called {', '.join(taken)}: the flow records that")
     loop = Loop(risk, flow, np.full(steps + 1, rate))
-    loop.use_batches(None, None)
+    loop.use_batches(None, None, "epochs")
     loop.use_probes({**flow.records, **(probes or {})}, probe_every)
     loop.diverge_beyond(divergence_factor)
     loop.use_checkpoint(None, 1)
