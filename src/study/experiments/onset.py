@@ -2,7 +2,7 @@ r"""From which learning rate on does SGD leave a minimum of a network?
 
 A tanh network learns ten images, five kinds of clothes against what is no clothes, and is brought
 to a minimum of zero loss as in `mirror`. There every single loss is flat, minibatches of B have the
-gradient H_B (theta - theta*) to first order, and {prf:ref}`prop-Q4` applies with the rows J_i of
+gradient H_B (theta - theta*) to first order, and Proposition Q4 applies with the rows J_i of
 the Jacobian for features. The learning rates from which on something grows, predicted:
 
 * ``full``: 2 / lambda_1, of gradient descent;
