@@ -982,7 +982,8 @@ class TestPage:
         )
         assert min(heights) > 150, "plots are tall enough to be read"
         small = page.script(
-            """return [...root.querySelectorAll('button, input, select')].filter((e) => {
+            """return [...root.querySelectorAll('button, input, select')]
+                .filter((e) => !e.hidden).filter((e) => {
                 const box = e.getBoundingClientRect();
                 return box.height < 24 || box.width < 24;
             }).map((e) => e.outerHTML.slice(0, 100))"""
