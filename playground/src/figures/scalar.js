@@ -1,12 +1,12 @@
 /** The four figures of the scalar network of depth two. */
 import * as scalar from "../lib/scalar.js";
 import { format } from "../ui/dom.js";
+import { Plot } from "../ui/plot.js";
 
 const DEGREES = 180 / Math.PI;
 /** Steps before the present one whose v_1 is drawn at full strength. */
 const RECENT = 150;
 
-/** @typedef {import("../ui/plot.js").Plot} Plot */
 /** @typedef {import("../ui/plot.js").Painter} Painter */
 /** @typedef {import("../ui/plot.js").Interval} Interval */
 
@@ -31,6 +31,46 @@ const RECENT = 150;
  * @property {number} predicted by reflection, NaN below the threshold
  * @property {number} refined the same to second order
  */
+
+/** A domain that stands until `setViews` knows the run. @returns {Interval} */
+const domain = () => [0, 1];
+
+/** @typedef {(width: number) => number} Aspect */
+
+/** @param {() => void} redraw @param {Aspect} aspect */
+export const planePlot = (redraw, aspect) =>
+  new Plot({
+    title: "The steps over the loss, with v₁",
+    x: { label: "a", domain: domain() },
+    y: { label: "b", domain: domain() },
+    aspect,
+    equal: true,
+    redraw,
+  });
+
+/** @param {() => void} redraw @param {Aspect} aspect */
+export const turnPlot = (redraw, aspect) =>
+  new Plot({
+    title: "The angle of v₁ against the residual",
+    x: { label: "residual r", domain: domain() },
+    y: {
+      label: "angle φ (degrees)",
+      domain: domain(),
+      format: (v) => `${v}`.replace("-", "−"),
+    },
+    aspect,
+    redraw,
+  });
+
+/** @param {() => void} redraw @param {Aspect} aspect */
+export const sharpnessPlot = (redraw, aspect) =>
+  new Plot({
+    title: "Sharpness against the step",
+    x: { label: "step t", domain: domain() },
+    y: { label: "sharpness", domain: domain() },
+    aspect,
+    redraw,
+  });
 
 /** @param {number} low @param {number} high @param {number} share @returns {Interval} */
 function padded(low, high, share) {

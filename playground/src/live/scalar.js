@@ -7,42 +7,22 @@ import {
   drawPlane,
   drawSharpness,
   drawTurn,
+  planePlot,
   setViews,
+  sharpnessPlot,
+  turnPlot,
 } from "../figures/scalar.js";
 import * as scalar from "../lib/scalar.js";
 import { compute, from } from "../runs/scalar.js";
 import { slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { liveFigure, numbers } from "../ui/live.js";
-import { Plot } from "../ui/plot.js";
 
 const Y = 1;
 const DEGREES = 180 / Math.PI;
 /** What the plane shows: the ellipse beyond which runs escape lies inside it at the first rate. */
 const WINDOW = /** @type {[number, number]} */ ([-0.4, 3.4]);
-const domain = () => /** @type {[number, number]} */ ([0, 1]);
 const square = (/** @type {number} */ width) => (width > 560 ? 1.25 : 1.05);
-
-/** @param {() => void} redraw */
-const planeOf = (redraw) =>
-  new Plot({
-    title: "The steps over the loss, with v₁",
-    x: { label: "a", domain: domain() },
-    y: { label: "b", domain: domain() },
-    aspect: square,
-    equal: true,
-    redraw,
-  });
-
-/** @param {() => void} redraw @param {(width: number) => number} aspect */
-const sharpnessOf = (redraw, aspect) =>
-  new Plot({
-    title: "Sharpness against the step",
-    x: { label: "step t", domain: domain() },
-    y: { label: "sharpness", domain: domain() },
-    aspect,
-    redraw,
-  });
 
 /** @param {DOMStringMap} given */
 export function startFigure(given) {
@@ -72,8 +52,8 @@ export function startFigure(given) {
     rate: () => 6,
     beside: ["plane", "sharp"],
     plots: (redraw) => {
-      const plane = planeOf(redraw);
-      return { plane, sharp: sharpnessOf(redraw, square) };
+      const plane = planePlot(redraw, square);
+      return { plane, sharp: sharpnessPlot(redraw, square) };
     },
     connect({ plane, sharp }, { changed, show }) {
       plane.onDrag((a, b) => {
@@ -142,19 +122,9 @@ export function polarityFigure(given) {
     rate: () => 3,
     beside: ["plane", "turn"],
     plots: (redraw) => ({
-      plane: planeOf(redraw),
-      turn: new Plot({
-        title: "The angle of v₁ against the residual",
-        x: { label: "residual r", domain: domain() },
-        y: {
-          label: "angle φ (degrees)",
-          domain: domain(),
-          format: (v) => `${v}`.replace("-", "−"),
-        },
-        aspect: square,
-        redraw,
-      }),
-      sharp: sharpnessOf(redraw, (width) => (width > 560 ? 3.4 : 1.6)),
+      plane: planePlot(redraw, square),
+      turn: turnPlot(redraw, square),
+      sharp: sharpnessPlot(redraw, (width) => (width > 560 ? 3.4 : 1.6)),
     }),
     connect({ sharp }, { show }) {
       sharp.onDrag(show);

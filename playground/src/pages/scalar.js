@@ -6,7 +6,10 @@ import {
   drawPlane,
   drawSharpness,
   drawTurn,
+  planePlot,
   setViews,
+  sharpnessPlot,
+  turnPlot,
 } from "../figures/scalar.js";
 import { compute } from "../runs/scalar.js";
 import { slider } from "../ui/controls.js";
@@ -76,32 +79,9 @@ mount("scalar", () => {
     compute,
     length: (state) => state.run.last,
     plots: (redraw) => ({
-      plane: new Plot({
-        title: "The steps over the loss, with v₁",
-        x: { label: "a", domain: domain() },
-        y: { label: "b", domain: domain() },
-        aspect: square,
-        equal: true,
-        redraw,
-      }),
-      turn: new Plot({
-        title: "The angle of v₁ against the residual",
-        x: { label: "residual r", domain: domain() },
-        y: {
-          label: "angle φ (degrees)",
-          domain: domain(),
-          format: (v) => `${v}`.replace("-", "−"),
-        },
-        aspect: square,
-        redraw,
-      }),
-      sharp: new Plot({
-        title: "Sharpness against the step",
-        x: { label: "step t", domain: domain() },
-        y: { label: "sharpness", domain: domain() },
-        aspect: wide,
-        redraw,
-      }),
+      plane: planePlot(redraw, square),
+      turn: turnPlot(redraw, square),
+      sharp: sharpnessPlot(redraw, wide),
       budget: new Plot({
         title: "The instability budget against the step",
         x: { label: "step t", domain: domain() },
