@@ -1,5 +1,7 @@
 """What every live figure of the chapters does: each is opened on a page of a small book."""
 
+import re
+
 import pytest
 from browsing import ROOT, set_viewport, settle
 from frame_cost import LONGEST_FRAME, frame_in_loops
@@ -160,6 +162,27 @@ def test_playing_goes_from_step_to_step_where_less_motion_is_asked_for(opened, d
             assert all(float(at).is_integer() for at in found)
             assert set(found) == {0, 1, 2}
     media(driver)
+
+
+@every_figure
+def test_numbers_at_the_axes_are_written_out(opened, name):
+    figure = opened(name)
+    figure.script(
+        """window.written = [];
+        const write = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+            window.written.push(String(text));
+            write.call(this, text, ...place);
+        };"""
+    )
+    set_viewport(figure.driver, 1000, 900)
+    if name != NETWORK:
+        figure.end()
+    settle(figure.driver)
+    written = figure.script("return window.written")
+    assert any(re.fullmatch(r"[\d.]+", text) for text in written)
+    # 100m for a tenth, 2k for two thousand.
+    assert [text for text in written if re.fullmatch(r"[\d.]+[a-zA-Zµ]", text)] == []
 
 
 HERO = "const hero = document.getElementById('hero');"

@@ -312,7 +312,8 @@ function ticksOf(axis, scale, count) {
   const [low, high] = /** @type {Interval} */ (scale.domain());
   const given = axis.ticks?.filter((value) => value >= low && value <= high);
   if (axis.log && !given && high / low > 50) return decades(low, high, count);
-  const say = axis.format ?? scale.tickFormat(count);
+  // Of a logarithmic axis D3 would write a tenth as "100m".
+  const say = axis.format ?? scale.tickFormat(count, axis.log ? "~g" : undefined);
   return (given ?? scale.ticks(count))
     .map((value) => ({ value, text: say(value) }))
     .filter(({ text }) => text !== "");
