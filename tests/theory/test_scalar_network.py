@@ -19,14 +19,14 @@ from flatminima.theory.scalar_network import ScalarNetwork, residual_imbalance_d
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_D1_gradient_and_hessian_symbolically(depth):
     theta, y, loss = symbolic(depth)
-    pi = sp.prod(theta)
-    r = pi - y
+    f = sp.prod(theta)
+    r = f - y
     inverse = sp.diag(*[1 / t for t in theta])
     ones = sp.ones(depth, depth)
-    hessian = inverse * ((pi**2 + r * pi) * ones - r * pi * sp.eye(depth)) * inverse
+    hessian = inverse * ((f**2 + r * f) * ones - r * f * sp.eye(depth)) * inverse
     assert sp.simplify(sp.hessian(loss, theta) - hessian) == sp.zeros(depth, depth)
     for t in theta:
-        assert sp.simplify(sp.diff(loss, t) - r * pi / t) == 0
+        assert sp.simplify(sp.diff(loss, t) - r * f / t) == 0
 
 
 @given(points(), targets)
@@ -126,8 +126,8 @@ def test_D2_balanced_points_stay_balanced_and_pin_the_eigenvector(depth, s, y, e
     finite = run.theta[~np.isnan(run.theta).any(axis=-1)]
     # The steps of equal entries multiply the same numbers in another order.
     assert np.all(np.ptp(finite, axis=-1) <= 1e-10 * (1 + np.abs(finite).max(axis=-1)))
-    pi = s**depth
-    r = pi - y
+    f = s**depth
+    r = f - y
     gap = depth * s ** (2 * depth - 2) + depth * r * s ** (depth - 2)
     rest = -r * s ** (depth - 2)
     values = network.eigenvalues(np.full(depth, s))
@@ -197,9 +197,9 @@ def test_D3_polarity(size, y, residual, rise, side):
 @given(entries, entries, targets)
 def test_D3_negative_curvature_needs_the_stated_sign(a, b, y):
     network = ScalarNetwork(2, y)
-    r, pi = network.residual([a, b]), a * b
-    assume(abs(r * (2 * pi + r)) > 1e-9)
-    assert (network.lambda_min([a, b]) < 0) == (r * (2 * pi + r) > 0)
+    r, f = network.residual([a, b]), a * b
+    assume(abs(r * (2 * f + r)) > 1e-9)
+    assert (network.lambda_min([a, b]) < 0) == (r * (2 * f + r) > 0)
     if y > 0 and r > 0:
         assert network.lambda_min([a, b]) < 0
 

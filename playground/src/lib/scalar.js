@@ -39,7 +39,7 @@ export function eigenvalues(a, b, y) {
   const output = a * b;
   const r = output - y;
   const largest = (a * a + b * b + Math.hypot(kappa(a, b), 2 * (output + r))) / 2;
-  // det H = -r (2 pi + r), and with it no difference of nearly equal numbers.
+  // det H = -r (2 f + r), and with it no difference of nearly equal numbers.
   return [largest, largest === 0 ? 0 : (-r * (2 * output + r)) / largest];
 }
 

@@ -1,8 +1,8 @@
 r"""Scalar networks, the smallest models whose Hessian eigenvectors rotate (D1 to D9, M4).
 
-The network multiplies its parameters, pi = theta_1 ... theta_d, and is trained on one target y:
+The network multiplies its parameters, f = theta_1 ... theta_d, and is trained on one target y:
 
-.. math:: L(\theta) = \tfrac12 r^2, \qquad r = \pi - y .
+.. math:: L(\theta) = \tfrac12 r^2, \qquad r = f - y .
 
 The name is that of Kreisler et al. (2023); :mod:`~flatminima.theory.diagonal_network` has several
 features. Products that leave entries out are formed by multiplication, never by division, so zero
@@ -54,7 +54,7 @@ class ScalarNetwork:
         object.__setattr__(self, "target", finite_float("target", self.target))
 
     def residual(self, theta: object) -> np.ndarray:
-        """Return r = pi - y, shape (...), for parameters of shape (..., depth)."""
+        """Return r = f - y, shape (...), for parameters of shape (..., depth)."""
         return np.prod(self._parameters(theta), axis=-1) - self.target
 
     def loss(self, theta: object) -> np.ndarray:
@@ -354,7 +354,7 @@ class ScalarNetwork:
         largest = (np.sum(theta**2, axis=-1) + spread) / 2
         output = theta[..., 0] * theta[..., 1]
         residual = output - self.target
-        # det H = -r (2 pi + r) (D3), and with it no difference of nearly equal numbers.
+        # det H = -r (2 f + r) (D3), and with it no difference of nearly equal numbers.
         determinant = -residual * (2 * output + residual)
         smallest = np.divide(determinant, largest, out=np.array(largest), where=largest != 0)
         return np.stack([largest, smallest], axis=-1)
