@@ -21,6 +21,7 @@ NAMES = (
     "interventions",
     "larger",
     "mirror",
+    "natural",
     "noise",
     "onset",
     "restoring",
