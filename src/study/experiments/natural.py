@@ -86,7 +86,7 @@ def grid(preset: str) -> list[gain.Config]:
     if preset == "ci":
         # Embedded images, and losses that a few steps reach.
         ways = {"mse": {"small_rate": 0.03, "start_loss": 0.4, "target_loss": 0.3}}
-        size, seeds = {"n_train": 100, "width": 16, "pooled": 4, "large_steps": 20}, range(3)
+        size, seeds = {"n_train": 100, "width": 16, "pooled": 4, "max_steps": 600}, range(3)
         place["dataset"] = "fashion-mnist-subset"
     if preset == "gpu":
         size = {"n_train": 5000, "width": 128, "pooled": 1, "device": "cuda"}
