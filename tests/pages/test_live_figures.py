@@ -47,7 +47,10 @@ def scripts(tmp_path_factory) -> Path:
 # The arithmetic
 
 
-LIBRARY = ("scalar", "central", "coupled", "phase", "adam", "interventions", "maps", "quadratic")
+LIBRARY = (
+    "scalar", "central", "coupled", "phase", "adam", "interventions", "maps", "quadratic",
+    "turn", "pair", "sphere", "wide", "late", "noise",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

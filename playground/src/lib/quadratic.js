@@ -4,7 +4,7 @@
  * library.
  */
 
-/** @typedef {"gd" | "heavy_ball" | "nesterov"} Method */
+/** @typedef {"gd" | "heavy_ball" | "nesterov" | "adam"} Method adam with its second moment frozen at one */
 
 /** The loss, half the sum of lambda x^2. @param {number[]} lambdas @param {number[]} x */
 export function loss(lambdas, x) {
@@ -19,7 +19,7 @@ export function loss(lambdas, x) {
  * @param {number[]} start the coordinates of the start along the eigenvectors
  * @param {number} eta the learning rate
  * @param {number} steps
- * @param {number} beta the momentum; gd takes none
+ * @param {number} beta the momentum, for adam beta1; gd takes none
  * @returns {number[][]} the coordinates at each step
  */
 export function iterate(method, lambdas, start, eta, steps, beta) {
@@ -29,7 +29,8 @@ export function iterate(method, lambdas, start, eta, steps, beta) {
   for (let t = 0; t < steps; t++) {
     const point = method === "nesterov" ? x.map((v, k) => v + beta * memory[k]) : x;
     const kept = method === "gd" ? 0 : beta;
-    memory = memory.map((m, k) => kept * m + -eta * (lambdas[k] * point[k]));
+    const share = method === "adam" ? 1 - beta : 1;
+    memory = memory.map((m, k) => kept * m + share * (-eta * (lambdas[k] * point[k])));
     x = x.map((v, k) => v + memory[k]);
     path.push(x);
   }
@@ -46,6 +47,7 @@ export function companion(method, lambda, eta, beta) {
   const z = eta * lambda;
   if (method === "gd") return [1 - z, 0];
   if (method === "heavy_ball") return [1 + beta - z, beta];
+  if (method === "adam") return [1 + beta - (1 - beta) * z, beta];
   return [(1 + beta) * (1 - z), beta * (1 - z)];
 }
 
@@ -76,6 +78,7 @@ export function stabilityThreshold(method, eta, beta) {
     gd: 2,
     heavy_ball: 2 * (1 + beta),
     nesterov: (2 * (1 + beta)) / (1 + 2 * beta),
+    adam: (2 * (1 + beta)) / (1 - beta),
   }[method];
   return factor / eta;
 }

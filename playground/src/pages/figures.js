@@ -7,12 +7,19 @@ import { adamFigure } from "../live/adam.js";
 import { armsFigure } from "../live/arms.js";
 import { centralFlowFigure } from "../live/central.js";
 import { portraitFigure } from "../live/coupled.js";
+import { lateFigure } from "../live/late.js";
 import { bifurcationFigure } from "../live/maps.js";
+import { methodsFigure } from "../live/methods.js";
 import { networkFigure } from "../live/network.js";
+import { noiseFigure } from "../live/noise.js";
+import { pairFigure } from "../live/pair.js";
 import { phaseFigure } from "../live/phase.js";
 import { thresholdFigure } from "../live/quadratic.js";
 import { reflectionFigure } from "../live/reflection.js";
 import { polarityFigure, startFigure } from "../live/scalar.js";
+import { sphereFigure } from "../live/sphere.js";
+import { turnFigure } from "../live/turn.js";
+import { widthFigure } from "../live/wide.js";
 import { mountFigures } from "../ui/page.js";
 
 mountFigures({
@@ -27,4 +34,11 @@ mountFigures({
   "adam": adamFigure,
   "arms": armsFigure,
   "network": networkFigure,
+  "methods": methodsFigure,
+  "turn": turnFigure,
+  "minima": pairFigure,
+  "sphere": sphereFigure,
+  "width": widthFigure,
+  "noise": noiseFigure,
+  "late": lateFigure,
 });
