@@ -217,7 +217,7 @@ def test_an_oscillation_that_comes_late_is_that_of_three_formulas(numerics):  # 
     rng = np.random.default_rng(4)
     steps = 250
     cases = np.stack(
-        [10 ** rng.uniform(-8, -1, 30), -rng.uniform(0, 0.1, 30), rng.uniform(1e-3, 1e-2, 30)], -1
+        [10 ** rng.uniform(-8, -1, 30), -rng.uniform(0, 0.1, 30), rng.uniform(2e-4, 4e-3, 30)], -1
     )
     found = numerics(
         """cases.map(([x, excess, alpha]) => {
