@@ -44,6 +44,24 @@ def test_ids_become_unique():
     assert not page.find("section")
 
 
+def test_the_grade_of_an_exercise_and_the_word_proof_are_set_apart():
+    page = mended(
+        '<div class="exercise admonition"><p class="admonition-title"><span>Exercise 1.1 </span>'
+        ' (On <em>the</em> edge (★★ pencil))</p></div><div class="exercise"><p'
+        ' class="admonition-title">Exercise 1.2 (Ungraded (a case))</p></div>'
+        '<div class="proof admonition" id="proof"><p>Proof. <em>One.</em> Two.</p><p>Proof. x</p>'
+        "</div>"
+    )
+    graded, other = page.select(".admonition-title")
+    assert graded.get_text() == "Exercise 1.1  (On the edge)★★ pencil"
+    assert graded.find(class_="exercise-grade").string == "★★ pencil"
+    assert other.get_text() == "Exercise 1.2 (Ungraded (a case))"
+    assert [str(name) for name in page.select(".proof-name")] == [
+        '<span class="proof-name">Proof.</span>'
+    ]
+    assert page.select_one(".proof-body p").get_text() == "Proof. One. Two."
+
+
 def test_elements_are_those_made_for_the_purpose():
     page = mended(
         '<details><summary aria-label="Toggle hidden content"><p class="collapsed">Show</p>'

@@ -9,7 +9,7 @@ check the result as a whole.
 import re
 from pathlib import Path
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, NavigableString
 
 from flatminima._files import write_atomically
 
@@ -112,12 +112,33 @@ def name_elements(page: BeautifulSoup) -> None:
             script.string.replace_with(script.string.replace(' aria-label="Search"', ""))
 
 
+GRADE = re.compile(r"\s*\((★+ \w+)\)\)\s*$")
+
+
+def set_titles_apart(page: BeautifulSoup) -> None:
+    """Let an exercise's grade stand beside its title, and the word "Proof" before its proof."""
+    for title in page.select("div.exercise > .admonition-title"):
+        last = title.contents[-1]
+        if isinstance(last, NavigableString) and (grade := GRADE.search(last)):
+            last.replace_with(last[: grade.start()] + ")")
+            mark = page.new_tag("span", attrs={"class": "exercise-grade"})
+            mark.string = grade[1]
+            title.append(mark)
+    for first in page.select("div.proof-body > p:first-child"):
+        word = first.contents[0] if first.contents else None
+        if isinstance(word, NavigableString) and word.startswith("Proof. "):
+            name = page.new_tag("span", attrs={"class": "proof-name"})
+            name.string = "Proof."
+            word.replace_with(word.removeprefix("Proof."))
+            first.insert(0, name)
+
+
 def mend(text: str) -> str:
     """Return a page with its markup mended; what is no page comes back as it is."""
     if text.lstrip()[:9].lower() != "<!doctype":
         return text
     page = BeautifulSoup(text, "html.parser")
-    for rule in (lighten, give_unique_ids, mend_elements, name_elements):
+    for rule in (lighten, give_unique_ids, mend_elements, name_elements, set_titles_apart):
         rule(page)
     return str(page)
 
