@@ -3,8 +3,8 @@ r"""Does it help Adam to have its instabilities back, at its best rate, in other
 The comparison ``tuned`` of `restoring`, which it made on the full batch with the squared loss
 alone: here with the cross-entropy, on minibatches of 50 with either loss, and on natural images
 (16 x 16 pixels in color, full batch, squared loss). The networks, the methods and the stages are
-those of `restoring`; each method has the rate, and factor, that is best for it by the accuracy on the 1,000
-validation images in `adam_tuned_rates`, in each setting by itself.
+those of `restoring`; each method has the rate, and factor, that is best for it by the accuracy on
+the 1,000 validation images in `adam_tuned_rates`, in each setting by itself.
 
 * *Criterion*: as in `restoring`: in each setting the paired differences from Adam in test accuracy
   over the seeds, Student's t interval at the joint level of 95 percent over its clipped forms;
