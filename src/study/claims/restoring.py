@@ -10,21 +10,25 @@ from flatminima.statistics import Interval
 from study.claims.evidence import Evidence
 from study.claims.verdicts import SMALLEST_GAIN, Effect, decided
 
-__all__ = ["accurate", "beats_slow", "flatter", "restores", "tuned"]
+__all__ = ["accurate", "beats_slow", "elsewhere", "flatter", "restores", "tuned"]
 
 SETTINGS = {
     "full-mse": "full batch, squared loss",
     "full-cross_entropy": "full batch, cross-entropy",
     "mini-mse": "minibatches, squared loss",
+    "mini-cross_entropy": "minibatches, cross-entropy",
+    "natural-mse": "natural images, full batch, squared loss",
 }
-"""Setting of ``restoring`` -> what it is called here."""
+"""Setting of ``restoring``, and of ``adam_tuned`` -> what it is called here."""
 
 
-def _of(evidence: Evidence, kind: str, comparison: str) -> Iterator[tuple[str, str, Interval]]:
+def _of(
+    evidence: Evidence, kind: str, comparison: str, experiment: str = "restoring"
+) -> Iterator[tuple[str, str, Interval]]:
     """(method, what its setting is called, effect) of each clipped form."""
     from study.experiments.restoring import CLIPPED
 
-    for _, _, measured in evidence.measured("restoring"):
+    for _, _, measured in evidence.measured(experiment):
         for name, value in measured.items():
             for setting, said in SETTINGS.items():
                 method = name.removeprefix(f"{kind}-{comparison}-{setting}-")
@@ -32,8 +36,10 @@ def _of(evidence: Evidence, kind: str, comparison: str) -> Iterator[tuple[str, s
                     yield method, said, value
 
 
-def _gains(evidence: Evidence, kind: str, comparison: str, other: str) -> Iterator[Effect]:
-    for method, said, gain in _of(evidence, kind, comparison):
+def _gains(
+    evidence: Evidence, kind: str, comparison: str, other: str, experiment: str = "restoring"
+) -> Iterator[Effect]:
+    for method, said, gain in _of(evidence, kind, comparison, experiment):
         verdict = decided(gain, smallest=SMALLEST_GAIN)
         what = f"test accuracy of `{method}` minus that of {other} ({said})"
         yield Effect(what, f"{100 * gain:+.1f} points", verdict, joint=True)
@@ -61,6 +67,12 @@ def accurate(evidence: Evidence) -> Iterator[Effect]:
 def tuned(evidence: Evidence) -> Iterator[Effect]:
     """Gains in accuracy over Adam, each at its own best rate."""
     yield from _gains(evidence, "accuracy", "tuned", "Adam, each at its best rate")
+
+
+def elsewhere(evidence: Evidence) -> Iterator[Effect]:
+    """The same in other settings, by the experiment ``adam_tuned``."""
+    other = "Adam, each at its best rate"
+    yield from _gains(evidence, "accuracy", "tuned", other, "adam_tuned")
 
 
 def beats_slow(evidence: Evidence) -> Iterator[Effect]:

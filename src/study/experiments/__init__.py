@@ -8,6 +8,8 @@ __all__ = ["NAMES"]
 
 NAMES = (
     "adam",
+    "adam_tuned",
+    "adam_tuned_rates",
     "arrival",
     "average",
     "cifar",
