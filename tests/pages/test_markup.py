@@ -62,6 +62,16 @@ def test_the_grade_of_an_exercise_and_the_word_proof_are_set_apart():
     assert page.select_one(".proof-body p").get_text() == "Proof. One. Two."
 
 
+def test_how_stored_runs_were_made_is_folded_and_other_output_is_not():
+    made = "a: 3 runs. Made by `make results PRESET=ci ONLY=a`."
+    page = mended(
+        f'<div class="cell_output"><div class="output"><pre>{made}</pre></div>'
+        '<div class="output"><pre>1.5</pre></div></div>'
+    )
+    assert page.details.get_text() == "How these runs were made" + made
+    assert page.select_one("div.cell_output > div.output").get_text() == "1.5"
+
+
 def test_elements_are_those_made_for_the_purpose():
     page = mended(
         '<details><summary aria-label="Toggle hidden content"><p class="collapsed">Show</p>'

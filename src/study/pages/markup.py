@@ -133,12 +133,32 @@ def set_titles_apart(page: BeautifulSoup) -> None:
             first.insert(0, name)
 
 
+def fold_provenance(page: BeautifulSoup) -> None:
+    """Fold what a cell prints of how its stored runs were made: true, and not the story."""
+    for output in page.select("div.cell_output > div.output"):
+        if "Made by `make results" in output.get_text():
+            folded = output.wrap(page.new_tag("details", attrs={"class": "provenance"}))
+            summary = page.new_tag("summary")
+            summary.string = "How these runs were made"
+            folded.insert(0, summary)
+
+
+RULES = (
+    lighten,
+    give_unique_ids,
+    mend_elements,
+    name_elements,
+    set_titles_apart,
+    fold_provenance,
+)
+
+
 def mend(text: str) -> str:
     """Return a page with its markup mended; what is no page comes back as it is."""
     if text.lstrip()[:9].lower() != "<!doctype":
         return text
     page = BeautifulSoup(text, "html.parser")
-    for rule in (lighten, give_unique_ids, mend_elements, name_elements, set_titles_apart):
+    for rule in RULES:
         rule(page)
     return str(page)
 
