@@ -10,7 +10,10 @@ from sphinx.errors import ExtensionError
 
 from study import ROOT
 
-PARTS = "scripts launch tables limits opening roles statement_links reference sources markup shown"
+PARTS = (
+    "scripts launch search tables limits opening roles statement_links reference sources markup "
+    "shown downloads"
+)
 
 
 def setup(app):
