@@ -20,9 +20,10 @@ import yaml
 
 from flatminima._files import write_atomically
 from study.pages import notebooks
+from study.pages.notebooks import TEXT_ID
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT_ID, CODE_ID = "read-this-first", "set-up-first"
+CODE_ID = "set-up-first"
 EXTRAS = "torch,plot,sweep"
 
 READING = """\

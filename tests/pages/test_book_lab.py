@@ -11,13 +11,14 @@ import time
 import urllib.request
 from pathlib import Path
 
-import lab
 import pytest
 from browsing import HANGING, HTML, chromium
 from bs4 import BeautifulSoup
 from selenium.webdriver.support.ui import WebDriverWait
 
 from study import ROOT
+from study.figures import glued_numbers
+from study.pages import copies as written
 from study.pages import notebooks
 
 JUPYTER = Path(sys.executable).with_name("jupyter")
@@ -28,7 +29,7 @@ ROLE = re.compile(r"\{[\w:]+\}`")
 
 @pytest.fixture(scope="module")
 def copies():
-    made = lab.copies(EXECUTED, SHOWN)
+    made = written.make(EXECUTED, SHOWN)
     return {name: notebooks.parse(text)["cells"] for name, text in made.items()}
 
 
@@ -44,13 +45,13 @@ def test_every_chapter_has_a_copy_in_which_only_references_and_numbers_differ(co
         made = {c["id"]: c for c in cells}
         original = notebooks.cells(EXECUTED / f"{name}.ipynb")
         extra = set(made) - {c["id"] for c in original}
-        assert extra == {lab.caption_id(c) for c in original if "name" in notebooks.figure(c)}
+        assert extra == {written.caption_id(c) for c in original if "name" in notebooks.figure(c)}
         for cell in original:
             source, copy = "".join(cell["source"]), "".join(made[cell["id"]]["source"])
             if cell["cell_type"] == "code":
                 assert copy == source
-            elif cell["id"] != lab.TEXT_ID:
-                assert not [m for m in lab.PART.finditer(copy) if m["role"]]
+            elif cell["id"] != notebooks.TEXT_ID:
+                assert not [m for m in written.PART.finditer(copy) if m["role"]]
                 assert without_numbers(copy) == without_references(source, copy), cell["id"]
 
 
@@ -91,8 +92,8 @@ def test_every_link_of_a_copy_leads_somewhere(copies):
             seen += 1
             if address.startswith("https://"):
                 continue
-            if path.startswith(lab.PAGES):
-                page = HTML / path.removeprefix(lab.PAGES + "/")
+            if path.startswith(written.PAGES):
+                page = HTML / path.removeprefix(written.PAGES + "/")
                 ids = pages.get(page)
                 if ids is None:
                     tree = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
@@ -114,7 +115,7 @@ def test_a_number_in_line_begins_no_list(copies):
         original = notebooks.cells(EXECUTED / f"{name}.ipynb")
         made = texts(cells)
         for identity, source in texts(original).items():
-            if identity != lab.TEXT_ID:
+            if identity != notebooks.TEXT_ID:
                 assert len(item.findall(made[identity])) == len(item.findall(source)), identity
 
 
@@ -145,7 +146,7 @@ def server(tmp_path):
     folder = tmp_path / "copies"
     make = (
         "import lab, sys; from pathlib import Path; executed, shown, to = map(Path, sys.argv[1:]); "
-        "lab.refresh(to, lab.copies(executed, shown))"
+        "lab.refresh(to, lab.copies.make(executed, shown))"
     )
     arguments = [sys.executable, "-c", make, EXECUTED, SHOWN, folder]
     subprocess.run(arguments, cwd=ROOT / "tools", env=environment, check=True)
@@ -229,7 +230,7 @@ def test_jupyterlab_shows_a_copy_as_the_book_shows_its_page(server, driver, copi
     text = plain(page["text"])
     assert "Wang and Roberts [2026]" in text
     assert "Wang and Roberts [2026]" in plain(book.get_text())
-    number = lab.glued_numbers(EXECUTED)[CHAPTER]["d3-high"].text
+    number = glued_numbers(EXECUTED)[CHAPTER]["d3-high"].text
     assert f"{number} degrees, and it ends at" in text
     assert f"{number} degrees, and it ends at" in plain(book.get_text())
     captions = [plain(t.get_text()).strip() for t in book.select("figcaption .caption-number")]

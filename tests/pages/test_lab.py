@@ -11,7 +11,7 @@ import lab
 import pytest
 
 from study import ROOT
-from study.pages import notebooks
+from study.pages import copies, notebooks
 
 JUPYTER = Path(sys.executable).with_name("jupyter")
 
@@ -84,7 +84,7 @@ def book(tmp_path):
     figure = {"figure": {"name": "fig-f", "caption": "By {eq}`eq-a`."}}
     cells = {
         "one": [
-            markdown(lab.TEXT_ID, "about"),
+            markdown(notebooks.TEXT_ID, "about"),
             code("set", [glued("n", "−2 [−3*, −1]")], mystnb=figure, tags=["hide-input"]),
             markdown("text", TEXT),
         ],
@@ -109,7 +109,7 @@ def notebook(cells):
 
 
 def copied(book):
-    made = lab.copies(book / "executed", book / "shown")
+    made = copies.make(book / "executed", book / "shown")
     return {n: {c["id"]: c for c in notebooks.parse(t)["cells"]} for n, t in made.items()}
 
 
@@ -156,12 +156,12 @@ Clear.
 ```
 """
     )
-    assert "chapters/one.html" in cells[lab.TEXT_ID]["source"]
+    assert "chapters/one.html" in cells[notebooks.TEXT_ID]["source"]
 
 
 def test_a_figure_gets_its_caption_and_folded_code_but_no_record_of_numbers(book):
     cells = copied(book)["one"]
-    assert list(cells) == [lab.TEXT_ID, "set", "set-caption", "text"]
+    assert list(cells) == [notebooks.TEXT_ID, "set", "set-caption", "text"]
     caption = "(fig-f)=\n**Fig. 3.1.** By [(3.1)](#eq-a)."
     assert cells["set-caption"]["source"] == caption
     assert cells["set"]["outputs"] == []
@@ -179,14 +179,14 @@ def test_a_figure_gets_its_caption_and_folded_code_but_no_record_of_numbers(book
 def test_what_the_built_book_does_not_know_is_named(book, text, message):
     path = book / "executed" / "one.ipynb"
     path.write_text(notebook([markdown("a", text)]))
-    with pytest.raises(lab.StaleBookError, match=message):
-        lab.copies(book / "executed", book / "shown")
+    with pytest.raises(copies.StaleBookError, match=message):
+        copies.make(book / "executed", book / "shown")
 
 
 def test_a_page_that_was_not_built_is_named(book):
     (book / "shown" / "two.json").unlink()
-    with pytest.raises(lab.StaleBookError, match="two"):
-        lab.copies(book / "executed", book / "shown")
+    with pytest.raises(copies.StaleBookError, match="two"):
+        copies.make(book / "executed", book / "shown")
 
 
 @pytest.fixture

@@ -29,10 +29,12 @@ def build(folder: Path, url: str) -> BeautifulSoup:
     # The other parts of the extension write pages about the whole book.
     extensions = config["sphinx"]["extra_extensions"]
     config["sphinx"]["extra_extensions"] = [e for e in extensions if e != "study.pages"]
-    config["sphinx"]["local_extensions"] = {"two_parts": "."}
-    (folder / "two_parts.py").write_text(
-        "from study.pages import launch, scripts\n\n\n"
-        "def setup(app):\n    launch.register(app)\n    scripts.register(app)\n"
+    config["sphinx"]["local_extensions"] = {"parts": "."}
+    (folder / "parts.py").write_text(
+        "from study.pages import downloads, launch, markup, scripts, shown\n\n\n"
+        "def setup(app):\n"
+        "    for part in (launch, scripts, markup, shown, downloads):\n"
+        "        part.register(app)\n"
     )
     shutil.copytree(ROOT / "chapters/_static", folder / "chapters/_static")
     shutil.copy(ROOT / "chapters/references.bib", folder / "chapters")
@@ -96,10 +98,31 @@ def test_without_an_address_no_button_leads_elsewhere(tmp_path):
     assert not page.select("script[src*=thebe]")
     check_that_first_cells_are_left_out(page)
 
-    offered = [a["href"] for a in page.select(".dropdown-download-buttons a[href]")]
-    assert offered == ["../_sources/chapters/one.ipynb"]
-    download = files.read(tmp_path / "_build/html/_sources" / NOTEBOOK)
-    assert download == stored_notebook(""), "readers get it without outputs"
+    offered = {
+        a.get_text(strip=True): (a["href"], a["download"], a.get("target"))
+        for a in page.select(".dropdown-download-buttons a[href]")
+    }
+    assert offered == {
+        "Notebook with results": ("../_downloads/one-with-results.ipynb", "", None),
+        "Notebook to run": ("../_sources/chapters/one.ipynb", "", None),
+        "Source of the whole book": ("../_downloads/unstable-by-design.zip", "", None),
+    }
+    html = tmp_path / "_build/html"
+    bare = files.read(html / "_sources" / NOTEBOOK)
+    assert bare == stored_notebook(""), "readers get it without outputs"
+    whole = files.read(html / "_downloads/one-with-results.ipynb")
+    assert whole["cells"][-1]["outputs"] == executed_notebook("")["cells"][-1]["outputs"]
+    assert (html / "_downloads/unstable-by-design.zip").is_file()
+
+
+def test_a_page_of_text_offers_its_text_and_the_source(tmp_path):
+    build(tmp_path, "")
+    html = (tmp_path / "_build/html/chapters/a.html").read_text(encoding="utf-8")
+    menu = BeautifulSoup(html, "html.parser").select(".dropdown-download-buttons a[href]")
+    assert {a.get_text(strip=True): a["href"] for a in menu} == {
+        "Text of this page (Markdown)": "../_sources/chapters/a.md",
+        "Source of the whole book": "../_downloads/unstable-by-design.zip",
+    }
 
 
 def test_with_an_address_every_button_is_there(tmp_path):

@@ -1,9 +1,8 @@
-"""Buttons that lead out of the book, and notebooks to download.
+"""Buttons that lead out of the book.
 
 ``repository.url`` in ``_config.yml`` decides. While it is empty the book has no button that leads
 elsewhere. Once it is set, every page links to its source, and every notebook can be opened on
-Binder and, from GitHub, on Colab or, by Thebe, in the page itself. The notebook that the download
-button gives is the stored one, without outputs.
+Binder and, from GitHub, on Colab or, by Thebe, in the page itself.
 """
 
 from pathlib import Path
@@ -11,8 +10,6 @@ from urllib.parse import urlsplit
 
 import yaml
 from docutils import nodes
-
-from study.pages import notebooks
 
 
 def add_buttons(app, config):
@@ -53,28 +50,8 @@ def drop_unused_thebe(app, doctree, docname):
             raw.parent.remove(raw)
 
 
-def without_outputs(notebook: dict) -> dict:
-    """Return a notebook without what running it has added, as the repository stores it."""
-    for cell in notebook["cells"]:
-        cell["metadata"].pop("execution", None)
-        if cell["cell_type"] == "code":
-            cell["outputs"], cell["execution_count"] = [], None
-    language = notebook["metadata"].get("language_info", {})
-    notebook["metadata"]["language_info"] = {"name": language.get("name", "python")}
-    return notebook
-
-
-def clean_downloads(app, exception):
-    """Write the notebooks that readers download as they are stored."""
-    if exception or app.builder.format != "html":
-        return
-    for path in (Path(app.outdir) / "_sources").rglob("*.ipynb"):
-        notebooks.write(path, without_outputs(notebooks.read(path)))
-
-
 def register(app):
-    """Register the buttons, and the downloads without outputs."""
+    """Register the buttons."""
     app.connect("config-inited", add_buttons)
     # After sphinx-thebe has added them.
     app.connect("doctree-resolved", drop_unused_thebe, priority=900)
-    app.connect("build-finished", clean_downloads)

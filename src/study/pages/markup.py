@@ -64,6 +64,10 @@ def mend_elements(page: BeautifulSoup) -> None:
         del caption["role"], caption["aria-level"]
     for button in page.find_all("button", type=False):
         button["type"] = "button"
+    for link in page.select(".dropdown-download-buttons a[href]"):
+        # A browser would show the text of a notebook rather than save it.
+        link["download"] = ""
+        del link["target"]
     for listed in page.select('div.citation-list[role="list"]'):
         listed.name = "ul"
         del listed["role"]

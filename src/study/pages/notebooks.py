@@ -10,6 +10,9 @@ from flatminima._files import write_atomically
 
 _T = TypeVar("_T")
 
+TEXT_ID = "read-this-first"
+"""The id of the first cell of a chapter, which says where it belongs and how to read it."""
+
 
 def read_once(function: Callable[[Path], _T]) -> Callable[[Path], _T]:
     """Decorate what reads a file: it does so once for each time that the file changes."""
