@@ -6,8 +6,9 @@ result, ``_build/pdf/unstable-by-design.pdf``, has a table of contents with page
 outline, links, running heads and vector figures. Its fonts come with matplotlib and MathJax: it
 does not depend on what is installed.
 
-What only works on a screen is left out: the playground's controls, the code that draws a figure,
-and the reference of the library.
+What only works on a screen is left out: the playgrounds, the code that draws a figure, and the
+reference of the library. A live figure is drawn at rest, the whole of its motion in one picture,
+without its controls; what is folded is open.
 """
 
 import argparse
@@ -52,7 +53,8 @@ const fit = (box, inner) => {
     box.style.fontSize = Math.floor(100 * size * room / wide) / 100 + "px";
   }
 };
-MathJax.startup.promise.then(() => document.fonts.ready).then(() => {
+const frame = () => new Promise((drawn) => requestAnimationFrame(drawn));
+MathJax.startup.promise.then(() => document.fonts.ready).then(frame).then(frame).then(() => {
   // What is too wide for the paper gets smaller: a formula, then a table.
   for (const box of document.querySelectorAll("mjx-container[display=true]")) {
     const parts = [...box.children].filter((e) => e.tagName === "MJX-MATH");
@@ -73,7 +75,9 @@ MathJax.startup.promise.then(() => document.fonts.ready).then(() => {
     .map((e) => `cannot be typeset: ${e.textContent.slice(0, 80)}`);
   const absent = [...document.images].filter((e) => !e.naturalWidth)
     .map((e) => `is missing: ${e.src}`);
-  done([...new Set([...bad, ...wide, ...absent])]);
+  const waiting = [...document.querySelectorAll(".live-figure")].filter((e) => !e.dataset.ready)
+    .map((e) => `is not drawn: the live figure ${e.dataset.figure}`);
+  done([...new Set([...bad, ...wide, ...absent, ...waiting])]);
 });
 """
 
@@ -113,6 +117,8 @@ def read_page(chapter: Chapter, folder: Path, slugs: dict[Path, str]) -> None:
     playground = bool(article.select("[data-playground]"))
     for tag in article.select(", ".join(SCREEN_ONLY)):
         tag.decompose()
+    for tag in article.find_all("details"):
+        tag["open"] = ""
     for tag in article.find_all(id=True):
         tag["id"] = f"{chapter.slug}--{tag['id']}"
     for tag in article.find_all("a", href=True):
@@ -196,17 +202,25 @@ def joined(chapters: list[Chapter], book: dict, html_folder: Path) -> str:
     style = (Path(__file__).parent / "make_pdf.css").read_text(encoding="utf-8")
     style = style.replace("FONTS", (Path(matplotlib.get_data_path()) / "fonts/ttf").as_uri())
     colors = (html_folder / "_static/pygments.css").as_uri()
+    license_line = book["sphinx"]["config"]["html_theme_options"]["extra_footer"]
+    live = ""
+    if any("data-figure=" in chapter.body for chapter in chapters):
+        sheet, script = (
+            (html_folder / "_static" / name).as_uri()
+            for name in ("playground.css", "playground/figures.js")
+        )
+        live = f'<link rel="stylesheet" href="{sheet}"><script defer src="{script}"></script>'
     return f"""<!doctype html>
 <html lang="en" data-theme="light"><head><meta charset="utf-8">
 <title>{html.escape(book["title"])}</title>
 <meta name="author" content="{html.escape(book["author"])}">
-<link rel="stylesheet" href="{colors}"><style>{style} {" ".join(rules)}</style>
+<link rel="stylesheet" href="{colors}">{live}<style>{style} {" ".join(rules)}</style>
 <script>{settings}</script><script defer src="{mathjax}"></script></head>
 <body class="mathjax_ignore"><section class="cover">
 <p class="title">{html.escape(book["title"])}</p>
 <p class="subtitle">How training instabilities find flat minima</p>
 <p class="author">{html.escape(book["author"])}</p>
-<p class="license">{html.escape(book["html"]["extra_footer"])}</p></section>
+<p class="license">{html.escape(license_line)}</p></section>
 <section class="contents"><h1>Contents</h1><ol>{"".join(numbers)}</ol></section>
 {"".join(body)}</body></html>"""
 
@@ -269,8 +283,9 @@ def printer(profile: str):
     driver.set_script_timeout(900)
     driver.set_page_load_timeout(900)
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    # The width of the text on the paper, in CSS pixels, so that what is too wide is seen.
-    size = {"width": 635, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    # The width of the text on the paper, in CSS pixels, so that what is too wide is seen; live
+    # figures are drawn with three dots to each.
+    size = {"width": 635, "height": 1000, "deviceScaleFactor": 3, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     return driver
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import make_pdf
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 from pypdf import PdfReader
 
@@ -125,6 +126,8 @@ def small_book(tmp_path):
         '<a href="https://a.org/x.html">out</a></p><img src="../_images/a%20b.svg" alt="a">'
         '<section id="t"><h2>First</h2></section><section id="u"><h2>1.2. Summary</h2></section>'
         '<div class="cell tag_hide-input"><div class="cell_input">plot</div></div>'
+        "<details><summary>2 tests</summary>Checked.</details><button>Step</button>"
+        '<div class="live-figure" data-figure="polarity">It moves.</div>'
         "</section></article>"
     )
     return tmp_path
@@ -148,7 +151,23 @@ def test_a_page_is_prepared_for_paper(small_book):
     assert body.find("sup").get_text() == "−7"
     assert body.find("img")["src"] == (small_book / "_images/a b.svg").as_uri()
     assert "plot" not in body.get_text()
+    assert body.details.has_attr("open"), "what is folded is open"
+    assert not body.button
+    assert body.select_one(".live-figure")["data-figure"] == "polarity"
     assert [h.name for h in body.find_all(["h1", "h2", "h3"])] == ["h2", "h3", "h3"]
+
+
+def test_live_figures_are_drawn_where_there_are_some(small_book):
+    page = (small_book / "chapters/one.html").read_text()
+    (small_book / "chapters/one.html").write_text(page + "<script>window.MathJax = {}</script>")
+    chapter = make_pdf.Chapter("chapters/one", "Part", "One")
+    book = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    script = "_static/playground/figures.js"
+    still = make_pdf.joined([chapter], book, small_book)
+    assert script not in still
+    assert "CC BY 4.0" in still
+    chapter.body = '<div class="live-figure" data-figure="polarity"></div>'
+    assert script in make_pdf.joined([chapter], book, small_book)
 
 
 def test_a_page_that_is_not_built_is_named(tmp_path):
