@@ -114,11 +114,8 @@ def test_without_an_address_no_button_leads_elsewhere(tmp_path):
     assert whole["cells"][-1]["outputs"] == executed_notebook("")["cells"][-1]["outputs"]
     assert (html / "_downloads/unstable-by-design.zip").is_file()
 
-
-def test_a_page_of_text_offers_its_text_and_the_source(tmp_path):
-    build(tmp_path, "")
-    html = (tmp_path / "_build/html/chapters/a.html").read_text(encoding="utf-8")
-    menu = BeautifulSoup(html, "html.parser").select(".dropdown-download-buttons a[href]")
+    text = BeautifulSoup((html / "chapters/a.html").read_text(encoding="utf-8"), "html.parser")
+    menu = text.select(".dropdown-download-buttons a[href]")
     assert {a.get_text(strip=True): a["href"] for a in menu} == {
         "Text of this page (Markdown)": "../_sources/chapters/a.md",
         "Source of the whole book": "../_downloads/unstable-by-design.zip",
