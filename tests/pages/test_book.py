@@ -81,7 +81,7 @@ def broken_links(page: Path) -> list[str]:
         if target.is_dir():
             target /= "index.html"
         wanted = unquote(fragment) if target.suffix == ".html" else ""
-        if "=" in wanted and target.is_file() and soup(target).select(".playground"):
+        if "=" in wanted and target.is_file() and soup(target).select(".playground, .live-figure"):
             continue  # a state, which tests of the pages that hold such links compare with it
         if not target.is_file() or (wanted and wanted not in anchors(target)):
             broken.append(url)

@@ -77,6 +77,9 @@ def test_every_control_works_by_keyboard_alone(opened, name):
         elif text == "Reset":
             figure.press(Keys.ENTER)
             figure.until(lambda: figure.at() == 0)
+        elif text == "Copy link":
+            figure.press(Keys.ENTER)
+            figure.until(lambda: figure.find(".pg-copied").text != "")
         elif tag == "BUTTON":
             figure.press(Keys.ENTER)
             assert figure.find("[aria-pressed=true]").text == text

@@ -40,7 +40,7 @@ def test_methods_say_which_thresholds_are_passed(opened):  # noqa: F811
                 figure.state(f"arms[{place}].x[40]"), path[-1, 0], rtol=1e-9, atol=1e-12
             )
         seen.add(sum(f"{words} (" in stable for words in NAMES))
-    assert {1, 2, 3, 4} >= seen >= {1, 2, 4}
+    assert seen == {0, 1, 2, 3, 4}
 
 
 def test_turn_says_to_which_ground_two_steps_lead(opened):  # noqa: F811
@@ -80,7 +80,7 @@ def test_minima_say_where_the_law_sends_the_run_and_what_rotation_paid(opened): 
         at_one = [1.0, 1 / np.tanh(1.0)] if values["net"] else [1.0, 1.0]
         model = manifold.layered_network((1, 1, 1), [[1.0]], kind).with_minimum_at(at_one)
         start, eta = [values["a"], values["b"]], values["eta"]
-        path = model.descend(start, eta, 120)
+        path = model.descend(start, eta, 100)
         levels = manifold.minimum_frame(model, model.minimum_near(path)).eigenvalues[:, 0]
         before, after = levels[[0, -1]]
         law = float(manifold.reflected_end(model, start, eta))
@@ -97,7 +97,7 @@ def test_minima_say_where_the_law_sends_the_run_and_what_rotation_paid(opened): 
             assert f"has lost {text(np.log(before / after))}" in verdict
         sides.add(tuple(words))
         assert figure.said()[0].startswith(
-            f"Step 120 of 120: the minimum ahead has sharpness {text(after)}"
+            f"Step 100 of 100: the minimum ahead has sharpness {text(after)}"
         )
     assert sides == {("above", "below"), ("below", "below")}
 

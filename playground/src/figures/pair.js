@@ -36,10 +36,11 @@ export function drawPlane(plot, { key, name, eta, y, start, run }, t) {
     key,
     (p) => {
       const [left, right] = p.x.domain();
-      const as = Array.from({ length: 201 }, (_, i) => left + ((right - left) * i) / 200);
-      const along = (/** @type {number} */ f) => as.map((a) => (a > 0 ? pair.second(name, a, f) : NaN));
-      for (let i = 1; i <= 8; i++) {
-        for (const f of [y + 0.25 * i, y - 0.25 * i]) {
+      const from = Math.max(left, 0.1);
+      const as = Array.from({ length: 81 }, (_, i) => from + ((right - from) * i) / 80);
+      const along = (/** @type {number} */ f) => as.map((a) => pair.second(name, a, f));
+      for (let i = 1; i <= 4; i++) {
+        for (const f of [y + 0.4 * i, y - 0.4 * i]) {
           p.line(as, along(f), { color: "grey", width: 0.8, alpha: 0.45 });
         }
       }

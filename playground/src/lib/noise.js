@@ -49,21 +49,53 @@ export function rateEquation({ kappa, y, sigma, eta, steps }) {
  */
 export function ensemble({ start, y, sigma, eta, steps, copies }) {
   const runs = Array.from({ length: copies }, (_, i) => {
-    const noise = normal(steps, i + 1).map((z) => sigma * z);
-    const run = scalar.descend({ start, y, eta, steps, noise });
-    return { run, noise, shares: instability.splitFlattening(run.residual, noise, eta) };
+    const noise = draws(steps, i + 1).map((z) => sigma * z);
+    const run = follow(start, y, eta, noise);
+    return { ...run, shares: instability.splitFlattening(run.residual, noise, eta) };
   });
-  const whole = runs.filter(({ run }) => !run.diverged);
-  const mean = (/** @type {(one: typeof runs[0]) => Float64Array} */ of) =>
+  const whole = runs.filter((run) => !run.diverged);
+  const mean = (/** @type {Float64Array[]} */ columns) =>
     Float64Array.from({ length: steps + 1 }, (_, t) =>
-      whole.length ? whole.reduce((sum, one) => sum + of(one)[t], 0) / whole.length : NaN,
+      columns.reduce((sum, column) => sum + column[t] / columns.length, columns.length ? 0 : NaN),
     );
   return {
-    runs: runs.map(({ run }) => run),
+    runs,
     diverged: copies - whole.length,
-    kappa: mean(({ run }) => run.kappa.map(Math.abs)),
-    residual: mean(({ shares }) => shares.residual),
-    noise: mean(({ shares }) => shares.noise),
-    cross: mean(({ shares }) => shares.cross),
+    kappa: mean(whole.map((run) => run.kappa.map(Math.abs))),
+    residual: mean(whole.map(({ shares }) => shares.residual)),
+    noise: mean(whole.map(({ shares }) => shares.noise)),
+    cross: mean(whole.map(({ shares }) => shares.cross)),
   };
+}
+
+/** @type {Map<string, Float64Array>} the numbers depend on no control */
+const drawn = new Map();
+
+/** Standard normal numbers, kept. @param {number} count @param {number} seed */
+function draws(count, seed) {
+  const key = `${count} ${seed}`;
+  const found = drawn.get(key) ?? normal(count, seed);
+  drawn.set(key, found);
+  return found;
+}
+
+/**
+ * The weights, residuals and imbalances of a run; NaN after it diverged.
+ *
+ * @param {[number, number]} start @param {number} y @param {number} eta
+ * @param {Float64Array} noise on the residual of each step
+ */
+function follow([a, b], y, eta, noise) {
+  const make = () => new Float64Array(noise.length + 1).fill(NaN);
+  const run = { a: make(), b: make(), residual: make(), kappa: make(), diverged: false };
+  for (let t = 0; t <= noise.length; t++) {
+    const r = scalar.residual(a, b, y);
+    if (!Number.isFinite(r * r)) {
+      run.diverged = true;
+      break;
+    }
+    [run.a[t], run.b[t], run.residual[t], run.kappa[t]] = [a, b, r, scalar.kappa(a, b)];
+    [a, b] = scalar.step(a, b, y, eta, noise[t] ?? 0);
+  }
+  return run;
 }

@@ -32,10 +32,7 @@ export function networkFigure(given) {
   const presets = presetButtons(
     "While it trains",
     { "η = 0.5": first, "η = 0.25": { eta: 0.25 }, "η = 0.05": { eta: 0.05 } },
-    (values) => {
-      form.set(values);
-      changed();
-    },
+    show,
   );
   const values = () => ({ ...RUN, ...form.values() });
   const aspect = (/** @type {number} */ width) => (width > 560 ? 2.6 : 1.3);
@@ -57,6 +54,12 @@ export function networkFigure(given) {
   const line = status();
   const speed = reducedMotion() ? SLOW : SPEED;
   const training = trainer({ values, speed: () => speed, changed: drawing.request });
+
+  /** @param {Record<string, number>} values */
+  function show(values) {
+    form.set(values);
+    changed();
+  }
 
   function changed() {
     presets.mark(form.values());
@@ -100,6 +103,7 @@ export function networkFigure(given) {
       ),
     ],
     values: form.values,
+    show,
     at: () => training.history().length - 1,
     busy: training.busy,
     history: training.history,

@@ -14,7 +14,7 @@ import { liveFigure, numbers } from "../ui/live.js";
 import { Plot } from "../ui/plot.js";
 
 const Y = 1;
-const STEPS = 120;
+const STEPS = 100;
 /** @type {pair.Name[]} */
 const NAMES = ["linear", "tanh"];
 

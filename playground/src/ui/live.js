@@ -52,10 +52,7 @@ export function numbers(given, own) {
 export function liveFigure(options) {
   const { controls, compute, length, describe } = options;
   const form = panel(Object.values(controls), () => changed());
-  const presets = presetButtons("Try this", options.presets, (values) => {
-    form.set(values);
-    changed(0);
-  });
+  const presets = presetButtons("Try this", options.presets, show);
   const drawing = frames(draw);
   const plots = options.plots(drawing.request);
   const line = status();
@@ -76,6 +73,12 @@ export function liveFigure(options) {
       play.move(Math.round(step));
     },
   });
+
+  /** Set controls, and go to the start. @param {Values} values */
+  function show(values) {
+    form.set(values);
+    changed(0);
+  }
 
   function changed(step = Infinity) {
     play.pause();
@@ -120,6 +123,7 @@ export function liveFigure(options) {
       ),
     ],
     values: form.values,
+    show,
     state: () => state,
     at: play.at,
     play: play.begin,

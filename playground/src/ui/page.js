@@ -33,9 +33,29 @@ export function mountFigures(figures) {
       const build = figures[root.dataset.figure ?? ""];
       if (!build) continue;
       fill(root, () => build(root.dataset));
+      followAddress(root, `${root.dataset.figure}.`);
       if ("plays" in root.dataset) playOnceSeen(root);
     }
   });
+}
+
+/**
+ * Open a figure in the state that the page's address gives, also when the reader follows another
+ * link to the same page, and offer the address of the present one.
+ *
+ * @param {HTMLElement} root @param {string} prefix of the figure's keys in the address
+ */
+function followAddress(root, prefix) {
+  const { values, show } = /** @type {any} */ (root).playground;
+  const restore = () => {
+    const given = readAddress(prefix);
+    if (Object.keys(given).length === 0) return;
+    show(given);
+    root.scrollIntoView();
+  };
+  window.addEventListener("hashchange", restore);
+  restore();
+  root.querySelector(".pg-controls")?.append(copyLink(values, prefix));
 }
 
 /**
