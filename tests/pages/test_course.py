@@ -1,4 +1,4 @@
-"""The course: sessions are as long as they say, and links open what the playgrounds know."""
+"""The course: sessions are as long as they say, and links open what a page or its figure knows."""
 
 import re
 from urllib.parse import parse_qsl
@@ -58,19 +58,38 @@ def controls(script):
 
 
 LINKS = re.findall(r'<a href="([\w]+)\.html#([^"]+)">', COURSE)
+PLAYGROUND_LINKS = [link for link in LINKS if link[0] in PAGES.values()]
+FIGURE_LINKS = [link for link in LINKS if link not in PLAYGROUND_LINKS]
+"""(chapter, state of its live figure): test_live_address.py opens each."""
+
+
+def given(state):
+    """The keys and numbers of an address."""
+    return parse_qsl(state.replace("&amp;", "&"), strict_parsing=True)
+
+
+def figure_of(state):
+    """The one live figure whose keys an address has."""
+    (name,) = {key.rpartition(".")[0] for key, _ in given(state)}
+    return name
 
 
 def test_there_are_links_into_every_playground():
-    assert {page for page, _ in LINKS} == set(PAGES.values())
+    assert {page for page, _ in PLAYGROUND_LINKS} == set(PAGES.values())
 
 
-@pytest.mark.parametrize(("page", "state"), LINKS)
+@pytest.mark.parametrize(("page", "state"), FIGURE_LINKS)
+def test_a_link_leads_to_the_chapter_that_holds_the_figure(page, state):
+    text = (ROOT / f"chapters/{page}.ipynb").read_text(encoding="utf-8")
+    assert f'data-figure=\\"{figure_of(state)}\\"' in text
+
+
+@pytest.mark.parametrize(("page", "state"), PLAYGROUND_LINKS)
 def test_a_link_opens_a_state_that_the_playground_has(page, state):
     script = next(name for name, own in PAGES.items() if own == page)
     known = controls(script)
-    given = parse_qsl(state.replace("&amp;", "&"), strict_parsing=True)
-    assert given
-    for key, value in given:
+    assert given(state)
+    for key, value in given(state):
         low, high = known[key]
         assert low <= float(value) <= high, key
 

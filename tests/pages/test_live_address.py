@@ -2,6 +2,7 @@
 
 import pytest
 from browsing import settle
+from test_course import FIGURE_LINKS, figure_of, given
 from test_live_controls import every_figure, opened  # noqa: F401
 from test_live_figures import book, driver, scripts  # noqa: F401
 
@@ -57,3 +58,13 @@ def test_addresses_of_others_change_nothing(opened):  # noqa: F811
     assert figure.values() == {**first, "s": 9, "r": -0.2}, "what is out of range is at its edge"
     assert figure.said()[0].startswith("Step 0 of")
     assert figure.script("return Math.abs(root.getBoundingClientRect().top) < innerHeight")
+
+
+@pytest.mark.parametrize("state", [state for _, state in FIGURE_LINKS])
+def test_the_course_opens_states_that_the_figure_has(opened, state):  # noqa: F811
+    name = figure_of(state)
+    figure = opened(name)
+    follow(figure, state.replace("&amp;", "&"))
+    values = figure.values()
+    for key, value in given(state):
+        assert values[key.removeprefix(f"{name}.")] == float(value)
