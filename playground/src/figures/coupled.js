@@ -45,8 +45,7 @@ export function drawPortrait(plot, { key, alpha, beta, q, run, size }, t) {
           style,
         );
       }
-      p.horizontal(0, { color: "vermillion", width: 1.6, dash: [7, 5] });
-      p.text("sharpness 2/η", p.x.domain()[1], 0, { align: "right", dx: -4, dy: -9 });
+      p.threshold(0, "sharpness 2/η");
       // Of the map, which q moves off the line (G4).
       if (alpha > 0) p.point(rest, (-q * alpha) / (3 * beta), { color: "green", size: 5 });
     },
@@ -68,8 +67,7 @@ export function drawExcess(plot, { key, run, times }, t) {
   plot.draw(
     key,
     (p) => {
-      p.horizontal(0, { color: "vermillion", width: 1.6, dash: [7, 5] });
-      p.text("2/η", p.x.domain()[1], 0, { align: "right", dx: -4, dy: -9 });
+      p.threshold(0, "2/η");
     },
     (p) => {
       p.line(times, run.excess, { color: "blue", width: 1.8 }, 0, t);

@@ -40,8 +40,7 @@ export function drawExcess(plot, { key, e, eta, alpha, run, times }, t) {
   plot.draw(
     key,
     (p) => {
-      p.horizontal(0, { color: "vermillion", width: 1.6, dash: [7, 5] });
-      p.text("2/η", p.x.domain()[1], 0, { align: "right", dx: -4, dy: 11 });
+      p.threshold(0, "2/η", 11);
     },
     (p) => {
       p.line(times, flow, { color: COLORS.flow, width: 2.4 }, 0, now);

@@ -77,8 +77,7 @@ export function drawSharpness(plot, { key, eta, run, law, times }, t) {
   plot.draw(
     key,
     (p) => {
-      p.horizontal(2 / eta, { color: "vermillion", width: 1.6, dash: [7, 5] });
-      p.text("2/η", p.x.domain()[1], 2 / eta, { align: "right", dx: -4, dy: -9 });
+      p.threshold(2 / eta, "2/η");
     },
     (p) => {
       // Only at the end: before it, the reader says where that will be.

@@ -73,8 +73,7 @@ export function drawSharpness(plot, { key, eta, run, twin, times }, t) {
   plot.draw(
     key,
     (p) => {
-      p.horizontal(2 / eta, { color: "vermillion", width: 1.6, dash: [7, 5] });
-      p.text("2/η", p.x.domain()[1], 2 / eta, { align: "right", dx: -4, dy: -9 });
+      p.threshold(2 / eta, "2/η");
     },
     (p) => {
       p.line(times, twin.minimumSharpness, { color: "orange", width: 2.2 }, 0, t);

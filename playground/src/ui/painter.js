@@ -78,6 +78,16 @@ export class Painter {
     this.line(this.x.domain(), [level, level], style);
   }
 
+  /**
+   * The line that a value must not pass, with its name at the right end.
+   *
+   * @param {number} level @param {string} name @param {number} [dy] pixels from the line to the name
+   */
+  threshold(level, name, dy = -9) {
+    this.horizontal(level, { color: "vermillion", width: 1.6, dash: [7, 5] });
+    this.text(name, this.x.domain()[1], level, { align: "right", dx: -4, dy });
+  }
+
   /** @param {number} level @param {Style} style */
   vertical(level, style) {
     this.line([level, level], this.y.domain(), style);
