@@ -52,7 +52,7 @@ export function lateFigure(given) {
       step: 0.1,
     }),
     alpha: slider({ key: "alpha", label: "Sharpening α", min: 0.0005, max: 0.01, value: first.alpha, scale: "log" }),
-    e: slider({ key: "e", label: "Start, below 2/η by", min: -0.1, max: 0, value: first.e, step: 0.005 }),
+    e: slider({ key: "e", label: "Start, excess ε", min: -0.1, max: 0, value: first.e, step: 0.005 }),
   };
   const wide = (/** @type {number} */ width) => (width > 560 ? 2.8 : 1.3);
   return liveFigure({
