@@ -72,6 +72,17 @@ def test_how_stored_runs_were_made_is_folded_and_other_output_is_not():
     assert page.select_one("div.cell_output > div.output").get_text() == "1.5"
 
 
+def test_an_interval_is_held_together_and_its_text_is_the_same():
+    page = mended(
+        '<span class="pasted-text">−2.7 [−3.9, −1.5] points</span>'
+        '<span class="pasted-text">0.5</span>'
+    )
+    first, second = page.select(".pasted-text")
+    assert first.get_text() == "−2.7 [−3.9, −1.5] points"
+    assert [held.string for held in page.select(".interval")] == ["[−3.9, −1.5]"]
+    assert str(second) == '<span class="pasted-text">0.5</span>'
+
+
 def test_elements_are_those_made_for_the_purpose():
     page = mended(
         '<details><summary aria-label="Toggle hidden content"><p class="collapsed">Show</p>'

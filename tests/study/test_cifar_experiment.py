@@ -1,4 +1,4 @@
-"""The experiment `cifar.py and the tool that makes its data, on images of noise."""
+"""The experiment `cifar` and the tool that makes its data, on images of noise."""
 
 import dataclasses
 

@@ -147,6 +147,20 @@ def fold_provenance(page: BeautifulSoup) -> None:
             folded.insert(0, summary)
 
 
+INTERVAL = re.compile(r"\[[^\[\]]+\]")
+
+
+def hold_intervals(page: BeautifulSoup) -> None:
+    """Let a line break stand before the interval of a computed number, and not within it."""
+    for number in page.select("span.pasted-text"):
+        if number.string and (found := INTERVAL.search(number.string)):
+            before, after = number.string[: found.start()], number.string[found.end() :]
+            held = page.new_tag("span", attrs={"class": "interval"})
+            held.string = found[0]
+            number.string.replace_with(before)
+            number.extend([held, after] if after else [held])
+
+
 RULES = (
     lighten,
     give_unique_ids,
@@ -154,6 +168,7 @@ RULES = (
     name_elements,
     set_titles_apart,
     fold_provenance,
+    hold_intervals,
 )
 
 
