@@ -4,7 +4,7 @@ export default {
   root: true,
   extends: ["html-validate:standard", "html-validate:a11y"],
   rules: {
-    // The search page finds the text of a page, for an excerpt, by role="main".
+    // The theme says of main once more what it is.
     "no-redundant-role": ["error", { exclude: ["main"] }],
   },
 };
