@@ -87,7 +87,7 @@ var Scorer = {
     approx: "≈", le: "≤", leq: "≤", ge: "≥", geq: "≥", ne: "≠", times: "×", cdot: "·", to: "→",
     in: "∈", nabla: "∇", partial: "∂", sum: "∑", sqrt: "√", infty: "∞", pm: "±", ll: "≪", gg: "≫",
     langle: "⟨", rangle: "⟩", lvert: "|", rvert: "|", lVert: "‖", rVert: "‖", top: "ᵀ", ell: "ℓ",
-    dots: "…", ldots: "…", varphi: "φ", varepsilon: "ε", Delta: "Δ", Lambda: "Λ", Theta: "Θ",
+    dots: "…", ldots: "…", varphi: "φ", varepsilon: "ε", Delta: "Δ", Lambda: "Λ", Theta: "Θ", R: "ℝ",
   };
   GREEK.split(" ").forEach((name, i) => (SIGNS[name] = String.fromCharCode(0x3b1 + i)));
 
@@ -110,6 +110,8 @@ var Scorer = {
     for (const formula of article.querySelectorAll("span.math")) {
       formula.textContent = plain(formula.textContent);
     }
+    // What the result is called already.
+    if (!anchor) article.querySelector("h1")?.remove();
     const place = anchor ? `[id="${CSS.escape(anchor.slice(1))}"]` : "";
     const named = place ? article.querySelector(place) : null;
     let text = (named || article).textContent;
@@ -119,5 +121,20 @@ var Scorer = {
       text += `: ${next?.textContent ?? ""}`;
     }
     return text.replace(/\s+/g, " ").trim();
+  };
+
+  // An excerpt begins shortly before the first of the words, and ends, with a whole word.
+  Search.makeSearchSummary = (html, words, anchor) => {
+    const text = Search.htmlToText(html, anchor);
+    if (text === "") return null;
+    const places = [...words].map((word) => text.toLowerCase().indexOf(word)).filter((i) => i >= 0);
+    const near = places.length ? Math.min(...places) - 120 : 0;
+    const begin = near > 0 ? text.indexOf(" ", near) + 1 : 0;
+    const end = begin + 240 < text.length ? text.lastIndexOf(" ", begin + 240) : text.length;
+    const summary = document.createElement("p");
+    summary.className = "context";
+    summary.textContent =
+      (begin > 0 ? "… " : "") + text.slice(begin, end) + (end < text.length ? " …" : "");
+    return summary;
   };
 })();

@@ -133,12 +133,23 @@ PAGE = r"""
         ("#a.b", "Steps While λ₁ < 2/η, stable."),
         ("#term-A", "A: B: A letter."),
         ("#term-B", "B: A letter."),
-        ("", "Steps While λ₁ < 2/η, stable. A B A letter. C Another."),
+        ("", "While λ₁ < 2/η, stable. A B A letter. C Another."),
         ("#absent", "Steps While λ₁ < 2/η, stable. A B A letter. C Another."),
     ],
 )
 def test_an_excerpt_is_the_text_alone(results, anchor, text):
     assert results.execute_script("return Search.htmlToText(...arguments)", PAGE, anchor) == text
+
+
+@pytest.mark.book
+@pytest.mark.browser
+@pytest.mark.xdist_group("search")
+def test_an_excerpt_begins_and_ends_with_a_whole_word(results):
+    script = "return Search.makeSearchSummary(arguments[0], new Set(['wanted']), '').textContent"
+    text = "unbroken " * 40 + "wanted " + "unbroken " * 40
+    words = results.execute_script(script, f'<article class="bd-article">{text}</article>').split()
+    assert words[0] == words[-1] == "…"
+    assert set(words[1:-1]) == {"unbroken", "wanted"}
 
 
 @pytest.mark.book
