@@ -13,6 +13,8 @@ from study.claims.evidence import Evidence
 from study.claims.measured import ARCHITECTURES, MEASURES
 from study.claims.paper import CLAIMS, judge_all
 from study.claims.verdicts import (
+    ACCURACY,
+    SHARPNESS,
     SMALLEST_GAIN,
     VERDICTS,
     Claim,
@@ -22,13 +24,17 @@ from study.claims.verdicts import (
     combined,
     decided,
     every,
+    fallen,
+    gained,
     judge,
 )
 
 __all__ = [
+    "ACCURACY",
     "ARCHITECTURES",
     "CLAIMS",
     "MEASURES",
+    "SHARPNESS",
     "SMALLEST_GAIN",
     "VERDICTS",
     "Claim",
@@ -39,6 +45,8 @@ __all__ = [
     "combined",
     "decided",
     "every",
+    "fallen",
+    "gained",
     "judge",
     "judge_all",
 ]

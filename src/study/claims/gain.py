@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from flatminima.statistics import Interval
 from study.claims.evidence import DATA, Evidence
-from study.claims.verdicts import SMALLEST_GAIN, Effect, decided
+from study.claims.verdicts import Effect, gained
 
 __all__ = ["LOSSES", "beyond", "falls", "more_accurate", "place", "with_wrong_labels"]
 
 NETWORKS = {"tanh": "tanh MLP", "relu": "ReLU MLP", "cnn": "CNN"}
 LOSSES = {"mse": "squared loss", "cross_entropy": "cross-entropy"}
+FINE = "+.2f"
+"""How gains are shown: with so many seeds, to a hundredth of a point."""
 
 
 def place(setting: str) -> str:
@@ -31,10 +33,6 @@ def _of(evidence: Evidence, kind: str) -> Iterator[tuple[str, Interval]]:
                 yield setting, value
 
 
-def _points(value: Interval) -> str:
-    return f"{100 * value:+.2f} points"
-
-
 def beyond(evidence: Evidence) -> Iterator[Effect]:
     """The gain in accuracy at the rate beyond the edge that was named beforehand."""
     from study.experiments.gain import NAMED, STABLE, survivors
@@ -45,25 +43,23 @@ def beyond(evidence: Evidence) -> Iterator[Effect]:
             setting, _, c = name.removeprefix("gain-").rpartition("-")
             if name.startswith("gain-") and c == f"{NAMED:g}" and setting.endswith("-0"):
                 what = f"accuracy at $c = {NAMED:g}$ minus that at $c = {STABLE:g}$"
-                verdict = decided(value, smallest=SMALLEST_GAIN)
                 kept, every = reached[setting]
                 seeds = "" if kept == every else f"; {kept} of {every} seeds survive"
-                yield Effect(f"{what} ({place(setting)}{seeds})", _points(value), verdict)
+                yield gained(f"{what} ({place(setting)}{seeds})", value, FINE)
 
 
 def more_accurate(evidence: Evidence) -> Iterator[Effect]:
     """What the accuracy gains for each halving of the sharpness, over all rates."""
     for setting, value in _of(evidence, "slope"):
         what = f"gain in accuracy for each halving of the sharpness ({place(setting)})"
-        yield Effect(what, _points(value), decided(value, smallest=SMALLEST_GAIN))
+        yield gained(what, value, FINE)
 
 
 def falls(evidence: Evidence) -> Iterator[Effect]:
     """What the accuracy loses at the largest rate that enough seeds survive."""
     for setting, value in _of(evidence, "fall"):
         what = "accuracy at the largest $c$ that enough seeds survive minus that at $c = 2$"
-        verdict = decided(value, above=False, smallest=SMALLEST_GAIN)
-        yield Effect(f"{what} ({place(setting)})", _points(value), verdict)
+        yield gained(f"{what} ({place(setting)})", value, FINE, above=False)
 
 
 def with_wrong_labels(evidence: Evidence) -> Iterator[Effect]:
@@ -73,5 +69,4 @@ def with_wrong_labels(evidence: Evidence) -> Iterator[Effect]:
             if name.startswith("wrong-"):
                 dataset, loss = name.removeprefix("wrong-").rsplit("-", 1)
                 what = "gain with a fifth of the labels wrong minus gain with right ones"
-                said = f"{what} ({DATA[dataset]}, {LOSSES[loss]})"
-                yield Effect(said, _points(value), decided(value, smallest=SMALLEST_GAIN))
+                yield gained(f"{what} ({DATA[dataset]}, {LOSSES[loss]})", value, FINE)

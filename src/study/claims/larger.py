@@ -10,7 +10,7 @@ import numpy as np
 
 from flatminima.statistics import Interval
 from study.claims.evidence import Evidence
-from study.claims.verdicts import Effect, decided, every
+from study.claims.verdicts import SHARPNESS, Effect, decided, every
 
 __all__ = [
     "at_the_edge",
@@ -120,7 +120,8 @@ def flattens(evidence: Evidence) -> Iterator[Effect]:
             change = own[name]
             percent = f"{100 * change.map(np.expm1):+.0f} %"
             outcome = decided(change, above=name != "flattens")
-            yield Effect(f"change of the sharpness in {place} ({said})", percent, outcome)
+            what = f"change of the sharpness in {place} ({said})"
+            yield Effect(what, percent, outcome, unit=SHARPNESS, interval=change)
 
 
 def more_at_larger_rates(evidence: Evidence) -> Iterator[Effect]:

@@ -12,7 +12,7 @@ import numpy as np
 from flatminima.statistics import Interval
 from study import results
 from study.claims.evidence import Evidence
-from study.claims.verdicts import SMALLEST_GAIN, UNDECIDED, Effect, decided
+from study.claims.verdicts import SHARPNESS, UNDECIDED, Effect, decided, fallen, gained
 
 __all__ = [
     "ARCHITECTURES",
@@ -69,16 +69,6 @@ def _percent(interval: Interval) -> str:
     return f"{100 * interval.map(np.expm1):+.0f} %"
 
 
-def _points(interval: Interval) -> str:
-    """A difference of accuracies in percentage points."""
-    return f"{100 * interval:+.1f} points"
-
-
-def _gain(interval: Interval, *, above: bool = True) -> str:
-    """The verdict on a gain in accuracy, or with ``above`` false on a loss of it."""
-    return decided(interval, above=above, smallest=SMALLEST_GAIN)
-
-
 def _number(text: str) -> str:
     return text.replace("-", "−")
 
@@ -89,7 +79,8 @@ def flatter(evidence: Evidence) -> Iterator[Effect]:
         for column, name in MEASURES.items():
             what = f"{name}, $c > 1$ against $c < 1${_named(setting)}"
             change = measured[column]
-            yield Effect(what, _percent(change), decided(change, above=False))
+            outcome = decided(change, above=False)
+            yield Effect(what, _percent(change), outcome, unit=SHARPNESS, interval=change)
 
 
 def more_accurate(evidence: Evidence) -> Iterator[Effect]:
@@ -98,7 +89,7 @@ def more_accurate(evidence: Evidence) -> Iterator[Effect]:
     for setting, _, measured in evidence.measured("flatness"):
         gain = measured[f"gain-{flatness.NAMED:g}"]
         what = f"test accuracy at $c = {flatness.NAMED:g}$ minus that at $c = {flatness.STABLE:g}$"
-        yield Effect(what + _named(setting), _points(gain), _gain(gain))
+        yield gained(what + _named(setting), gain)
 
 
 def ends(evidence: Evidence) -> Iterator[Effect]:
@@ -111,8 +102,7 @@ def ends(evidence: Evidence) -> Iterator[Effect]:
         yield Effect(what, f"{100 * survived:.0f} %", survived < 1)
         last = max(float(name[5:]) for name in measured if name.startswith("gain-"))
         what = f"accuracy at $c = {last:g}$ minus that at $c = {flatness.NAMED:g}$"
-        fall = measured["fall"]
-        yield Effect(what + _named(setting), _points(fall), _gain(fall, above=False))
+        yield gained(what + _named(setting), measured["fall"], above=False)
 
 
 def paid(evidence: Evidence) -> Iterator[Effect]:
@@ -145,8 +135,7 @@ def _compared(evidence: Evidence, effect: str) -> Iterator[tuple[str, Interval]]
 def beyond(evidence: Evidence) -> Iterator[Effect]:
     """The gain in accuracy from a rate beyond the edge, in each architecture."""
     for named, gain in _compared(evidence, "rate-{}-test_accuracy"):
-        what = f"accuracy, rate beyond minus rate below the edge{named}"
-        yield Effect(what, _points(gain), _gain(gain))
+        yield gained(f"accuracy, rate beyond minus rate below the edge{named}", gain)
 
 
 def ranks(measure: str) -> Measure:
@@ -170,7 +159,7 @@ def sgd(part: str, what: str) -> Measure:
                 for batch in cells.batches:
                     value = measured[f"{rate:g}-{batch}-{part}"]
                     said = what.format(rate=rate, batch=batch) + _named(setting)
-                    yield Effect(said, f"{value:.2f}", decided(value))
+                    yield fallen(said, value)
 
     return parts
 
@@ -182,7 +171,7 @@ def outweighs_in_time(evidence: Evidence) -> Iterator[Effect]:
         for rate in reversed(cells.large):
             more = measured[f"{rate:g}-long-difference"]
             what = f"instability at {rate:g} minus noise over {cells.longer:,} updates"
-            yield Effect(what + _named(setting), f"{more:.2f}", decided(more))
+            yield fallen(what + _named(setting), more)
 
 
 def adam(kind: str) -> Measure:
@@ -192,13 +181,15 @@ def adam(kind: str) -> Measure:
         for setting, _, measured in evidence.measured("adam"):
             for name, value in measured.items():
                 method = name.removeprefix(f"{kind}-")
-                said, outcome = _points(value), _gain(value)
-                what = f"test accuracy of `{method}` minus that of Adam"
+                if method in (name, "gd"):
+                    continue
                 if kind == "flatter":
-                    said, outcome = f"{value.map(np.exp):.2f}", decided(value)
-                    what = f"sharpness of Adam over that of `{method}`"
-                if method not in (name, "gd"):
-                    yield Effect(what + _named(setting), said, outcome, joint=True)
+                    what = f"sharpness of Adam over that of `{method}`{_named(setting)}"
+                    said = f"{value.map(np.exp):.2f}"
+                    yield Effect(what, said, decided(value), True, SHARPNESS, -value)
+                else:
+                    what = f"test accuracy of `{method}` minus that of Adam{_named(setting)}"
+                    yield gained(what, value, joint=True)
 
     return variants
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from flatminima.statistics import Interval
 from study.claims.evidence import Evidence
-from study.claims.verdicts import Effect, decided
+from study.claims.verdicts import Effect, decided, fallen
 
 __all__ = [
     "adds",
@@ -68,8 +68,7 @@ def outweighs(evidence: Evidence) -> Iterator[Effect]:
     for _, _, found in evidence.measured("noise"):
         for way in reversed(WAYS):
             value = found[f"{way}-difference"]
-            what = f"instability minus noise, {WAYS[way]}"
-            yield Effect(what, f"{value:.2f}", decided(value))
+            yield fallen(f"instability minus noise, {WAYS[way]}", value)
 
 
 def adds(evidence: Evidence) -> Iterator[Effect]:
@@ -77,7 +76,7 @@ def adds(evidence: Evidence) -> Iterator[Effect]:
     for _, _, found in evidence.measured("noise"):
         value = found["adds"]
         what = r"fall of $\log\lambda_1$, both minus noise alone of equal diffusion"
-        yield Effect(what, f"{value:.2f}", decided(value))
+        yield fallen(what, value)
 
 
 def of_batches(evidence: Evidence) -> Iterator[Effect]:

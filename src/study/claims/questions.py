@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from study.claims.evidence import Evidence
-from study.claims.verdicts import Effect, decided, every
+from study.claims.verdicts import ACCURACY, SHARPNESS, Effect, decided, every
 
 __all__ = ["explored", "explored_by_rotation", "falls", "leads", "outlasts", "starts_flat"]
 
@@ -95,8 +95,9 @@ def outlasts(evidence: Evidence) -> Iterator[Effect]:
                 for arm in decay.LOSSES:
                     found = measured[f"{effect}-{arm}-{rate:g}"]
                     what = f"sharpness over that of *never*, lowered {arm} to {rate:g}, {place}"
-                    ratio = f"{found.map(np.exp):.2f}"
-                    yield Effect(what + _in(setting), ratio, decided(found, above=False))
+                    outcome, ratio = decided(found, above=False), f"{found.map(np.exp):.2f}"
+                    drawn = {"unit": SHARPNESS, "interval": found}
+                    yield Effect(what + _in(setting), ratio, outcome, **drawn)
 
 
 def starts_flat(evidence: Evidence) -> Iterator[Effect]:
@@ -108,7 +109,9 @@ def starts_flat(evidence: Evidence) -> Iterator[Effect]:
             if f"flat-{start}" in measured:
                 ratio, gain = (measured[f"{name}-{start}"] for name in ("flat", "accurate"))
                 what = f"that of the standard start, `{start}`{_in(setting)}"
-                outcome = decided(ratio, sharper, above=False)
-                yield Effect(f"sharpness over {what}", f"{ratio.map(np.exp):.2f}", outcome)
-                outcome = decided(gain, -starts.LOSS)
-                yield Effect(f"accuracy minus {what}", f"{100 * gain:+.1f} points", outcome)
+                outcome, said = decided(ratio, sharper, above=False), f"{ratio.map(np.exp):.2f}"
+                drawn = {"unit": SHARPNESS, "interval": ratio}
+                yield Effect(f"sharpness over {what}", said, outcome, **drawn)
+                outcome, said = decided(gain, -starts.LOSS), f"{100 * gain:+.1f} points"
+                drawn = {"unit": ACCURACY, "interval": gain}
+                yield Effect(f"accuracy minus {what}", said, outcome, **drawn)

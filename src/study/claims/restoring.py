@@ -8,7 +8,7 @@ import numpy as np
 
 from flatminima.statistics import Interval
 from study.claims.evidence import Evidence
-from study.claims.verdicts import SMALLEST_GAIN, Effect, decided
+from study.claims.verdicts import SHARPNESS, Effect, decided, gained
 
 __all__ = ["accurate", "beats_slow", "elsewhere", "flatter", "restores", "tuned"]
 
@@ -40,9 +40,8 @@ def _gains(
     evidence: Evidence, kind: str, comparison: str, other: str, experiment: str = "restoring"
 ) -> Iterator[Effect]:
     for method, said, gain in _of(evidence, kind, comparison, experiment):
-        verdict = decided(gain, smallest=SMALLEST_GAIN)
         what = f"test accuracy of `{method}` minus that of {other} ({said})"
-        yield Effect(what, f"{100 * gain:+.1f} points", verdict, joint=True)
+        yield gained(what, gain, joint=True)
 
 
 def restores(evidence: Evidence) -> Iterator[Effect]:
@@ -56,7 +55,7 @@ def flatter(evidence: Evidence) -> Iterator[Effect]:
     """Sharpness at the matched loss, at the common rate."""
     for method, said, fall in _of(evidence, "flatter", "common"):
         what = f"sharpness of Adam over that of `{method}`, at the common rate ({said})"
-        yield Effect(what, f"{fall.map(np.exp):.2f}", decided(fall), joint=True)
+        yield Effect(what, f"{fall.map(np.exp):.2f}", decided(fall), True, SHARPNESS, -fall)
 
 
 def accurate(evidence: Evidence) -> Iterator[Effect]:

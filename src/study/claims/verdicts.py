@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from study.claims.evidence import Evidence
 
 __all__ = [
+    "ACCURACY",
+    "SHARPNESS",
     "SMALLEST_GAIN",
     "VERDICTS",
     "Claim",
@@ -32,6 +34,8 @@ __all__ = [
     "combined",
     "decided",
     "every",
+    "fallen",
+    "gained",
     "judge",
 ]
 
@@ -41,6 +45,9 @@ VERDICTS = (REPRODUCED, PARTLY, UNDECIDED, EXCLUDED, CONTRADICTED, NOT, UNTESTED
 """What can be said of a claim."""
 SMALLEST_GAIN = 0.003
 """The smallest gain in accuracy of interest: 0.3 points."""
+ACCURACY, SHARPNESS = "accuracy", "sharpness"
+"""Units that effects of several claims share: a difference of accuracies, and one of the logarithm
+of a measure of flatness, below 0 where the claim's side is the flatter one."""
 
 
 class MissingEvidenceError(LookupError):
@@ -56,12 +63,16 @@ class Effect(NamedTuple):
         outcome: what `decided` says of the interval, or whether a criterion without one is met;
             judged by the number itself, before anything is rounded.
         joint: whether its interval and those of the claim's other effects are at a joint level.
+        unit: ACCURACY or SHARPNESS where its interval is in one of these; else empty.
+        interval: the interval in that unit, to be drawn beside those of other claims.
     """
 
     what: str
     value: str
     outcome: bool | str
     joint: bool = False
+    unit: str = ""
+    interval: Interval | None = None
 
     @property
     def verdict(self) -> str:
@@ -142,6 +153,31 @@ def decided(
     if high < 0:
         return CONTRADICTED
     return EXCLUDED if smallest is not None and high < smallest else UNDECIDED
+
+
+def gained(
+    what: str, gain: Interval, spec: str = "+.1f", *, above: bool = True, joint: bool = False
+) -> Effect:
+    """The effect of a gain in accuracy (with ``above`` false, of a loss), told in points.
+
+    Gains below `SMALLEST_GAIN` are too small to count.
+
+    Example:
+        >>> gained("accuracy", Interval(0.004, low=-0.001, high=0.009)).value
+        '+0.4 [−0.1, +0.9] points'
+    """
+    outcome = decided(gain, above=above, smallest=SMALLEST_GAIN)
+    return Effect(what, f"{100 * gain:{spec}} points", outcome, joint, ACCURACY, gain)
+
+
+def fallen(what: str, fall: Interval) -> Effect:
+    """The effect of a fall of the sharpness, or of one fall beyond another, in logarithms.
+
+    Example:
+        >>> fallen("sharpness", Interval(0.7, low=0.5, high=0.9)).interval.high
+        -0.5
+    """
+    return Effect(what, f"{fall:.2f}", decided(fall), unit=SHARPNESS, interval=-fall)
 
 
 def every(*outcomes: str) -> str:

@@ -11,8 +11,8 @@ from sphinx.errors import ExtensionError
 from study import ROOT
 
 PARTS = (
-    "scripts launch search tables limits opening roles statement_links reference sources markup "
-    "shown downloads"
+    "scripts launch search tables charts citing limits opening roles statement_links reference "
+    "sources markup shown downloads"
 )
 
 

@@ -8,23 +8,25 @@ anything is run, and a page with cells would open with what Colab and JupyterLab
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import ClassVar
 
 import matplotlib as mpl
 import numpy as np
 from docutils import nodes
-from docutils.parsers.rst import directives
 from matplotlib.figure import Figure
-from sphinx import addnodes
-from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.docutils import SphinxRole
 
 from flatminima import plotting
 from flatminima._files import write_atomically
 from flatminima.theory.scalar_network import ScalarNetwork, ScalarTrajectory
+from study.pages import citing
+from study.pages.drawn import DrawnFigure
 
 RATE, EXCESS, STEPS = 0.4, 1.2, 60
 SHOWN = slice(0, 41)
 SIZES = {"wide": (9.6, 2.8), "narrow": (4.0, 7.6)}
+PREVIEW = (12, 6.3)
+"""Size in hundreds of pixels of the picture for shared links, as the services ask for it."""
+PREVIEW_FILE = "_static/preview.png"
 
 
 @cache
@@ -62,11 +64,7 @@ def draw(path: Path, layout: str) -> None:
         figure = Figure(figsize=SIZES[layout], layout="constrained")
         shape, ratios = ((1, 3), "width_ratios") if layout == "wide" else ((3, 1), "height_ratios")
         plane, angle, sharpness = figure.subplots(*shape, **{ratios: [1.25, 1, 1]})
-        plotting.plot_trajectory(plane, run(), SHOWN)
-        plotting.plot_sharpness_and_angle((sharpness, angle), run(), RATE, SHOWN)
-        sharpness.set_xlabel("step $t$")
-        angle.set_title("$v_1$ turns")
-        sharpness.set_title("the sharpness falls")
+        _fill(plane, angle, sharpness)
         points = run().theta
         for point, name, shift in ((points[0], "start", (-44, 8)), (points[-1], "end", (16, -5))):
             plane.annotate(name, point, shift, textcoords="offset points", fontsize=10)
@@ -75,29 +73,41 @@ def draw(path: Path, layout: str) -> None:
     write_atomically(path, drawn.getvalue())
 
 
-class OpeningFigure(SphinxDirective):
-    """The figure of the start page; the content is its caption, ``:alt:`` its text alternative."""
+def _fill(plane, angle, sharpness) -> None:
+    """Draw the three panels of the run."""
+    plotting.plot_trajectory(plane, run(), SHOWN)
+    plotting.plot_sharpness_and_angle((sharpness, angle), run(), RATE, SHOWN)
+    sharpness.set_xlabel("step $t$")
+    angle.set_title("$v_1$ turns")
+    sharpness.set_title("the sharpness falls")
 
-    has_content = True
-    option_spec: ClassVar = {"alt": directives.unchanged_required, "name": directives.unchanged}
 
-    def run(self) -> list[nodes.Node]:
-        folder = Path(self.env.app.doctreedir).parent / "opening"
-        page = Path(self.env.doc2path(self.env.docname)).parent
-        figure = nodes.figure(classes=["opening-figure"])
-        for layout in SIZES:
-            path = folder / f"opening-{layout}.svg"
-            draw(path, layout)
-            uri = Path(*[".."] * len(page.parts[1:]), *path.resolve().parts[1:]).as_posix()
-            image = nodes.image(uri=uri, alt=self.options["alt"], classes=[f"opening-{layout}"])
-            # A printed book has one page width and takes the first.
-            figure += image if layout == "wide" else addnodes.only("", image, expr="html")
+def draw_preview(path: Path) -> None:
+    """Draw what services show where a page of the book is shared: its title and this figure."""
+    plotting.use_style()
+    title, subtitle = citing.title().split(": ")
+    sizes = {"axes.titlesize": 19, "axes.labelsize": 17, "legend.fontsize": 14, "font.size": 16}
+    with mpl.rc_context(sizes | {"xtick.labelsize": 14, "ytick.labelsize": 14}):
+        figure = Figure(figsize=PREVIEW, layout="constrained")
+        figure.get_layout_engine().set(rect=(0.02, 0.02, 0.96, 0.7), w_pad=0.15)
+        figure.text(0.04, 0.86, title, fontsize=46)
+        figure.text(0.04, 0.775, subtitle[0].upper() + subtitle[1:], fontsize=25, color="#444444")
+        plane, angle, sharpness = figure.subplots(1, 3, width_ratios=[1.45, 1, 1])
+        _fill(plane, angle, sharpness)
+        angle.get_legend().remove()  # it names a line that the picture can do without
+        drawn = BytesIO()
+        figure.savefig(drawn, format="png", dpi=100, metadata={"Software": None})
+    write_atomically(path, drawn.getvalue())
+
+
+class OpeningFigure(DrawnFigure):
+    """The figure of the start page: alive where scripts run, and else at rest."""
+
+    kind = "opening"
+
+    def draw(self, path: Path, layout: str) -> None:
+        draw(path, layout)
         self.env.note_dependency(__file__)
-        text = nodes.container()
-        self.state.nested_parse(self.content, self.content_offset, text)
-        figure += nodes.caption("", "", *text.children[0].children)
-        self.add_name(figure)
-        return [figure]
 
 
 class OpeningNumber(SphinxRole):
@@ -107,7 +117,14 @@ class OpeningNumber(SphinxRole):
         return [nodes.Text(numbers()[self.text].replace("-", "−"))], []
 
 
+def write_preview(app, exception) -> None:
+    """Write the picture for shared links beside the pages."""
+    if not exception and app.builder.format == "html":
+        draw_preview(Path(app.outdir, PREVIEW_FILE))
+
+
 def register(app) -> None:
-    """Register the figure and the role that quotes its numbers."""
+    """Register the figure, the role that quotes its numbers, and the picture for shared links."""
+    app.connect("build-finished", write_preview)
     app.add_directive("opening-figure", OpeningFigure)
     app.add_role("opening", OpeningNumber())

@@ -1,5 +1,7 @@
-"""Roles of the text: effects, verdicts, and links to tests."""
+"""Roles of the text: numbers of effects, verdicts, and links to tests."""
 
+import math
+import re
 from pathlib import Path
 
 from docutils import nodes
@@ -30,14 +32,31 @@ class FindingRole(SphinxRole):
             return [nodes.Text(self.without)], []
 
 
-class EffectRole(FindingRole):
-    """The headline effect of a claim, by the claim's key."""
+class NumberRole(FindingRole):
+    """The headline effect of a claim as one number, without its interval, by the claim's key."""
 
     without = "(not executed)"
 
     def shown(self, found: list[claims.Finding]) -> nodes.Node:
         own = _finding(found, self.text)
-        return nodes.Text(own.effects[own.claim.headline].value)
+        return nodes.Text(point(own.effects[own.claim.headline]))
+
+
+def point(effect: claims.Effect) -> str:
+    """An effect without its interval; one of the sharpness as the change of it in percent."""
+    if effect.unit == claims.SHARPNESS:
+        return f"{100 * math.expm1(effect.interval.value):+.0f} %".replace("-", "−")
+    return re.sub(r" \[[^]]*\]", "", effect.value)
+
+
+class CountRole(FindingRole):
+    """In how many of its settings a claim is as claimed, by its key, as in "8 of 12"."""
+
+    without = "(not executed)"
+
+    def shown(self, found: list[claims.Finding]) -> nodes.Node:
+        effects = _finding(found, self.text).effects
+        return nodes.Text(f"{sum(effect.met for effect in effects)} of {len(effects)}")
 
 
 def _finding(found: list[claims.Finding], key: str) -> claims.Finding:
@@ -85,7 +104,8 @@ class CheckedRole(SphinxRole):
 
 def register(app) -> None:
     """Register the roles."""
-    app.add_role("effect", EffectRole())
+    app.add_role("number", NumberRole())
+    app.add_role("count", CountRole())
     app.add_role("verdict", VerdictRole())
     app.add_role("claim", ClaimRole())
     app.add_role("checked", CheckedRole())

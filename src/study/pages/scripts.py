@@ -9,6 +9,7 @@ from docutils import nodes
 from sphinx.util import logging
 
 from study.pages.launch import offers_live_code
+from study.pages.opening import PREVIEW, PREVIEW_FILE
 
 
 def add_playground(app, pagename, templatename, context, doctree):
@@ -46,7 +47,7 @@ def keep_needed_scripts(app, pagename, templatename, context, doctree):
 
 
 def describe(app, pagename, templatename, context, doctree):
-    """Give a page the title and the description that show where its link is shared.
+    """Give a page the title, the description and the picture that show where its link is shared.
 
     The description is the page's first paragraph.
     """
@@ -62,6 +63,15 @@ def describe(app, pagename, templatename, context, doctree):
         "og:title": BeautifulSoup(context.get("title", ""), "html.parser").get_text(),
         "og:description": said,
     }
+    base = app.config.html_baseurl
+    # Services ask for a whole address; without one for the book, the way from the page is given.
+    picture = f"{base.rstrip('/')}/{PREVIEW_FILE}" if base else context["pathto"](PREVIEW_FILE, 1)
+    properties |= {
+        "og:image": picture,
+        "og:image:width": f"{100 * PREVIEW[0]:g}",
+        "og:image:height": f"{100 * PREVIEW[1]:g}",
+        "og:image:alt": PICTURED,
+    }
     tags = [f'<meta name="description" content="{escape(said)}" />']
     tags += [f'<meta property="{p}" content="{escape(v)}" />' for p, v in properties.items() if v]
     context["metatags"] = "\n".join([context.get("metatags", ""), *tags])
@@ -69,6 +79,8 @@ def describe(app, pagename, templatename, context, doctree):
 
 LONGEST = 200
 """Characters of a description that most services show."""
+PICTURED = "An instability in three panels: the iterates overshoot, v_1 turns, the sharpness falls."
+"""The picture for shared links, in words."""
 
 
 def register(app):

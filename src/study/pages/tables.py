@@ -2,9 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import ClassVar
 
-from docutils.parsers.rst import directives
 from sphinx.errors import ExtensionError
 
 from study import claims, results
@@ -20,7 +18,7 @@ PARTS = (
     "In SGD, instability outweighs the noise of the minibatch",
     "Restoring instabilities improves Adam",
 )
-"""The paper's five claims in a few words; the start page has them in full."""
+"""The paper's five claims in a few words."""
 MARKS = {
     "reproduced": "✓",
     "undecided": "? undecided",
@@ -103,31 +101,11 @@ def chance(found: Sequence[claims.Finding]) -> str:
 
 
 class ClaimsTable(Generated):
-    """Each claim with its effects and verdict; in full with ``:full:``, criterion and maker too."""
-
-    option_spec: ClassVar = {"full": directives.flag}
+    """Each claim with its verdict and criterion, all its effects, and what made them."""
 
     def lines(self) -> list[str]:
         found = findings(self.chapters)
-        return self._full(found) if "full" in self.options else self._short(found)
-
-    def _short(self, found: list[claims.Finding]) -> list[str]:
-        rows = []
-        for finding in (f for f in found if not f.claim.ours):
-            claim, effects = finding.claim, finding.effects
-            effect = "—"
-            if effects:
-                chosen = effects[claim.headline]
-                effect = f"{chosen.value}<br><small>{chosen.what}"
-                if len(effects) > 1:
-                    effect += f"<br>{tally(effects)}"
-                effect += f"<br>{'; '.join(finding.made_by)}</small>"
-            text = f"{claim.part}. {claim.statement}<br>{_badge(finding.verdict)}"
-            rows.append((f"{text}<br><small>{_shown(claim)}</small>", effect))
-        return table(("claim and verdict", "effect, with its 95 % interval"), rows)
-
-    def _full(self, found: list[claims.Finding]) -> list[str]:
-        lines = [chance(found), ""]
+        lines = []
         for number, text in enumerate(PARTS, 1):
             rows = []
             for finding in (f for f in found if f.claim.part == number):
@@ -139,14 +117,13 @@ class ClaimsTable(Generated):
                 what += f"<br><small>Criterion: {claim.criterion}."
                 what += f"<br>{_shown(claim)}</small>"
                 effects = [
-                    f"**{e.value}** {MARKS[e.verdict]} <small>{e.what}</small>"
-                    for e in finding.effects
+                    f"{e.value} {MARKS[e.verdict]} <small>{e.what}</small>" for e in finding.effects
                 ]
                 made = f"<small>Made by: {'; '.join(finding.made_by)}</small>"
                 rows.append((what, "<br>".join([*effects, made]) if effects else "—"))
             lines += [f"## {number}. {text}", ""]
             lines += [*table(("claim and verdict", "effects, with 95 % intervals"), rows), ""]
-        return lines
+        return [*lines, "## What chance decides", "", chance(found)]
 
 
 class ResultsList(Generated):
