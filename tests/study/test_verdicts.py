@@ -28,6 +28,21 @@ def test_an_effect_knows_whether_an_interval_decided_it():
     assert Effect("something", "1", claims.decided(Interval(1.0, 0.5, 1.5))).by_interval
 
 
+def test_a_gain_is_judged_and_drawn_as_it_is_told():
+    gain = claims.gained("something", Interval(0.004, -0.001, 0.009), joint=True)
+    assert gain.value == "+0.4 [−0.1, +0.9] points"
+    assert (gain.verdict, gain.joint) == (verdicts.UNDECIDED, True)
+    assert (gain.unit, gain.interval) == (claims.ACCURACY, Interval(0.004, -0.001, 0.009))
+    assert claims.gained("x", Interval(0.001, -0.001, 0.002)).verdict == verdicts.EXCLUDED
+    assert claims.gained("x", Interval(-0.01, -0.02, -0.004), above=False).met
+
+
+def test_a_fall_of_the_sharpness_is_drawn_below_zero():
+    fall = claims.fallen("something", Interval(0.7, 0.5, 0.9))
+    assert (fall.value, fall.verdict) == ("0.70 [0.50, 0.90]", verdicts.REPRODUCED)
+    assert (fall.unit, fall.interval) == (claims.SHARPNESS, Interval(-0.7, -0.9, -0.5))
+
+
 @pytest.mark.parametrize(
     ("low", "high", "smallest", "verdict"),
     [

@@ -98,7 +98,7 @@ def beyond_chance(measure: str) -> Callable[[Evidence], Iterator[Effect]]:
                 if f"{measure}-{null}" in own:
                     more = own[f"{measure}-{null}"]
                     what = f"turn of {TURNS[measure]} in an episode minus that in {NULLS[null]}"
-                    yield Effect(f"{what} ({said})", f"{more:+.3f}", decided(more))
+                    yield Effect(f"{what} ({said})", f"{more:+.2f}", decided(more))
 
     return turned
 

@@ -206,7 +206,7 @@ def monotone(evidence: Evidence) -> Iterator[Effect]:
     for rate in ("0.06", "0.1", "0.15"):
         count = evidence.number(chapter, f"eos-{rate}-before")
         what = f"steps that raise the loss before the edge, $\\eta = {rate}$, all seeds"
-        yield Effect(what, f"{count:g}", count == 0)
+        yield Effect(what, f"{count:g} steps", count == 0)
     edge = _experiment("edge")
     for stored in evidence.stored("edge"):
         for model in edge.MODELS:
@@ -276,8 +276,10 @@ def rotation_pays(evidence: Evidence) -> Iterator[Effect]:
     evidence.tests("M1", "M2", "M3")
     chapter = "manifold_of_minima"
     far, near = (evidence.number(chapter, f"m2-worst{end}") for end in ("-first", ""))
-    what = "sum of squared angles over the logarithm of the sharpness lost, the network farthest "
-    what += "from 1; and at a quarter of the excess"
+    what = (
+        "ratio of the sum of squared angles to the logarithm of the sharpness lost, farthest from "
+    )
+    what += "1 of all networks; and the same at a quarter of the excess"
     yield Effect(what, f"{far:.3f} and {near:.3f}", abs(near - 1) < min(abs(far - 1), 0.1))
     least = evidence.number(chapter, "m1-low")
     what = "factor by which half the excess divides the error of the reflection law, least of all "

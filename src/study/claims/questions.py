@@ -50,7 +50,7 @@ def explored(evidence: Evidence) -> Iterator[Effect]:
             for c in unstable:
                 found = measured[f"{name}-{c:g}"]
                 what = f"{said}, unstable ($c = {c:g}$) over stable{_in(setting)}"
-                yield Effect(what, f"{found.map(np.exp):.2f}", decided(found))
+                yield Effect(what, f"{found.map(np.exp):.2f} times", decided(found))
 
 
 def explored_by_rotation(evidence: Evidence) -> Iterator[Effect]:
@@ -59,7 +59,7 @@ def explored_by_rotation(evidence: Evidence) -> Iterator[Effect]:
         for name, said in EXPLORED.items():
             found = measured[f"rotation-{name}"]
             what = f"{said}, with the even part over without{_in(setting)}"
-            yield Effect(what, f"{found.map(np.exp):.2f}", decided(found))
+            yield Effect(what, f"{found.map(np.exp):.2f} times", decided(found))
 
 
 def falls(evidence: Evidence) -> Iterator[Effect]:
