@@ -53,8 +53,9 @@ def test_the_grade_of_an_exercise_and_the_word_proof_are_set_apart():
         "</div>"
     )
     graded, other = page.select(".admonition-title")
-    assert graded.get_text() == "Exercise 1.1  (On the edge)★★ pencil"
-    assert graded.find(class_="exercise-grade").string == "★★ pencil"
+    assert graded.get_text() == "Exercise 1.1  (On the edge (★★ pencil))"
+    assert graded.find(class_="exercise-grade").get_text() == " (★★ pencil)"
+    assert [part.string for part in graded.select(".bracket")] == [" (", ")"]
     assert other.get_text() == "Exercise 1.2 (Ungraded (a case))"
     assert [str(name) for name in page.select(".proof-name")] == [
         '<span class="proof-name">Proof.</span>'

@@ -116,18 +116,24 @@ def name_elements(page: BeautifulSoup) -> None:
             script.string.replace_with(script.string.replace(' aria-label="Search"', ""))
 
 
-GRADE = re.compile(r"\s*\((★+ \w+)\)\)\s*$")
+GRADE = re.compile(r" \((★+ \w+)\)(?=\)\s*$)")
 
 
 def set_titles_apart(page: BeautifulSoup) -> None:
-    """Let an exercise's grade stand beside its title, and the word "Proof" before its proof."""
+    """Mark an exercise's grade within its title, and the word "Proof" before its proof.
+
+    The text of both stays as it is; the style sheet leaves out the grade's brackets.
+    """
     for title in page.select("div.exercise > .admonition-title"):
         last = title.contents[-1]
         if isinstance(last, NavigableString) and (grade := GRADE.search(last)):
-            last.replace_with(last[: grade.start()] + ")")
+            before, after = last[: grade.start()], last[grade.end() :]
             mark = page.new_tag("span", attrs={"class": "exercise-grade"})
-            mark.string = grade[1]
-            title.append(mark)
+            opening, closing = (page.new_tag("span", attrs={"class": "bracket"}) for _ in "()")
+            opening.string, closing.string = " (", ")"
+            mark.extend([opening, grade[1], closing])
+            last.replace_with(before)
+            title.extend([mark, after])
     for first in page.select("div.proof-body > p:first-child"):
         word = first.contents[0] if first.contents else None
         if isinstance(word, NavigableString) and word.startswith("Proof. "):
