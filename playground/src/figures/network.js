@@ -2,6 +2,7 @@
 import { BATCHES, EXAMPLES, LAGS, TASKS, grid } from "../lib/training.js";
 import { format } from "../ui/dom.js";
 import { ceiling, thinned } from "../ui/history.js";
+import { curvePoints, keptEntries, traceKept } from "../ui/kept.js";
 
 /** @typedef {import("../ui/plot.js").Plot} Plot */
 /** @typedef {import("../ui/plot.js").Painter} Painter */
@@ -11,13 +12,15 @@ import { ceiling, thinned } from "../ui/history.js";
 /** @typedef {import("../worker/network.js").Answer} Answer */
 
 /**
- * A run that was kept to be compared with others.
+ * A run that was kept to be compared with others, as far as it had come.
  *
- * @typedef {object} Kept
- * @property {string} name
- * @property {Record<string, number>} settings
- * @property {Float64Array} eta @property {Float64Array} loss @property {Float64Array} lambda1
- * @property {Float64Array} time the sum of the rates up to each step
+ * @typedef {import("../ui/kept.js").Kept & {
+ *   settings: Record<string, number>,
+ *   eta: Float64Array,
+ *   loss: Float64Array,
+ *   lambda1: Float64Array,
+ *   time: Float64Array,
+ * }} Kept `time` is the sum of the rates up to each step
  */
 
 /**
@@ -40,8 +43,6 @@ const NEAR = 0.1;
 const NEAR_ENTRY = { text: "λ₁ ≈ λ₂: read the span", color: "purple", shape: "line" };
 /** Degrees below which v_1 is said to stand still. */
 const STILL = 1;
-/** Colors of kept runs, in turn. */
-export const KEPT_COLORS = /** @type {const} */ (["orange", "purple", "green", "skyblue"]);
 
 export const degrees = (/** @type {number} */ cosine) =>
   (Math.acos(Math.min(1, cosine)) * 180) / Math.PI;
@@ -62,14 +63,6 @@ const episodes = ({ latest, first }) => latest?.episodes.filter((e) => e.end >= 
 const entry = (view) =>
   episodes(view).length ? [{ text: "instability", color: "orange", shape: "area" }] : [];
 
-/** @param {View} view @returns {Entry[]} */
-const keptEntries = ({ kept }) =>
-  kept.map(({ name }, i) => ({
-    text: name,
-    color: KEPT_COLORS[i % KEPT_COLORS.length],
-    shape: /** @type {const} */ ("dashed"),
-  }));
-
 /** The episodes in view, behind the curves. @param {Painter} p @param {View} view */
 function shade(p, view) {
   for (const { start, end } of episodes(view)) {
@@ -88,14 +81,10 @@ function trace(p, name, { history, first, last, at }, style, shape) {
 }
 
 /** The kept runs, over the same axis. @param {Painter} p @param {"lambda1" | "loss"} name @param {View} view */
-function traceKept(p, name, { kept, values }) {
-  const [left, right] = p.x.range();
-  kept.forEach((run, i) => {
-    const color = KEPT_COLORS[i % KEPT_COLORS.length];
-    const last = run[name].length - 1;
-    const { xs, ys } = thinned(run[name], 0, last, Math.floor(right - left));
-    p.line(values.axis === 1 ? xs.map((t) => run.time[t]) : xs, ys, { color, width: 1.4, dash: [5, 3] });
-  });
+function traceOthers(p, name, { kept, values }) {
+  traceKept(p, kept, (run) =>
+    curvePoints(p, run[name], (t) => (values.axis === 1 ? run.time[t] : t)),
+  );
 }
 
 /** @param {Plot} plot @param {View} view @param {boolean} [alone] whether λ₂ and λ₃ are left out */
@@ -125,12 +114,12 @@ export function drawSpectrum(plot, view, alone = false) {
           ]
     ),
     { text: "2/η", color: "vermillion", shape: "dashed" },
-    ...keptEntries(view),
+    ...keptEntries(kept),
     ...entry(view),
   ]);
   plot.draw("", none, (p) => {
     shade(p, view);
-    traceKept(p, "lambda1", view);
+    traceOthers(p, "lambda1", view);
     const dashed = /** @type {const} */ ({ color: "vermillion", dash: [6, 4], width: 1.5 });
     trace(p, "eta", view, dashed, (eta) => 2 / eta);
     p.segments([[at(last), now, end, now]], dashed);
@@ -252,12 +241,12 @@ export function drawLoss(plot, view) {
   }
   plot.legend([
     { text: "loss on all 32 examples", color: "blue", shape: "line" },
-    ...keptEntries(view),
+    ...keptEntries(kept),
     ...entry(view),
   ]);
   plot.draw("", none, (p) => {
     shade(p, view);
-    traceKept(p, "loss", view);
+    traceOthers(p, "loss", view);
     trace(p, "loss", view, { color: "blue", width: 1.8 });
   });
   if (!speak) return;

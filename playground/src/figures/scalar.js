@@ -65,7 +65,7 @@ export const turnPlot = (redraw, aspect) =>
 /** @param {() => void} redraw @param {Aspect} aspect */
 export const sharpnessPlot = (redraw, aspect) =>
   new Plot({
-    title: "Sharpness against the step",
+    title: "Sharpness over the run",
     x: { label: "step t", domain: domain() },
     y: { label: "sharpness", domain: domain() },
     aspect,

@@ -3,6 +3,7 @@ import { diagram, drawCobweb, drawDiagram, drawLoss, drawTime, longRun } from ".
 import { LOSSES, compute } from "../runs/maps.js";
 import { choice, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
+import { differences } from "../ui/kept.js";
 import { mount } from "../ui/page.js";
 import { Plot } from "../ui/plot.js";
 import { shownRun } from "../ui/run.js";
@@ -18,6 +19,8 @@ const PRESETS = {
   "Wide valley": { ...BASE, eta: 3.2, loss: 2 },
   "Steeper far away": { ...BASE, eta: 2.05, loss: 1 },
 };
+
+const SYMBOLS = { skew: "s" };
 
 const wide = (/** @type {number} */ width) => (width > 560 ? 2.2 : 1.2);
 const low = (/** @type {number} */ width) => (width > 560 ? 3.6 : 1.4);
@@ -90,6 +93,17 @@ mount("maps", () => {
       }),
     }),
     overSteps: ({ time }) => [time],
+    keeps: {
+      // As exact as it was typed: a start a thousandth away is another orbit.
+      name: (values) =>
+        [
+          `x₀ = ${format(values.x, 9)}`,
+          `η = ${format(values.eta, 6)}`,
+          ...(values.loss ? [LOSSES[values.loss].name] : []),
+          ...differences(values, BASE, SYMBOLS),
+        ].join(", "),
+      curves: { time: { values: ({ x }) => x } },
+    },
     connect(plots, changed) {
       plots.diagram.element.classList.add("pg-wide");
       plots.diagram.onDrag((eta) => {

@@ -1,6 +1,5 @@
 /** The playground of a real network: trained in a worker, measured at every step. */
 import {
-  KEPT_COLORS,
   describeArrival,
   describeRun,
   drawFit,
@@ -12,16 +11,15 @@ import {
 } from "../figures/network.js";
 import { BATCHES, COLUMNS, EXAMPLES, LAGS, NETWORKS, TASKS } from "../lib/training.js";
 import { readAddress } from "../ui/address.js";
-import { button, choice, panel, presetButtons, slider } from "../ui/controls.js";
+import { choice, panel, presetButtons, slider } from "../ui/controls.js";
 import { format, h, superscript } from "../ui/dom.js";
 import { exportButtons } from "../ui/export.js";
 import { facts } from "../ui/facts.js";
 import { ceiling } from "../ui/history.js";
+import { keeper } from "../ui/kept.js";
 import { address, bar, frames, layout, mount, status } from "../ui/page.js";
 import { Plot } from "../ui/plot.js";
 import { trainer } from "../ui/trainer.js";
-
-/** @typedef {import("../figures/network.js").Kept} Kept */
 
 const SPEEDS = [10, 60, 240];
 const VIEWS = [200, 600, 2000, Infinity];
@@ -148,8 +146,6 @@ mount("network", () => {
 
   let began = "";
   let told = 0;
-  /** @type {Kept[]} */
-  const kept = [];
   const training = trainer({
     values: form.values,
     speed: () => SPEEDS[form.values().speed],
@@ -162,34 +158,29 @@ mount("network", () => {
       apply();
     },
   });
-  const forget = button("Forget the kept", () => {
-    kept.length = 0;
-    redraw();
-  });
+  const kept = keeper({ take, changed: redraw });
 
-  /** Keep the run as it is now, to be drawn behind others. */
-  function keep() {
+  /** The run as it is now, to be drawn behind others. */
+  function take() {
     const history = training.history();
-    if (history.length < 2) return;
+    if (history.length < 2) return undefined;
     // What is kept is a copy: the run goes on.
     const column = (/** @type {string} */ name) => history.column(name).slice();
     const settings = form.values();
     const eta = column("eta");
     const rates = [...new Set(eta)].map((v) => format(v));
     const name =
-      `${kept.length + 1}: η = ${rates.slice(0, 3).join(", then ")}` +
+      `η = ${rates.slice(0, 3).join(", then ")}` +
       (rates.length > 3 ? ", …" : "") +
       `, seed ${settings.seed}`;
-    if (kept.length === KEPT_COLORS.length) kept.shift();
-    kept.push({
+    return {
       name,
       settings,
       eta,
       loss: column("loss"),
       lambda1: column("lambda1"),
       time: times(eta),
-    });
-    redraw();
+    };
   }
 
   /** All that has been recorded. */
@@ -201,7 +192,7 @@ mount("network", () => {
       diverged: training.latest()?.diverged ?? false,
       episodes: training.latest()?.episodes ?? [],
       columns: { ...columns, time: times(history.column("eta")) },
-      kept,
+      kept: kept.runs(),
     };
   }
 
@@ -234,7 +225,7 @@ mount("network", () => {
     // Beyond what there is yet, time goes on at the present rate.
     const at = (/** @type {number} */ t) =>
       time ? (time[Math.min(t, last)] ?? 0) + eta * Math.max(0, t - last) : t;
-    const length = kept.map((run) => (time ? run.time[run.time.length - 1] : run.eta.length));
+    const length = kept.runs().map((run) => (time ? run.time[run.time.length - 1] : run.eta.length));
     // A little room at the right, for the latest point.
     const right =
       width < Infinity ? at(first + 1.02 * width) : Math.max(at(200), ceiling(1.02 * at(last)));
@@ -249,7 +240,8 @@ mount("network", () => {
     const speak = !training.playing() || now - told > 150;
     if (speak) told = now;
     const history = training.history();
-    const view = { history, latest: training.latest(), values, kept, speak, ...shown() };
+    const runs = kept.runs();
+    const view = { history, latest: training.latest(), values, kept: runs, speak, ...shown() };
     const start = view.at(view.first);
     for (const plot of [losses, spectrum, rotation]) {
       plot.x.domain = [start, view.end];
@@ -259,7 +251,6 @@ mount("network", () => {
         step > view.end - 0.03 * (view.end - start) ? "" : step.toLocaleString("en-US");
     }
     rate.hint(`unstable above 2/η = ${format(2 / values.eta)}`);
-    forget.hidden = kept.length === 0;
     drawSpectrum(spectrum, view);
     drawRotation(rotation, view);
     drawLoss(losses, view);
@@ -289,8 +280,8 @@ mount("network", () => {
         ],
         [
           presets.element,
+          kept.element,
           form.element,
-          h("div", { class: "pg-actions" }, button("Keep this run", keep), forget),
           link.element,
           exportButtons("network", record, () => plots),
         ],
@@ -302,7 +293,7 @@ mount("network", () => {
     runs: training.runs,
     busy: training.busy,
     leading: training.leading,
-    kept: () => kept,
+    kept: kept.runs,
     record,
     playing: training.playing,
     times: drawing.times,

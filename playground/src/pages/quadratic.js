@@ -12,6 +12,7 @@ import * as quadratic from "../lib/quadratic.js";
 import { compute } from "../runs/quadratic.js";
 import { choice, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
+import { differences } from "../ui/kept.js";
 import { mount } from "../ui/page.js";
 import { Plot } from "../ui/plot.js";
 import { shownRun } from "../ui/run.js";
@@ -26,6 +27,9 @@ const PRESETS = {
   "Heavy ball past 2/λ₁": { ...BASE, eta: 2.1, method: 1 },
   "Nesterov below 2/λ₁": { ...BASE, eta: 1.5, method: 2, beta: 0.9 },
 };
+
+const METHODS = ["gradient descent", "heavy ball", "Nesterov's method"];
+const SYMBOLS = { lambda: "λ₁", ratio: "λ₂/λ₁", x: "start x₁", y: "start x₂" };
 
 const wide = (/** @type {number} */ width) => (width > 560 ? 3 : 1.3);
 const square = (/** @type {number} */ width) => (width > 560 ? 1.2 : 0.95);
@@ -43,7 +47,7 @@ mount("quadratic", () => {
     method: choice({
       key: "method",
       label: "Method",
-      options: ["gradient descent", "heavy ball", "Nesterov's method"],
+      options: METHODS,
       value: BASE.method,
     }),
     beta: slider({
@@ -100,14 +104,14 @@ mount("quadratic", () => {
         redraw,
       }),
       along: new Plot({
-        title: "The coordinates against the step",
+        title: "The coordinates over the run",
         x: { label: "step t", domain: domain() },
         y: { label: "x₁, x₂", domain: domain() },
         aspect: wide,
         redraw,
       }),
       fall: new Plot({
-        title: "The loss against the step",
+        title: "The loss over the run",
         x: { label: "step t", domain: domain() },
         y: { label: "loss", domain: [0.1, 1], log: true },
         aspect: wide,
@@ -115,6 +119,24 @@ mount("quadratic", () => {
       }),
     }),
     overSteps: ({ along, fall }) => [along, fall],
+    keeps: {
+      name: (values) =>
+        [
+          `η = ${format(values.eta)}`,
+          ...(values.method ? [`${METHODS[values.method]}, β = ${format(values.beta)}`] : []),
+          ...differences(values, BASE, SYMBOLS),
+        ].join(", "),
+      curves: {
+        along: { what: "x₁", values: ({ path }) => path.map(([x]) => x) },
+        fall: { values: ({ losses }) => losses },
+      },
+      rates: true,
+      path: {
+        plot: "plane",
+        points: ({ path }) => [path.map(([x]) => x), path.map(([, y]) => y)],
+        over: ({ lambda, ratio }) => `${lambda} ${ratio}`,
+      },
+    },
     connect({ plane, factor }, changed) {
       plane.onDrag((x, y) => {
         controls.x.set(Number(x.toFixed(2)));

@@ -14,6 +14,7 @@ import {
 import { compute } from "../runs/scalar.js";
 import { slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
+import { differences } from "../ui/kept.js";
 import { mount } from "../ui/page.js";
 import { Plot } from "../ui/plot.js";
 import { shownRun } from "../ui/run.js";
@@ -28,6 +29,8 @@ const PRESETS = {
   "Label noise": { ...BASE, s: 18, noise: 1, steps: 400 },
   Diverges: { ...BASE, s: 41 },
 };
+
+const SYMBOLS = { r: "r₀", y: "y", noise: "σ", seed: "seed" };
 
 const wide = (/** @type {number} */ width) => (width > 560 ? 2.6 : 1.2);
 const square = (/** @type {number} */ width) => (width > 560 ? 1.2 : 0.95);
@@ -83,7 +86,7 @@ mount("scalar", () => {
       turn: turnPlot(redraw, square),
       sharp: sharpnessPlot(redraw, wide),
       budget: new Plot({
-        title: "The instability budget against the step",
+        title: "The instability budget over the run",
         x: { label: "step t", domain: domain() },
         y: { label: "", domain: domain() },
         aspect: wide,
@@ -91,6 +94,24 @@ mount("scalar", () => {
       }),
     }),
     overSteps: ({ sharp, budget }) => [sharp, budget],
+    keeps: {
+      name: (values, { start }) =>
+        [
+          `η = ${format(values.eta)}`,
+          `from sharpness ${format(start)}`,
+          ...differences(values, BASE, SYMBOLS),
+        ].join(", "),
+      curves: {
+        sharp: { what: "minimum ahead", values: ({ run }) => run.minimumSharpness },
+        budget: { what: "budget", values: ({ spent }) => spent },
+      },
+      rates: true,
+      path: {
+        plot: "plane",
+        points: ({ run }) => [run.a, run.b],
+        over: ({ y }) => String(y),
+      },
+    },
     describe(state, plots, given) {
       const { eta, r, floor, start, run, noisy, spent, flattened, shares } = state;
       setViews(plots, state);

@@ -44,7 +44,7 @@ export class History {
  * Points of a line through (i, values[i]) for i from first to last: all of them, or, where there
  * are many to a column of pixels, the least and the largest of each column, in their order.
  *
- * @param {Float64Array} values @param {number} first @param {number} last
+ * @param {ArrayLike<number>} values @param {number} first @param {number} last
  * @param {number} columns
  * @returns {{xs: number[], ys: number[]}}
  */

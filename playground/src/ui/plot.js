@@ -21,13 +21,22 @@ import { onThemeChange, readTheme } from "./theme.js";
  * @property {boolean} [log]
  * @property {number[]} [ticks]
  * @property {(value: number) => string} [format]
+ * @property {number} [unit] what a one of the data is called on the axis, if not 1
  */
 
 /**
  * @typedef {object} Entry one line of a legend
  * @property {string} text
  * @property {Color} color
- * @property {"line" | "dashed" | "dotted" | "dot" | "up" | "down" | "area"} shape
+ * @property {"line" | "dashed" | "dotted" | "dot" | "up" | "down" | "area" | "words"} shape of its
+ *     swatch; words have none
+ */
+
+/**
+ * @typedef {object} Behind what is drawn between the back and the front
+ * @property {Entry[]} entries for the end of the legend
+ * @property {string} words for the end of what the plot says
+ * @property {(painter: Painter) => void} paint
  */
 
 export { Painter };
@@ -41,6 +50,10 @@ export class Plot {
   #backKey = "";
   #legend = h("span", { class: "pg-legend" });
   #legendKey = "";
+  /** @type {Entry[]} */
+  #entries = [];
+  /** @type {Behind} */
+  #behind = { entries: [], words: "", paint() {} };
   #width = 0;
   #height = 0;
   /** @type {Theme | undefined} */
@@ -91,13 +104,28 @@ export class Plot {
 
   /** What the plot shows now, in words. @param {string} text */
   describe(text) {
-    if (this.#canvas.getAttribute("aria-label") !== text) {
-      this.#canvas.setAttribute("aria-label", text);
+    const whole = text + this.#behind.words;
+    if (this.#canvas.getAttribute("aria-label") !== whole) {
+      this.#canvas.setAttribute("aria-label", whole);
     }
   }
 
-  /** @param {Entry[]} entries */
-  legend(entries) {
+  /** From now on something is drawn behind the front, too. @param {Behind} behind */
+  behind(behind) {
+    this.#behind = behind;
+    this.#backKey = "";
+    this.legend(this.#entries);
+  }
+
+  /** The lines of the legend, as it stands. */
+  get entries() {
+    return [...this.#entries, ...this.#behind.entries];
+  }
+
+  /** @param {Entry[]} own */
+  legend(own) {
+    this.#entries = own;
+    const { entries } = this;
     const key = JSON.stringify(entries);
     if (key === this.#legendKey) return;
     this.#legendKey = key;
@@ -185,6 +213,7 @@ export class Plot {
       this.#paint(this.#back, ratio, x, y, (painter) => {
         this.#grid(painter);
         this.#clip(painter, back);
+        this.#clip(painter, this.#behind.paint);
         this.#axes(painter);
       });
     }
@@ -289,7 +318,11 @@ export class Plot {
     c.font = `12px ${theme.font}`;
     c.textAlign = "center";
     c.textBaseline = "top";
-    for (const { value, text } of xs) c.fillText(text, painter.x(value), bottom + 6);
+    for (const { value, text } of xs) {
+      // What stands at the very end is moved in, not cut off.
+      const most = this.#width - c.measureText(text).width / 2;
+      c.fillText(text, Math.min(painter.x(value), most), bottom + 6);
+    }
     c.textAlign = "right";
     c.textBaseline = "middle";
     for (const { value, text } of ys) c.fillText(text, left - 7, painter.y(value));
@@ -313,9 +346,11 @@ function ticksOf(axis, scale, count) {
   const given = axis.ticks?.filter((value) => value >= low && value <= high);
   if (axis.log && !given && high / low > 50) return decades(low, high, count);
   // Of a logarithmic axis D3 would write a tenth as "100m".
-  const say = axis.format ?? scale.tickFormat(count, axis.log ? "~g" : undefined);
-  return (given ?? scale.ticks(count))
-    .map((value) => ({ value, text: say(value) }))
+  const { unit = 1 } = axis;
+  const named = unit === 1 ? scale : scale.copy().domain([low * unit, high * unit]);
+  const say = axis.format ?? named.tickFormat(count, axis.log ? "~g" : undefined);
+  return (given ?? named.ticks(count).map((value) => value / unit))
+    .map((value) => ({ value, text: say(value * unit) }))
     .filter(({ text }) => text !== "");
 }
 

@@ -13,6 +13,10 @@ const NAMES = /** @type {const} */ ([
   "purple",
   "skyblue",
   "grey",
+  "violet",
+  "brown",
+  "magenta",
+  "olive",
 ]);
 
 /** @typedef {Record<typeof NAMES[number], string> & {font: string}} Theme */
