@@ -41,6 +41,7 @@ LOWERED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "−0123456789")
 
 SCREEN_ONLY = (
     "a.headerlink", "script", "style", "button", "nav", "iframe", "[data-playground]",
+    "[data-figure=network]",  # which trains as one looks on, and is nothing at rest
     "div.toctree-wrapper", "details.hide", "div.tag_hide-input > div.cell_input", "noscript",
 )  # fmt: skip
 
