@@ -139,7 +139,7 @@ def test_start_page_moves_beside_three_ways_in_on_one_screen():
                     still: seen('.opening-figure img').length,
                     plots: seen('.opening-figure canvas').map(box),
                     player: seen('.opening-figure .pg-bar').map(box),
-                    caption: seen('.opening-figure figcaption').map(box),
+                    caption: seen('.opening-figure > figcaption').map(box),
                     ways: seen('.ways-in .sd-card').map(box),
                     links: [...document.querySelectorAll('.ways-in .sd-card a')].map(e => e.href)};
             """
