@@ -1,5 +1,9 @@
 // Sphinx's search takes its weights from this file, which runs on the page of results alone.
 
+// Pages for looking things up, or playing: of texts, theirs come after those that explain.
+const ASIDE =
+  /^chapters\/(api|bib|course|glossary|notation|playground|reproduced|results|tests|theorems)/;
+
 // A name in code counts more than a word in a text if it is meant exactly, else less; the index of
 // titles is searched below.
 var Scorer = {
@@ -11,11 +15,8 @@ var Scorer = {
   partialTitle: 4,
   term: 5,
   partialTerm: 2,
-  // Of texts, those of pages for looking things up come after those that explain.
   score: ([page, , anchor, , score]) =>
-    !anchor && /^chapters\/(api|bibliography|glossary|results|tests|theorems)/.test(page) && score < 10
-      ? score - 2
-      : score,
+    !anchor && score < 10 && ASIDE.test(page) ? score - 2 : score,
 };
 
 // Titles before texts. Sphinx compares a query with a title letter by letter; here its words, in any

@@ -23,6 +23,9 @@ TEXT = r"""
 (part)=
 # Title
 
+:::{index} other, words
+:::
+
 By {prf:ref}`thm-A`, {prf:ref}`thm-B`, {cite:t}`x2020` and {eq}`eq-a`: {glue:text}`n`.
 
 <div class="live-figure" data-figure="a">It moves: <a href="#fig-f">at rest</a>,
@@ -60,6 +63,8 @@ Done.
 
 PLAIN = r"""
 # 3. Title
+
+
 
 By Theorem 3.1, Theorem 4.1, X [2020](https://a.org/1) and (3.1): −2.
 

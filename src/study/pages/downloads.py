@@ -90,6 +90,8 @@ class Plain(copies.Chapter):
             kind = match["kind"].removeprefix("prf:")
             body = self.without_directives(match["body"]).strip("\n")
             head = self.head(kind, match["title"].strip(), options.get("label", ""))
+            if kind == "index":
+                return ""
             if kind == "proof":
                 return f"*Proof.*\n\n{body}\n\n∎"
             if options.get("class") == "dropdown":
