@@ -23,7 +23,6 @@ NAMES = (
     "interventions",
     "larger",
     "mirror",
-    "natural",
     "noise",
     "onset",
     "restoring",
