@@ -1,6 +1,7 @@
 """tools/notebooks.py: what every notebook begins with, and that it reads well outside the book."""
 
 import builtins
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,23 @@ def test_the_first_cells_come_first_and_the_title_next(chapter):
     assert [cell["id"] for cell in cells[:2]] == [notebooks.TEXT_ID, notebooks.CODE_ID]
     assert all(cell["metadata"] == {"tags": ["remove-cell"]} for cell in cells[:2])
     assert files.source(cells[2]).lstrip().startswith(("# ", "(")), "the chapter's title"
+
+
+DIRECTIVE_IN_A_LINE = re.compile(r"[^\s:`].*(:{3,}|`{3,})\{", re.MULTILINE)
+
+
+@every_chapter
+def test_a_directive_begins_its_line(chapter):
+    """Within a line its fence is text, and so is all that it was to enclose."""
+    for text in files.markdown(chapter):
+        assert not DIRECTIVE_IN_A_LINE.search(text)
+
+
+def test_a_directive_within_a_line_would_be_found():
+    assert DIRECTIVE_IN_A_LINE.search("A window. :::{admonition} Means\n")
+    assert not DIRECTIVE_IN_A_LINE.search(
+        "A {ref}`b` window.\n\n  :::{admonition} `c`\n````{prf:proof}\n"
+    )
 
 
 @every_chapter

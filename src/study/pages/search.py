@@ -15,6 +15,7 @@ from docutils import nodes
 from docutils.utils.math import tex2unichar
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
 from sphinx_proof.nodes import NODE_TYPES
 
 TITLED = (nodes.document, nodes.section, *NODE_TYPES.values())
@@ -48,6 +49,25 @@ def named_by(node: nodes.Node) -> str:
         if isinstance(node, nodes.section) and isinstance(node.parent, nodes.section):
             return node["ids"][0]
     return ""
+
+
+class LeadToTheTerm(SphinxTransform):
+    """Let the names in a definition lead to its term, in the index of all names too.
+
+    An anchor at the end of a definition is handed on to the next one, which shows none.
+    """
+
+    default_priority = 840
+    """Before Sphinx collects the index, at 850."""
+
+    def apply(self, **_) -> None:
+        """Give every entry in a definition the id of the term."""
+        for index in self.document.findall(addnodes.index):
+            if isinstance(index.parent, nodes.definition):
+                place = named_by(index)
+                index["entries"] = [
+                    (kind, name, place, *x) for kind, name, _, *x in index["entries"]
+                ]
 
 
 def searchable(doctree: nodes.document) -> nodes.document:
@@ -94,5 +114,6 @@ def rank_by_titles(app: Sphinx, config) -> None:
 
 def register(app: Sphinx) -> None:
     """Register what the index is fed with, and the weights."""
+    app.add_transform(LeadToTheTerm)
     app.connect("config-inited", rank_by_titles)
     app.connect("builder-inited", feed_as_read)
