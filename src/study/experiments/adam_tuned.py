@@ -53,7 +53,8 @@ def pilot_spread(rates: Result, setting: str) -> float:
 
 def grid(preset: str) -> list[Config]:
     """The configs of a preset; rates and seeds are those that the stored pilot gives."""
-    rates = results.load("adam_tuned_rates", "gpu" if preset == "gpu" else "default")
+    choice = ("gpu", "default") if preset == "gpu" else ("default",)
+    rates = results.load("adam_tuned_rates", *choice)
     configs = []
     for name, more in adam_tuned_rates.at_preset(preset).items():
         count = np.clip(power.seeds_needed(pilot_spread(rates, name)), FEWEST, MOST)
