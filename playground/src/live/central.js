@@ -2,7 +2,7 @@
 import * as central from "../figures/central.js";
 import { centralFlow, reflectionRadius } from "../lib/central.js";
 import * as scalar from "../lib/scalar.js";
-import { slider } from "../ui/controls.js";
+import { dragControls, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { liveFigure, numbers } from "../ui/live.js";
 import { Plot } from "../ui/plot.js";
@@ -94,11 +94,7 @@ export function centralFlowFigure(given) {
       }),
     }),
     connect({ plane, sharp }, { changed, show }) {
-      plane.onDrag((a, b) => {
-        controls.a.set(Number(a.toFixed(2)));
-        controls.b.set(Number(b.toFixed(2)));
-        changed();
-      });
+      dragControls(plane, changed, controls.a, controls.b);
       sharp.onDrag((time) => show(time / controls.eta.get()));
     },
     describe(state, plots) {

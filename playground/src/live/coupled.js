@@ -7,7 +7,7 @@ import {
   drawPortrait,
 } from "../figures/coupled.js";
 import { coupledDynamics } from "../lib/coupled.js";
-import { slider } from "../ui/controls.js";
+import { dragControls, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { liveFigure, numbers } from "../ui/live.js";
 import { Plot } from "../ui/plot.js";
@@ -75,11 +75,7 @@ export function portraitFigure(given) {
       }),
     }),
     connect({ portrait, excess }, { changed, show }) {
-      portrait.onDrag((x, e) => {
-        controls.x.set(Number(x.toFixed(2)));
-        controls.e.set(Number(e.toFixed(2)));
-        changed();
-      });
+      dragControls(portrait, changed, controls.x, controls.e);
       excess.onDrag(show);
     },
     describe(state, plots) {

@@ -1,7 +1,7 @@
 /** Past the threshold along the bifurcation diagram: chapter "beyond_quadratic". */
 import { diagram, drawCobweb, drawDiagram, drawLoss, longRun } from "../figures/maps.js";
 import { compute } from "../runs/maps.js";
-import { slider } from "../ui/controls.js";
+import { dragControls, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { liveFigure, numbers } from "../ui/live.js";
 import { Plot } from "../ui/plot.js";
@@ -66,12 +66,7 @@ export function bifurcationFigure(given) {
         controls.eta.set(Number(eta.toFixed(3)));
         changed();
       });
-      for (const other of [loss, cobweb]) {
-        other.onDrag((x) => {
-          controls.x.set(Number(x.toFixed(2)));
-          changed();
-        });
-      }
+      for (const other of [loss, cobweb]) dragControls(other, changed, controls.x);
     },
     describe(state, { diagram: plot, loss, cobweb }) {
       const { rates, reach, eta } = state;

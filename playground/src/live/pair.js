@@ -8,7 +8,7 @@ import {
   drawSharpness,
 } from "../figures/pair.js";
 import * as pair from "../lib/pair.js";
-import { choice, slider } from "../ui/controls.js";
+import { choice, dragControls, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { liveFigure, numbers } from "../ui/live.js";
 import { Plot } from "../ui/plot.js";
@@ -85,11 +85,7 @@ export function pairFigure(given) {
       }),
     }),
     connect({ plane, sharp }, { changed, show }) {
-      plane.onDrag((a, b) => {
-        controls.a.set(Number(a.toFixed(2)));
-        controls.b.set(Number(b.toFixed(2)));
-        changed();
-      });
+      dragControls(plane, changed, controls.a, controls.b);
       sharp.onDrag(show);
     },
     describe(state, { sharp, account }) {

@@ -7,7 +7,7 @@ import {
   REACH,
 } from "../figures/quadratic.js";
 import { compute } from "../runs/quadratic.js";
-import { slider } from "../ui/controls.js";
+import { dragControls, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { liveFigure, numbers } from "../ui/live.js";
 import { Plot } from "../ui/plot.js";
@@ -72,20 +72,9 @@ export function thresholdFigure(given) {
       }),
     }),
     connect({ factor, parabola, plane }, { changed }) {
-      const round = (/** @type {number} */ v) => Number(v.toFixed(2));
-      factor.onDrag((eta) => {
-        controls.eta.set(round(eta));
-        changed();
-      });
-      parabola.onDrag((x) => {
-        controls.x.set(round(x));
-        changed();
-      });
-      plane.onDrag((x, y) => {
-        controls.x.set(round(x));
-        controls.y.set(round(y));
-        changed();
-      });
+      dragControls(factor, changed, controls.eta);
+      dragControls(parabola, changed, controls.x);
+      dragControls(plane, changed, controls.x, controls.y);
     },
     describe(state) {
       const { eta, lambdas } = state;

@@ -14,7 +14,7 @@ import {
 } from "../figures/scalar.js";
 import * as scalar from "../lib/scalar.js";
 import { compute, from } from "../runs/scalar.js";
-import { slider } from "../ui/controls.js";
+import { dragControls, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { liveFigure, numbers } from "../ui/live.js";
 
@@ -56,11 +56,7 @@ export function startFigure(given) {
       return { plane, sharp: sharpnessPlot(redraw, square) };
     },
     connect({ plane, sharp }, { changed, show }) {
-      plane.onDrag((a, b) => {
-        controls.a.set(Number(a.toFixed(2)));
-        controls.b.set(Number(b.toFixed(2)));
-        changed();
-      });
+      dragControls(plane, changed, controls.a, controls.b);
       sharp.onDrag(show);
     },
     describe(state, plots) {

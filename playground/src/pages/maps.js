@@ -1,7 +1,7 @@
 /** The playground of gradient descent on a loss of one variable. */
 import { diagram, drawCobweb, drawDiagram, drawLoss, drawTime, longRun } from "../figures/maps.js";
 import { LOSSES, compute } from "../runs/maps.js";
-import { choice, slider } from "../ui/controls.js";
+import { choice, dragControls, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { differences } from "../ui/kept.js";
 import { mount } from "../ui/page.js";
@@ -110,12 +110,7 @@ mount("maps", () => {
         controls.eta.set(Number(eta.toFixed(3)));
         changed();
       });
-      for (const plot of [plots.cobweb, plots.loss]) {
-        plot.onDrag((x) => {
-          controls.x.set(Number(x.toFixed(2)));
-          changed();
-        });
-      }
+      for (const plot of [plots.cobweb, plots.loss]) dragControls(plot, changed, controls.x);
     },
     describe(state, plots, given) {
       const { eta, loss, reach, rates, period, settled, multiplier, cycle, last, x } = state;

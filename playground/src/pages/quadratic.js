@@ -10,7 +10,7 @@ import {
 } from "../figures/quadratic.js";
 import * as quadratic from "../lib/quadratic.js";
 import { compute } from "../runs/quadratic.js";
-import { choice, slider } from "../ui/controls.js";
+import { choice, dragControls, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { differences } from "../ui/kept.js";
 import { mount } from "../ui/page.js";
@@ -138,15 +138,8 @@ mount("quadratic", () => {
       },
     },
     connect({ plane, factor }, changed) {
-      plane.onDrag((x, y) => {
-        controls.x.set(Number(x.toFixed(2)));
-        controls.y.set(Number(y.toFixed(2)));
-        changed();
-      });
-      factor.onDrag((x) => {
-        controls.eta.set(Number(x.toFixed(2)));
-        changed();
-      });
+      dragControls(plane, changed, controls.x, controls.y);
+      dragControls(factor, changed, controls.eta);
     },
     describe(state, plots) {
       const { eta, lambdas, edge, radii, method } = state;

@@ -14,6 +14,24 @@ import { format, h, uniqueId } from "./dom.js";
  * @property {(text: string) => void} hint a few words under the control
  */
 
+/**
+ * Let what is dragged in a plot set a control by where it is across, or another by where it is up
+ * too, to a hundredth.
+ *
+ * @param {import("./plot.js").Plot} plot
+ * @param {() => void} changed called after
+ * @param {Control} across
+ * @param {Control} [up]
+ */
+export function dragControls(plot, changed, across, up) {
+  const rounded = (/** @type {number} */ value) => Number(value.toFixed(2));
+  plot.onDrag((x, y) => {
+    across.set(rounded(x));
+    up?.set(rounded(y));
+    changed();
+  });
+}
+
 /** A notch of a logarithmic slider changes the value by so much: more than rounding to 3 digits. */
 const RELATIVE_NOTCH = 0.02;
 const LINEAR_NOTCHES = 1000;
