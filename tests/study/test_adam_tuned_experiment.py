@@ -6,7 +6,7 @@ import pytest
 
 from flatminima.statistics import student_interval
 from study import claims, results
-from study.experiments import adam_tuned, adam_tuned_rates, power, restoring
+from study.experiments import adam_tuned, adam_tuned_rates, cifar, power, restoring
 from study.results import Result
 
 STORED = {name for preset, name in results.stored() if preset == "default"}
@@ -28,11 +28,15 @@ def test_the_pilot_tries_rates_of_every_method_in_every_setting():
     assert adam_tuned_rates.NATURAL not in {c.setting for c in adam_tuned_rates.grid("ci")}
 
 
-def test_a_run_is_that_of_restoring():
-    chosen = [c for c in adam_tuned_rates.grid("ci") if c.method == "adam"]
-    for batch in (0, 20):
-        config = next(c for c in chosen if c.batch == batch)
-        assert adam_tuned_rates.run(config) == restoring.run(config)
+def test_natural_images_are_checked_before_a_run_and_others_are_not(monkeypatch):
+    checked = []
+    monkeypatch.setattr(cifar, "require", lambda: checked.append("images"))
+    monkeypatch.setattr(restoring, "run", lambda config: checked.append(config.setting) or {})
+    for setting in adam_tuned_rates.SETTINGS:
+        config = next(c for c in adam_tuned_rates.grid("default") if c.setting == setting)
+        adam_tuned_rates.run(config)
+    assert checked == ["images", *adam_tuned_rates.SETTINGS]
+    assert checked[1] == adam_tuned_rates.NATURAL
 
 
 def table(gains, settings=tuple(adam_tuned_rates.SETTINGS), seeds=8):
@@ -57,7 +61,7 @@ FORESEEN = {(NATURAL, "growth"): 0.01, (NATURAL, "ratio"): 0.01}
 
 def test_effects_are_joint_over_the_forms_of_a_setting():
     stored = table(FORESEEN)
-    found = adam_tuned.effects(stored)
+    found = adam_tuned.EXPERIMENT.effects(stored)
     where = (stored, "test_accuracy", NATURAL, "tuned")
     growth, adam, slow = (restoring.of_method(*where, m) for m in ("growth", "adam", "slow"))
     assert found[f"accuracy-tuned-{NATURAL}-growth"] == student_interval(growth - adam, 5)
@@ -75,17 +79,17 @@ def test_predictions_can_hold_and_fail():
     assert not any(v for n, v in adam_tuned.predictions(table({})).items() if NATURAL in n)
 
 
-def test_the_claim_follows_its_effects():
-    (claim,) = [c for c in claims.CLAIMS if c.key == "adam-tuned-elsewhere"]
+def test_the_claim_follows_the_effects_of_all_settings():
+    (claim,) = [c for c in claims.CLAIMS if c.key == "adam-tuned"]
 
     def met(stored):
         def load(name, preset):
-            if preset != "default" or name != "adam_tuned":
+            if preset != "default":
                 raise results.MissingResultError(preset)
-            return stored
+            return {"adam_tuned": stored, "restoring": table({}, ["full-cross_entropy"])}[name]
 
         effects = claims.judge(claim, claims.Evidence({}, {}, load)).effects
-        assert len(effects) == 5 + 5 + 4 + 4
+        assert len(effects) == 5 + (5 + 5 + 4 + 4)
         return [e.what for e in effects if e.met]
 
     assert not met(table({}))
@@ -99,7 +103,7 @@ def test_the_stored_runs_have_the_chosen_rates_and_as_many_seeds_as_the_spread_a
     rates, stored = (results.load(n, "default") for n in ("adam_tuned_rates", "adam_tuned"))
     assert not set(rates["seed"]) & set(stored["seed"])
     for setting in adam_tuned_rates.SETTINGS:
-        needed = power.seeds_needed(adam_tuned.pilot_spread(rates, setting))
+        needed = power.seeds_needed(restoring.spread(rates, setting))
         count = min(max(needed, adam_tuned.FEWEST), adam_tuned.MOST)
         for method in adam_tuned_rates.SETTINGS[setting].methods:
             rows = stored.where(setting=setting, method=method)

@@ -10,8 +10,8 @@ the 1,000 validation images in `adam_tuned_rates`, in each setting by itself.
   over the seeds, Student's t interval at the joint level of 95 percent over its clipped forms;
   0.3 points are the smallest gain of interest.
 * *Power*: in each setting as many seeds as make the half-width of the plain 95 percent interval
-  `power.HALF_WIDTH`, by the spread over the pilot seeds of `adam_tuned_rates` (`pilot_spread`), at
-  least FEWEST and at most MOST. Joint intervals over five forms are wider by a third.
+  `power.HALF_WIDTH`, by the `restoring.spread` over the pilot seeds of `adam_tuned_rates`, at least
+  FEWEST and at most MOST. Joint intervals over five forms are wider by a third.
 * *Predicted*: on the full batch with the cross-entropy no form gains: `restoring` found next to
   nothing to restore there. On minibatches none gains 0.3 points: noise makes up for what the
   instabilities do. On natural images ``growth`` and ``ratio`` gain, as on Fashion-MNIST.
@@ -21,34 +21,14 @@ seed 7, which is not among the seeds, that served to choose losses and the range
 these the accuracy on the validation images was seen, in single runs.
 """
 
-import numpy as np
-
-from flatminima.statistics import Interval
 from study import results
 from study.experiments import adam_tuned_rates, power, restoring, stages
 from study.experiments.restoring import CLIPPED, Config
 from study.results import Experiment, Result
 
-__all__ = ["EXPERIMENT", "FEWEST", "MOST", "effects", "grid", "pilot_spread", "predictions"]
+__all__ = ["EXPERIMENT", "FEWEST", "MOST", "grid", "predictions"]
 
 FEWEST, MOST = 8, 16
-
-
-def pilot_spread(rates: Result, setting: str) -> float:
-    """Standard deviation over the pilot seeds of a clipped form's test accuracy minus Adam's.
-
-    Pooled over the forms: the root of the mean of their variances, each form at its best setting.
-    """
-
-    def accuracy(method: str) -> np.ndarray:
-        rate, factor = restoring.best(rates, setting, method)
-        rows = rates.where(setting=setting, method=method, learning_rate=rate)
-        rows = rows.where(factor=factor) if factor else rows
-        return rows["test_accuracy"].astype(float)[np.argsort(rows["seed"])]
-
-    forms = [m for m in CLIPPED if m in rates.where(setting=setting)["method"].tolist()]
-    variances = [np.var(accuracy(m) - accuracy("adam"), ddof=1) for m in forms]
-    return float(np.sqrt(np.mean(variances)))
 
 
 def grid(preset: str) -> list[Config]:
@@ -57,17 +37,13 @@ def grid(preset: str) -> list[Config]:
     rates = results.load("adam_tuned_rates", *choice)
     configs = []
     for name, more in adam_tuned_rates.at_preset(preset).items():
-        count = np.clip(power.seeds_needed(pilot_spread(rates, name)), FEWEST, MOST)
-        for seed in range(1, 1 + (3 if preset == "ci" else int(count))):
+        needed = power.seeds_needed(restoring.spread(rates, name))
+        count = 3 if preset == "ci" else min(max(needed, FEWEST), MOST)
+        for seed in range(1, 1 + count):
             for method in adam_tuned_rates.SETTINGS[name].methods:
                 rate, factor = restoring.best(rates, name, method)
                 configs.append(Config(name, "tuned", method, rate, factor, seed, **more))
     return configs
-
-
-def effects(stored: Result) -> dict[str, Interval]:
-    """As `restoring.effects`, of the comparison ``tuned`` alone."""
-    return restoring.effects(stored)
 
 
 def predictions(stored: Result) -> dict[str, bool]:
@@ -77,7 +53,7 @@ def predictions(stored: Result) -> dict[str, bool]:
     of no clipped form reaches 0.3 points in the mean.
     """
     held = {}
-    for name, gain in effects(stored).items():
+    for name, gain in restoring.effects(stored).items():
         setting, _, method = name.removeprefix("accuracy-tuned-").rpartition("-")
         if not name.startswith("accuracy") or method not in CLIPPED:
             continue
@@ -100,7 +76,7 @@ EXPERIMENT = Experiment(
         "study.experiments.restoring",
     ),
     tolerances=restoring.TOLERANCES,
-    effects=effects,
+    effects=restoring.effects,
     predictions=predictions,
 )
 """The comparison, as `results.compute` takes it."""
