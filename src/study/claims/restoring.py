@@ -1,7 +1,8 @@
-"""What restored instabilities do to Adam, by the experiment ``restoring``: evidence -> effects."""
+"""What restored instabilities do to Adam (``restoring``, ``adam_tuned``): evidence -> effects."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +11,7 @@ from flatminima.statistics import Interval
 from study.claims.evidence import Evidence
 from study.claims.verdicts import SHARPNESS, Effect, decided, gained
 
-__all__ = ["accurate", "beats_slow", "elsewhere", "flatter", "restores", "tuned"]
+__all__ = ["accurate", "beats_slow", "flatter", "restores", "tuned"]
 
 SETTINGS = {
     "full-mse": "full batch, squared loss",
@@ -22,13 +23,12 @@ SETTINGS = {
 """Setting of ``restoring``, and of ``adam_tuned`` -> what it is called here."""
 
 
-def _of(
-    evidence: Evidence, kind: str, comparison: str, experiment: str = "restoring"
-) -> Iterator[tuple[str, str, Interval]]:
-    """(method, what its setting is called, effect) of each clipped form."""
+def _of(evidence: Evidence, kind: str, comparison: str) -> Iterator[tuple[str, str, Interval]]:
+    """(method, what its setting is called, effect) of each clipped form, in every setting."""
     from study.experiments.restoring import CLIPPED
 
-    for _, _, measured in evidence.measured(experiment):
+    experiments = ("restoring", "adam_tuned") if comparison == "tuned" else ("restoring",)
+    for _, _, measured in itertools.chain(*map(evidence.measured, experiments)):
         for name, value in measured.items():
             for setting, said in SETTINGS.items():
                 method = name.removeprefix(f"{kind}-{comparison}-{setting}-")
@@ -36,10 +36,8 @@ def _of(
                     yield method, said, value
 
 
-def _gains(
-    evidence: Evidence, kind: str, comparison: str, other: str, experiment: str = "restoring"
-) -> Iterator[Effect]:
-    for method, said, gain in _of(evidence, kind, comparison, experiment):
+def _gains(evidence: Evidence, kind: str, comparison: str, other: str) -> Iterator[Effect]:
+    for method, said, gain in _of(evidence, kind, comparison):
         what = f"test accuracy of `{method}` minus that of {other} ({said})"
         yield gained(what, gain, joint=True)
 
@@ -66,12 +64,6 @@ def accurate(evidence: Evidence) -> Iterator[Effect]:
 def tuned(evidence: Evidence) -> Iterator[Effect]:
     """Gains in accuracy over Adam, each at its own best rate."""
     yield from _gains(evidence, "accuracy", "tuned", "Adam, each at its best rate")
-
-
-def elsewhere(evidence: Evidence) -> Iterator[Effect]:
-    """The same in other settings, by the experiment ``adam_tuned``."""
-    other = "Adam, each at its best rate"
-    yield from _gains(evidence, "accuracy", "tuned", other, "adam_tuned")
 
 
 def beats_slow(evidence: Evidence) -> Iterator[Effect]:

@@ -90,7 +90,6 @@ SHORT = {
     "adam-small-rate-flatter": "Also at a small rate",
     "adam-small-rate-accurate": "They do at a small rate",
     "adam-tuned": "They do with each rate tuned",
-    "adam-tuned-elsewhere": "They do so in other settings",
     "adam-beats-slow": "They do more than a slow second moment",
 }
 """Key of a claim -> what stands above its strip, where its statement leans on others."""
