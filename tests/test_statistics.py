@@ -82,6 +82,10 @@ def test_contrast_leaves_out_what_a_run_does_not_have():
 
 def test_format():
     assert format(Interval(-0.5, -0.75, 0.25), ".2f") == "−0.50 [−0.75, 0.25]"
+    assert format(Interval(0.15, -0.004, 0.3), "+.2f") == "+0.15 [0.00, +0.30]"
+    assert format(Interval(-0.2, -0.6, 1e-9), "+.0f") == "0 [−1, 0]"
+    assert format(Interval(-0.001, -0.05, -1e-9), "+.1%") == "−0.1% [−5.0%, 0.0%]"
+    assert format(Interval(0.0, -np.inf, -1e-6)) == "0 [−inf, −1e−06]"
 
 
 def test_an_interval_is_scaled_and_shifted_as_its_numbers_are():

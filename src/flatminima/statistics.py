@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flatminima._text import number_text
 from flatminima._validation import a_function, a_generator, finite_array, numbers, positive_int
 
 __all__ = [
@@ -64,7 +65,7 @@ class Interval(NamedTuple):
 
     def __format__(self, spec: str) -> str:
         """``format(interval, ".2f")`` gives ``0.41 [0.12, 0.63]``."""
-        value, low, high = (format(v, spec or ".3g").replace("-", "−") for v in self)
+        value, low, high = (number_text(v, spec or ".3g") for v in self)
         return f"{value} [{low}, {high}]"
 
     def map(self, function: Callable[[float], float]) -> Interval:

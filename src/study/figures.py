@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flatminima._text import number_text
 from flatminima.statistics import Interval
 from study.pages import notebooks
 
@@ -61,8 +62,10 @@ def glue_number(name: str, value: float | Interval | str, fmt: str = ".3g") -> N
 def _shown(value: float | Interval | str, fmt: str) -> str:
     if isinstance(value, str):
         return value
-    text = format(value, fmt).replace("-", "−")
-    if "e" in text and not isinstance(value, Interval):
+    if isinstance(value, Interval):
+        return format(value, fmt)
+    text = number_text(value, fmt)
+    if "e" in text:
         mantissa, exponent = text.split("e")
         power = str(int(exponent.replace("−", "-"))).translate(_RAISED)
         text = f"{mantissa} × 10{power}"

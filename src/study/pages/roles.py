@@ -9,6 +9,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
+from flatminima._text import number_text
 from study import claims
 from study.pages import sources
 from study.pages.findings import NotExecutedError, findings
@@ -45,7 +46,7 @@ class NumberRole(FindingRole):
 def point(effect: claims.Effect) -> str:
     """An effect without its interval; one of the sharpness as the change of it in percent."""
     if effect.unit == claims.SHARPNESS:
-        return f"{100 * math.expm1(effect.interval.value):+.0f} %".replace("-", "−")
+        return number_text(100 * math.expm1(effect.interval.value), "+.0f") + " %"
     return re.sub(r" \[[^]]*\]", "", effect.value)
 
 
