@@ -21,6 +21,7 @@ NAMES = (
     "gain",
     "gap",
     "interventions",
+    "labels",
     "larger",
     "mirror",
     "noise",
