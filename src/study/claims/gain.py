@@ -63,10 +63,9 @@ def falls(evidence: Evidence) -> Iterator[Effect]:
 
 
 def with_wrong_labels(evidence: Evidence) -> Iterator[Effect]:
-    """How much larger the gain is where a fifth of the labels is wrong."""
-    for _, _, measured in evidence.measured("gain"):
+    """How much larger the gain is where a fifth of the labels is wrong, by ``labels``."""
+    what = "gain with a fifth of the labels wrong minus gain with right ones"
+    for _, _, measured in evidence.measured("labels"):
         for name, value in measured.items():
-            if name.startswith("wrong-"):
-                dataset, loss = name.removeprefix("wrong-").rsplit("-", 1)
-                what = "gain with a fifth of the labels wrong minus gain with right ones"
-                yield gained(f"{what} ({DATA[dataset]}, {LOSSES[loss]})", value, FINE)
+            dataset, loss = name.removeprefix("more-").rsplit("-", 1)
+            yield gained(f"{what} ({DATA[dataset]}, {LOSSES[loss]})", value, FINE)

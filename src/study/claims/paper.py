@@ -1,6 +1,6 @@
 """The claims of the paper, and what this book adds to them, each with its criterion."""
 
-from study.claims import gain, larger, measured, noise, questions, restoring
+from study.claims import gain, larger, measured, natural, noise, questions, restoring
 from study.claims.evidence import Evidence
 from study.claims.verdicts import Claim, Finding, judge
 
@@ -37,10 +37,19 @@ CLAIMS = (
         "the interval of the gain in accuracy lies above 0, in each architecture; less than 0.3 "
         "points are too small to count",
         measured.beyond, ours=True),
+    Claim("beyond-natural", 1, ("goldilocks", "fig-gold-more"),
+        "The same of a CNN on a thousand natural images, with ten seeds",
+        "the interval of the gain at $c = 2$, named beforehand, lies above 0, under both losses; "
+        "less than 0.3 points are too small to count",
+        natural.beyond, ours=True),
     Claim("flatter", 2, ("goldilocks", "fig-gold-main"),
         "Instabilities drive training to flatter regions",
         "the interval of the change lies below 0, for each measure",
         measured.flatter),
+    Claim("flatter-natural", 2, ("goldilocks", "fig-gold-more"),
+        "The same of a CNN on a thousand natural images, with ten seeds",
+        "the interval of the ratio of the sharpnesses at $c = 2$ lies below 1, under both losses",
+        natural.flatter, ours=True),
     Claim("accurate", 2, ("goldilocks", "fig-gold-slope"),
         "The flatter end generalizes better",
         "the interval of the gain in accuracy for each halving of the sharpness lies above 0, in "
@@ -67,6 +76,12 @@ CLAIMS = (
         "the interval of accuracy at the largest such $c$ minus that at $c = 2$ lies below 0; less "
         "than 0.3 points are too small to count",
         gain.falls, ours=True),
+    Claim("ends-natural", 2, ("goldilocks", "fig-gold-more"),
+        "The same of a CNN on a thousand natural images: the gain ends",
+        "not every seed comes to the loss at the largest $c$; where enough survive a $c > 2$, the "
+        "interval of accuracy there minus that at $c = 2$ lies below 0; less than 0.3 points are "
+        "too small to count",
+        natural.ends, ours=True),
     Claim("budget", 2, ("goldilocks", "fig-gold-main"),
         "The more instability budget was spent, the flatter the end",
         "the interval of the rank correlation lies below 0",

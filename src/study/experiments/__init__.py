@@ -24,6 +24,7 @@ NAMES = (
     "labels",
     "larger",
     "mirror",
+    "natural",
     "noise",
     "onset",
     "restoring",

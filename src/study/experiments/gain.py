@@ -20,10 +20,11 @@ Decided before any run of the main seeds:
   Above 0 the gain is reproduced, below 0 contradicted, excluded if all of it lies below 0.3 points,
   and else undecided. Sixteen intervals are asked; if there were no gain anywhere, 0.4 of them would
   be expected above 0 and 0.4 below.
-* *Power*: `power.GAIN` is the standard deviation of that difference over the PILOT_SEEDS, which are
-  not used again, pooled over the settings with the same images, loss and labels. The seeds of a
-  setting are as many as make the expected half-width `power.HALF_WIDTH` or less, at least FEWEST,
-  and no more than MOST: where more would be needed, the page says how many.
+* *Power*: `power.PILOT` is the standard deviation of that difference over the PILOT_SEEDS, not used
+  again, pooled over the settings with the same images, loss and labels. The seeds of a setting are
+  as many as make the expected half-width `power.HALF_WIDTH` or less, at least FEWEST, and no more
+  than MOST: where more would be needed, the page says how many. Where the spread of these seeds was
+  larger than the pilot's, it decided for more (`power.GAIN`); their means had no part in it.
 * *Predicted*: flatter at c = 2 in every setting; more accurate in every setting; a larger gain
   with wrong labels than without, since there is something to regularize.
 
@@ -33,7 +34,7 @@ loss, another MARGIN), given up since the CNN took too long. Their accuracies at
 those of seed 7 within a point of those at 1/2, on either side; in the eight higher by 0.1 to 1.8.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -126,24 +127,36 @@ def run(config: Config) -> dict[str, object]:
         RuntimeError: if the first stage does not come down to its loss.
         datasets.CorruptDataError: if the natural images are not the right ones.
     """
+    values, right = stretches(config, FACTORS)
+    for c in FACTORS:
+        there = right[c] is not None and right[STABLE] is not None
+        paired = right[c].astype(float) - right[STABLE] if there else None
+        error = float(paired.std(ddof=1) / np.sqrt(len(paired))) if there else None
+        values[f"image_error-{c:g}"] = error
+    return values
+
+
+def stretches(
+    config: Config, factors: Sequence[float]
+) -> tuple[dict[str, object], dict[float, np.ndarray | None]]:
+    """What `run` returns, of some factors, but for the errors; and which test images are right.
+
+    Raises:
+        RuntimeError, datasets.CorruptDataError: as `run`.
+    """
     train, test = images(config)
     risk = EmpiricalRisk(build(config, tuple(train[0].shape[1:])), config.loss, train)
     values = stages.approach(risk, config)
     values["start_accuracy"] = float(correct(risk, test).mean())
     start = [p.detach().clone() for p in risk.parameters]
-    base: np.ndarray | None = None
-    for c in FACTORS:
+    right = {}
+    for c in factors:
         with torch.no_grad():
             for parameter, value in zip(risk.parameters, start, strict=True):
                 parameter.copy_(value)
-        found, right = stretch(risk, test, config, c, values["start_sharpness"])
-        if c == STABLE:
-            base = right
-        paired = None if right is None or base is None else right.astype(float) - base
-        error = None if paired is None else float(paired.std(ddof=1) / np.sqrt(len(paired)))
-        found["image_error"] = error
+        found, right[c] = stretch(risk, test, config, c, values["start_sharpness"])
         values |= {f"{name}-{c:g}": value for name, value in found.items()}
-    return values
+    return values, right
 
 
 def stretch(

@@ -18,9 +18,7 @@ be expected above 0 and 0.1 below.
 """
 
 import numpy as np
-import torch
 
-from flatminima.curvature import EmpiricalRisk
 from flatminima.statistics import Interval, student_interval
 from study.experiments import cifar, gain, power, stages
 from study.results import Experiment, Result
@@ -49,18 +47,7 @@ def run(config: gain.Config) -> dict[str, object]:
     Raises:
         RuntimeError, datasets.CorruptDataError: as `gain.run`.
     """
-    train, test = gain.images(config)
-    risk = EmpiricalRisk(gain.build(config, tuple(train[0].shape[1:])), config.loss, train)
-    values = stages.approach(risk, config)
-    values["start_accuracy"] = float(gain.correct(risk, test).mean())
-    start = [p.detach().clone() for p in risk.parameters]
-    for c in FACTORS:
-        with torch.no_grad():
-            for parameter, value in zip(risk.parameters, start, strict=True):
-                parameter.copy_(value)
-        found, _ = gain.stretch(risk, test, config, c, values["start_sharpness"])
-        values |= {f"{name}-{c:g}": value for name, value in found.items()}
-    return values
+    return gain.stretches(config, FACTORS)[0]
 
 
 def grid(preset: str) -> list[gain.Config]:
