@@ -167,6 +167,16 @@ def hold_intervals(page: BeautifulSoup) -> None:
             number.extend([held, after] if after else [held])
 
 
+WITHIN = re.compile(r" (±) |(?<=\d) (×) (?=10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹])|(?<=\(\d\.\d\d) (to) (?=\d\.\d\d\))")
+
+
+def hold_numbers(page: BeautifulSoup) -> None:
+    """Let no line break stand before an error, a power of ten, or the second end of a range."""
+    for text in page.find_all(string=re.compile(r"[±×]|\d to \d")):
+        if not text.find_parent(["pre", "code", "script", "style", "title"]):
+            text.replace_with(WITHIN.sub(lambda m: f"\xa0{m[m.lastindex]}\xa0", text))
+
+
 RULES = (
     lighten,
     give_unique_ids,
@@ -175,6 +185,7 @@ RULES = (
     set_titles_apart,
     fold_provenance,
     hold_intervals,
+    hold_numbers,
 )
 
 
