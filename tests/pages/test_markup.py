@@ -136,13 +136,9 @@ def test_a_button_with_a_text_is_called_by_it():
     assert mended(script.format(label)).script.string == script.format("")[8:-9]
 
 
-def test_a_number_is_held_together_with_its_error_its_power_and_its_range():
-    body = (
-        "<p><span>0.42</span> ± <span>0.26</span>, 3 × 10⁻⁷, 0.6 (0.36 to 1.02), 3 to 4; a × b</p>"
-    )
-    code = "<p><code>1 ± 2</code></p><pre>1 ± 2</pre>"
-    page = mended(body + code)
-    assert page.p.get_text() == (
-        "0.42\xa0±\xa00.26, 3\xa0×\xa010⁻⁷, 0.6 (0.36\xa0to\xa01.02), 3 to 4; a × b"
-    )
+def test_a_number_is_held_together_with_its_error_its_power_its_unit_and_its_range():
+    numbers = "<span>0.42</span> ± <span>0.26</span>, 3 × 10⁻⁷, <b>5</b> %, 0.6 (0.36 to 1.02)"
+    page = mended(f"<p>{numbers}, 3 to 4; a × b</p><p><code>1 ± 2</code></p><pre>1 ± 2</pre>")
+    held = "0.42\xa0±\xa00.26, 3\xa0×\xa010⁻⁷, 5\xa0%, 0.6 (0.36\xa0to\xa01.02), 3 to 4; a × b"
+    assert page.p.get_text() == held
     assert page.code.string == page.pre.string == "1 ± 2"

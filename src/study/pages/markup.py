@@ -171,10 +171,11 @@ WITHIN = re.compile(r" (±) |(?<=\d) (×) (?=10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹])
 
 
 def hold_numbers(page: BeautifulSoup) -> None:
-    """Let no line break stand before an error, a power of ten, or the second end of a range."""
-    for text in page.find_all(string=re.compile(r"[±×]|\d to \d")):
+    """Let no line break stand before an error, a power of ten, a percent sign, or within a range."""
+    for text in page.find_all(string=re.compile(r"[±×%]|\d to \d")):
         if type(text) is NavigableString and not text.find_parent(["pre", "code", "title"]):
-            text.replace_with(WITHIN.sub(lambda m: f"\xa0{m[m.lastindex]}\xa0", text))
+            held = WITHIN.sub(lambda m: f"\xa0{m[m.lastindex]}\xa0", text)
+            text.replace_with(held.replace(" %", "\xa0%"))
 
 
 RULES = (
