@@ -17,6 +17,7 @@ import io
 import lzma
 import os
 import tarfile
+import threading
 import time
 import warnings
 import zipfile
@@ -267,21 +268,23 @@ def _folder() -> Path | None:
     value = os.environ.get(FOLDER_VARIABLE)
     if not value:
         return None
-    if not Path(value).is_dir():
-        raise DataUnavailableError(f"{FOLDER_VARIABLE} must name a folder, got {value!r}")
-    return Path(value)
+    folder = a_path(FOLDER_VARIABLE, value)
+    # Unlike Path.is_dir, this is false too for what may not be looked at.
+    if not os.path.isdir(folder):
+        raise DataUnavailableError(f"{FOLDER_VARIABLE} must name a folder, got {shown(value)}")
+    return folder
 
 
 def _content(file: _RemoteFile, folder: Path | None = None) -> bytes:
     """The checked content of a file (unpacked, for a .gz with a content_sha256)."""
     own = _folder() if folder is None else folder
-    if own is not None and (own / file.name).is_file():
+    if own is not None and os.path.isfile(own / file.name):
         return _checked(file, own / file.name)
     if folder is not None:
         raise DataUnavailableError(f"there is no {file.name} in {folder}")
     cache = Path(_pooch().os_cache("flatminima"))
     kept = cache / file.name
-    return _checked(file, kept if kept.is_file() else _fetch(file, cache))
+    return _checked(file, kept if os.path.isfile(kept) else _fetch(file, cache))
 
 
 def _checked(file: _RemoteFile, path: Path) -> bytes:
@@ -336,7 +339,7 @@ def _fetch(file: _RemoteFile, cache: Path) -> Path:
     """Fetch a file into the cache: under a temporary name first, and kept only if it is right."""
     import urllib3
 
-    home = os.environ.get(MIRROR_VARIABLE, file.home)
+    home = os.environ.get(MIRROR_VARIABLE) or file.home
     try:
         # What a fetch left behind that was killed.
         for left in cache.glob("tmp*"):
@@ -368,11 +371,32 @@ def _download(url: str, output: str, pooch: object) -> None:
     """For pooch: fetch a file as it is, within LARGEST bytes and LONGEST seconds."""
     import requests
 
+    failed: list[Exception | None] = []
+
+    def fetch() -> None:
+        try:
+            failed.append(_receive(url, output))
+        except Exception as error:
+            failed.append(error)
+
+    # Not waited for: a server may send one byte at a time of what precedes the content, too.
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    thread.join(LONGEST)
+    if not failed:
+        raise requests.exceptions.Timeout(f"it takes longer than {LONGEST:g} s")
+    if failed[0] is not None:
+        raise failed[0]
+
+
+def _receive(url: str, output: str) -> None:
+    import requests
+
     end, size = time.monotonic() + LONGEST, 0
     as_it_is = {"Accept-Encoding": "identity"}
     with (
-        requests.get(url, stream=True, timeout=PATIENCE, headers=as_it_is) as response,
         open(output, "wb") as kept,
+        requests.get(url, stream=True, timeout=PATIENCE, headers=as_it_is) as response,
         bar(desc=Path(url).name, unit="B", unit_scale=True, leave=False) as shown,
     ):
         response.raise_for_status()
@@ -424,11 +448,12 @@ def _npz(path: Path, content: bytes) -> Arrays:
     for part in ("train", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         wrong = images.dtype != np.uint8 or images.ndim != 4 or not images.size
-        if wrong or labels.shape != images.shape[:1] or images.shape[1:] != shape:
+        wrong = wrong or images.shape[1:] != shape or shape[0] not in (1, 3)
+        if wrong or labels.shape != images.shape[:1]:
             raise CorruptDataError(
-                f"{path}: x_{part} must be uint8 (n, channels, height, width), of one size for "
-                f"training and test, and y_{part} (n,); got {images.dtype} {images.shape} and "
-                f"{labels.shape}"
+                f"{path}: x_{part} must be uint8 (n, channels, height, width), of 1 or 3 channels "
+                f"and one size for training and test, and y_{part} (n,); got {images.dtype} "
+                f"{images.shape} and {labels.shape}"
             )
         if labels.dtype.kind not in "ui" or labels.min() < 0 or labels.max() > 9:
             raise CorruptDataError(f"{path}: y_{part} must hold the class numbers 0 to 9")
@@ -466,7 +491,7 @@ def _cifar10() -> Arrays:
 def _cifar10_subset() -> Arrays:
     folder = _folder()
     path = folder / CIFAR_SUBSET if folder else None
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):
         raise DataUnavailableError(
             f"put a file {CIFAR_SUBSET} with the uint8 arrays x_train, y_train, x_test and y_test "
             f"into a folder and name that folder in {FOLDER_VARIABLE}"
