@@ -171,7 +171,7 @@ WITHIN = re.compile(r" (±) |(?<=\d) (×) (?=10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹])
 
 
 def hold_numbers(page: BeautifulSoup) -> None:
-    """Let no line break stand before an error, a power of ten, a percent sign, or within a range."""
+    """Let no line break part a number from its error, power of ten or unit, or split a range."""
     for text in page.find_all(string=re.compile(r"[±×%]|\d to \d")):
         if type(text) is NavigableString and not text.find_parent(["pre", "code", "title"]):
             held = WITHIN.sub(lambda m: f"\xa0{m[m.lastindex]}\xa0", text)
