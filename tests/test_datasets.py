@@ -501,9 +501,6 @@ def test_idx():
     images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     header = bytes((0, 0, 8, 3)) + b"".join(n.to_bytes(4, "big") for n in images.shape)
     assert np.array_equal(datasets._idx(header + images.tobytes(), 3), images)
-    for bad in (header + images.tobytes()[:-1], header + images.tobytes() + b"0", b"\0\0\t\3"):
-        with pytest.raises(CorruptDataError, match="idx"):
-            datasets._idx(bad, 3)
 
 
 def test_cifar10_binary_records(tmp_path, monkeypatch):
