@@ -3,6 +3,7 @@
 import pytest
 from bs4 import BeautifulSoup
 
+from study.pages import markup
 from study.pages.markup import mend
 
 
@@ -82,6 +83,18 @@ def test_an_interval_is_held_together_and_its_text_is_the_same():
     assert first.get_text() == "−2.7 [−3.9, −1.5] points"
     assert [held.string for held in page.select(".interval")] == ["[−3.9, −1.5]"]
     assert str(second) == '<span class="pasted-text">0.5</span>'
+
+
+def test_short_code_stays_on_its_line_and_long_code_may_break():
+    words = '<code class="docutils literal">{}</code>'
+    short, long = "a" * markup.SHORT, "a" * (markup.SHORT + 1)
+    page = mended(
+        "".join(map(words.format, ("<span>make</span> <span>lab</span>", short, long)))
+        + f"<table><tr><td>{words.format(short)}</td></tr></table><code>{short}</code>"
+    )
+    held = page.select(".unbroken")
+    assert [code.get_text() for code in held] == ["make lab", short]
+    assert all("literal" in code["class"] for code in held)
 
 
 def test_elements_are_those_made_for_the_purpose():

@@ -178,6 +178,17 @@ def hold_numbers(page: BeautifulSoup) -> None:
             text.replace_with(held.replace(" %", "\xa0%"))
 
 
+SHORT = 20
+"""Characters of code that stay on one line: a phone has room for twice as many."""
+
+
+def hold_short_code(page: BeautifulSoup) -> None:
+    """Keep short code in a line of text, such as a command of two words, from breaking."""
+    for code in page.select("code.literal"):
+        if len(code.get_text()) <= SHORT and not code.find_parent("table"):
+            code["class"] = [*code["class"], "unbroken"]
+
+
 RULES = (
     lighten,
     give_unique_ids,
@@ -187,6 +198,7 @@ RULES = (
     fold_provenance,
     hold_intervals,
     hold_numbers,
+    hold_short_code,
 )
 
 
