@@ -51,6 +51,7 @@ def run(
         function: a function at the top of a module, so that another process can import it. One
             that is typed into a notebook is run in this process, on one thread; its text, and that
             of what it names in the notebook, decide what is run anew.
+            Its values have names other than the fields', and than status, error and seconds.
         configs: dicts of names and values, which the function takes as keywords, or instances of
             frozen dataclasses, which it takes whole; no two alike. Values are numbers, strings,
             booleans, None, or tuples of these.
