@@ -6,7 +6,9 @@ import functools
 import json
 import os
 import sqlite3
+import subprocess
 import sys
+import time
 import warnings
 from contextlib import closing
 from pathlib import Path
@@ -188,6 +190,23 @@ def test_a_package_that_cannot_be_imported_is_named(tmp_path, monkeypatch, threa
     (tmp_path / "sweep_broken" / "part.py").touch()
     with pytest.raises(ValueError, match=r"depends_on must name .* 'sweep_broken\.part'"):
         go(constant, [{"a": 1}], tmp_path, thread, depends_on=["sweep_broken.part"])
+
+
+def test_a_file_that_says_to_be_of_tomorrow_is_no_edited_one(tmp_path):
+    path = tmp_path / "sweep_tomorrow.py"
+    path.write_text("def value(number):\n    return {'value': number}\n")
+    os.utime(path, 2 * (time.time() + 86400,))
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import sweep_tomorrow
+from flatminima import sweep
+print(sweep.run(sweep_tomorrow.value, [{"number": 3}], sys.argv[1], workers=1)[0].values)
+"""
+    time.sleep(0.05)  # the clock of a file system may tick slowly
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "{'value': 3}\n", done.stderr
 
 
 def test_workers_that_are_all_gone_cost_the_time_limit_and_no_more(tmp_path):

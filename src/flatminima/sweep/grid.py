@@ -68,8 +68,8 @@ def edited(function: Function, depends_on: Sequence[str]) -> list[str]:
     found = []
     for path in imported + files_of(function):
         state = path.stat()
-        later = max(state.st_mtime_ns, state.st_ctime_ns) > LOADED
-        if _first.setdefault(path, "" if later else _hash(path)) != _hash(path):
+        touched = state.st_mtime_ns if sys.platform == "win32" else state.st_ctime_ns
+        if _first.setdefault(path, "" if touched > LOADED else _hash(path)) != _hash(path):
             found.append(str(path))
     return found
 
