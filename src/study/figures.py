@@ -1,8 +1,7 @@
-"""Numbers that a chapter computes and its text shows, and the names of regions in its maps.
+"""Numbers that a chapter computes and its text shows: the value is kept beside what is shown.
 
-A cell glues a number, and the prose pastes its text with ``{glue:text}`name```. The value is kept
-beside what is shown: whoever needs the number itself (`study.claims` judges by it) reads the value
-in the same output, never the text.
+A cell glues a number, and the prose pastes its text with ``{glue:text}`name```. Whoever needs the
+number itself (`study.claims` judges by it) reads the value in the same output, never the text.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from flatminima._text import number_text
 from flatminima.statistics import Interval
 from study.pages import notebooks
 
-__all__ = ["GluedNumber", "glue_number", "glued_numbers", "name_region"]
+__all__ = ["GluedNumber", "glue_number", "glued_numbers"]
 
 _VALUE = "value"
 """The key of the output's metadata that holds the value."""
@@ -99,25 +98,3 @@ def glued_numbers(chapters: Path) -> dict[str, dict[str, GluedNumber]]:
 
 def _read(stored: float | list[float] | None) -> float | Interval | None:
     return Interval(*stored) if isinstance(stored, list) else stored
-
-
-def name_region(ax, name: str, at: tuple, region: tuple | None = None):
-    """Write the name of a region into a map: black in white, to be read on any color.
-
-    Args:
-        ax: the axes of the map.
-        name: what is written.
-        at: where its middle is, in the units of the axes.
-        region: a point of the region to which a line leads, for a name that stands outside of it.
-
-    Example:
-        >>> from matplotlib import pyplot
-        >>> name_region(pyplot.subplots()[1], "stable", (0.2, 0.5)).get_text()
-        'stable'
-    """
-    from matplotlib import patheffects
-
-    outline = [patheffects.withStroke(linewidth=3, foreground="white")]
-    line = {"arrowstyle": "-", "linewidth": 1.2, "path_effects": outline}
-    text = {"ha": "center", "va": "center", "fontsize": 10.5, "path_effects": outline}
-    return ax.annotate(name, region or at, at, arrowprops=line, **text)

@@ -2,7 +2,6 @@
 
 import json
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from myst_nb.core.variables import format_plain_text
@@ -73,15 +72,3 @@ def test_numbers_are_found_among_other_outputs(tmp_path, cell):
     (tmp_path / "one.ipynb").write_text(json.dumps({"cells": [cell]}))
     (tmp_path / "two.ipynb").write_text(json.dumps({"cells": [{**cell, "outputs": []}]}))
     assert figures.glued_numbers(tmp_path) == {"one": {"share": ("38%", 0.38)}, "two": {}}
-
-
-def test_a_name_stands_in_its_region_or_beside_it_with_a_line_to_it():
-    figure, ax = plt.subplots()
-    inside = figures.name_region(ax, "stable", (0.2, 0.5))
-    beside = figures.name_region(ax, "chaos", (0.8, 0.9), (0.5, 0.1))
-    figure.draw_without_rendering()
-    for name, at, region in ((inside, (0.2, 0.5), (0.2, 0.5)), (beside, (0.8, 0.9), (0.5, 0.1))):
-        assert name.get_window_extent().transformed(ax.transData.inverted()).contains(*at)
-        assert name.xy == region
-        assert name.get_path_effects(), "in an outline"
-    plt.close(figure)
