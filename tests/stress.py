@@ -33,8 +33,9 @@ from unittest import mock
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE / "support")]
+sys.path[:0] = [str(HERE), str(HERE / "support"), str(HERE.parent / "tools")]
 
+import execute  # noqa: E402
 import nbformat  # noqa: E402
 import sweep_examples  # noqa: E402
 import test_datasets  # noqa: E402
@@ -135,6 +136,33 @@ def flips_of_stores(folder: Path, times: int, rng: np.random.Generator) -> Trial
         shutil.rmtree(folder)
         folder.mkdir()
         (folder / database.FILE).write_bytes(flipped(content, rng))
+        yield right(swept(folder, 30))
+
+
+def flips_of_logs(folder: Path, times: int, rng: np.random.Generator) -> Trials:
+    """The write-ahead log that a kill leaves: what it no longer says is made anew."""
+
+    def cut_short() -> None:
+        with ThreadPoolExecutor(1) as thread:
+
+            def submit(executor: object, function: Callable, *arguments: object) -> object:
+                if arguments[1] == {"number": 29}:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return thread.submit(function, *arguments)
+
+            executor, options = type("Cut", (), {"submit": submit})(), {"progress": False}
+            sweep.run(
+                sweep_examples.twice, grid(30), folder, executor=executor, workers=1, **options
+            )
+
+    killed(cut_short, 5.0)
+    log, names = f"{database.FILE}-wal", (database.FILE, f"{database.FILE}-wal")
+    content = {name: (folder / name).read_bytes() for name in names}
+    for _ in range(times):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        for name, there in content.items():
+            (folder / name).write_bytes(flipped(there, rng) if name == log else there)
         yield right(swept(folder, 30))
 
 
@@ -258,6 +286,21 @@ def kills_of_chapters(folder: Path, times: int, rng: np.random.Generator) -> Tri
         yield (not recorded and i % 4 != 3) or bool(done and done[0].text == f"{i}\n")
 
 
+def flips_of_manifests(folder: Path, times: int, rng: np.random.Generator) -> Trials:
+    """A chapter counts as executed only with the outputs that were recorded."""
+    copy, manifest = folder / "one.ipynb", folder / "executed.json"
+    copy.write_bytes(rng.bytes(1000))
+    with mock.patch.object(execute, "KEYS", manifest):
+        execute.record({str(copy): "key"})
+        contents = {path: path.read_bytes() for path in (copy, manifest)}
+        good = ["key", execute.content(str(copy))]
+        for i in range(times):
+            for path, content in contents.items():
+                path.write_bytes(flipped(content, rng) if (path == copy) == i % 2 else content)
+            counts = execute.executed().get(str(copy)) == ["key", execute.content(str(copy))]
+            yield not counts or good == ["key", execute.content(str(copy))]
+
+
 # --- data
 
 
@@ -292,7 +335,7 @@ def fetched(home: str, kind: str) -> bytes:
 
 def faults_of_servers(folder: Path, times: int, rng: np.random.Generator) -> Trials:
     """An error that says what to do, nothing left in the cache, and the next try succeeds."""
-    kinds = [*test_datasets.FAILING, "altered", "bomb"]
+    kinds = [*test_datasets.FAILING, *test_datasets.WRONG]
     with server() as home, small_limits(folder / "cache"):
         for i in range(times):
             try:
@@ -343,19 +386,21 @@ def flips_of_archives(folder: Path, times: int, rng: np.random.Generator) -> Tri
 
 
 PARTS: dict[str, tuple[Callable[..., Trials], int]] = {
-    "kills of a sweep": (kills_of_sweeps, 20),
+    "kills of a sweep": (kills_of_sweeps, 100),
     "kills of its store": (kills_of_stores, 100),
     "kills of a table": (kills_of_tables, 100),
-    "kills of a checkpoint": (kills_of_checkpoints, 50),
-    "kills of a download": (kills_of_downloads, 50),
-    "kills of an execution": (kills_of_chapters, 12),
+    "kills of a checkpoint": (kills_of_checkpoints, 100),
+    "kills of a download": (kills_of_downloads, 100),
+    "kills of an execution": (kills_of_chapters, 100),
     "bit flips in a store": (flips_of_stores, 500),
+    "bit flips in its log": (flips_of_logs, 500),
     "bit flips in a record": (functools.partial(flips_of_tables, ".json"), 500),
     "bit flips in a table": (functools.partial(flips_of_tables, ".parquet"), 500),
     "bit flips in a checkpoint": (flips_of_checkpoints, 500),
     "bit flips in an archive": (flips_of_archives, 500),
     "bit flips in a download": (flips_of_downloads, 500),
-    "faults of a server": (faults_of_servers, 60),
+    "bit flips in a manifest": (flips_of_manifests, 500),
+    "faults of a server": (faults_of_servers, 68),
 }
 """What is done -> its function, and how often."""
 

@@ -13,18 +13,19 @@ import importlib
 import io
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from filelock import FileLock
 
 from flatminima import sweep
 from flatminima._files import write_atomically
 from flatminima._validation import one_of
 from flatminima.statistics import Interval
+from flatminima.sweep.runs import OWN, alike, kind
 from study import ROOT, experiments, presets, provenance
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ FOLDER = ROOT / "results"
 """Where the tables are, each in the folder of its preset."""
 RUNS = Path(os.environ.get("FLATMINIMA_RUNS") or ROOT / "_runs")
 """Where the runs of unfinished sweeps wait to be resumed, unless FLATMINIMA_RUNS names a folder."""
-OWN_COLUMNS = ("status", "error", "seconds")
 
 
 class MissingResultError(FileNotFoundError):
@@ -197,9 +197,11 @@ def compute(
     Raises:
         RuntimeError: if a config asks for a GPU and there is none, every run failed, or the code
             was edited meanwhile.
+        ValueError: also if the configs cannot be the rows of one table.
         ValueError, sweep.SweepError: as `sweep.run` does.
     """
     one_of("preset", preset, presets.NAMES)
+    _require_columns(experiment.name, configs)
     provenance.require_devices(configs, name=experiment.name, preset=preset)
     folder, depends_on = runs / experiment.name, experiment.depends_on
     code = sweep.code_version([experiment.function.__module__, *depends_on])
@@ -232,7 +234,7 @@ def store(result: Result, folder: Path = FOLDER) -> Result:
     """Write the table and its record, and return the result as it can be loaded.
 
     Stopped at any moment, however often, it leaves the old pair or the new one: the new table waits
-    under a name of its own until its record is there.
+    under a name of its own until its record is there. Of two at once the second waits.
 
     Raises:
         OSError: if it cannot be written.
@@ -245,12 +247,14 @@ def store(result: Result, folder: Path = FOLDER) -> Result:
     digest = hashlib.sha256(content).hexdigest()
     record = provenance.sealed({**result.provenance, "sha256": digest})
     path = Path(folder) / record["preset"] / record["name"]
-    write_atomically(_waiting(path, digest), content)
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1, allow_nan=False)
-    write_atomically(path.with_suffix(".json"), text.encode() + b"\n")
-    _waiting(path, digest).replace(path.with_suffix(".parquet"))
-    for left in path.parent.glob(f"{path.name}.*.new"):
-        left.unlink()
+    with FileLock(path.with_suffix(".lock")):
+        write_atomically(_waiting(path, digest), content)
+        write_atomically(path.with_suffix(".json"), text.encode() + b"\n")
+        _waiting(path, digest).replace(path.with_suffix(".parquet"))
+        for left in (*path.parent.glob(f"{path.name}.*.new"), path.with_suffix(".lock")):
+            left.unlink()
     return Result(result.table, record)
 
 
@@ -283,16 +287,28 @@ def stored(folder: Path = FOLDER) -> list[tuple[str, str]]:
     return sorted({(p.parent.name, p.stem) for p in files if p.suffix in (".parquet", ".json")})
 
 
+def _require_columns(name: str, configs: Sequence[object]) -> None:
+    """Raise ValueError unless configs can be rows of a table: before a run, and not after all."""
+    rows = [sweep.fields_of(config) for config in configs]
+    for row in rows:
+        if row.keys() != rows[0].keys() or not row.keys().isdisjoint(OWN):
+            raise ValueError(
+                f"all configs of {name} must have the same fields, and none called as one of "
+                f"{', '.join(OWN)}; got {list(rows[0])} and {list(row)}"
+            )
+    for field in rows[0] if rows else ():
+        kinds = {kind(row[field]) for row in rows}
+        if not alike(kinds):
+            raise ValueError(f"the field {field} of {name} must be of one kind, got {kinds}")
+
+
 def _tabulate(runs: Sequence[sweep.Run]) -> pa.Table:
     """One row a run; a value that only some runs have is null in the others."""
     import pyarrow as pa
 
     names = provenance.distinct(name for run in runs for name in run.values)
     fields = list(runs[0].config)
-    doubled = {n for n, k in Counter([*fields, *names, *OWN_COLUMNS]).items() if k > 1}
-    if doubled:
-        raise ValueError(f"a value must not be called as a field or a column is: {sorted(doubled)}")
-    own = {name: [getattr(run, name) for run in runs] for name in OWN_COLUMNS}
+    own = {name: [getattr(run, name) for run in runs] for name in OWN}
     # A traceback names files; where they stood on the machine that ran them tells nobody anything.
     own["error"] = [error and error.replace(f"{ROOT}{os.sep}", "") for error in own["error"]]
     columns = {field: [run.config[field] for run in runs] for field in fields}
@@ -318,18 +334,21 @@ def _read(path: Path, name: str, preset: str) -> Result:
     there = path.with_suffix(".json")
     try:
         record = json.loads(there.read_bytes())
-    except (OSError, ValueError) as error:
+        whole = isinstance(record, dict) and record == provenance.sealed(record)
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptResultError(f"{there} is no record ({error}). {remedy}") from error
-    if not isinstance(record, dict) or record != provenance.sealed(record):
+    if not whole:
         raise CorruptResultError(f"{there} has been altered. {remedy}")
     missing = [key for key in provenance.REQUIRED if key not in record]
     if missing or (record["name"], record["preset"]) != (name, preset):
         what = f"without {', '.join(missing)}" if missing else "of another result"
         raise CorruptResultError(f"{there} is a record {what}. {remedy}")
     for file in (path.with_suffix(".parquet"), _waiting(path, record["sha256"])):
-        content = file.read_bytes() if file.exists() else b""
+        content = file.read_bytes() if file.is_file() else b""
         if hashlib.sha256(content).hexdigest() == record["sha256"]:
-            return Result(_table(content), record)
+            table = _table(content)
+            if len(table) == record["runs"] and record["grid"].keys() <= {*table.column_names}:
+                return Result(table, record)
     message = f"{path.with_suffix('.parquet')} is not the file that its record describes"
     raise CorruptResultError(f"{message}. {remedy}")
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import notebooks
 import yaml
@@ -54,7 +54,7 @@ def stored_notebook(url: str) -> dict:
     """A notebook as the repository keeps it."""
     book = {"url": url, "pages": "", "branch": "main", "macros": {}}
     code = notebooks.cell("code", "adds", "print(1 + 1)")
-    text = notebooks.cell("markdown", "title", "# A chapter")
+    text = notebooks.cell("markdown", "title", "# A chapter\n\n## A & B?")
     code["metadata"] = text["metadata"] = {}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return {
@@ -91,9 +91,16 @@ def check_that_first_cells_are_left_out(page: BeautifulSoup) -> None:
     assert "find_spec" not in article
 
 
+def questions(page: BeautifulSoup) -> dict[str, str]:
+    """What the foot of a page offers to ask about -> the title that the form then has."""
+    links = page.select("footer .ask a[href]")
+    return {a.get_text(): unquote(a["href"].partition("itle")[2].lstrip("]=")) for a in links}
+
+
 def test_without_an_address_no_button_leads_elsewhere(tmp_path):
     page = build(tmp_path, "")
     assert buttons(page) == set()
+    assert questions(page) == {}
     assert not page.find_all("script", string=re.compile("thebe", re.IGNORECASE))
     assert not page.select("script[src*=thebe]")
     check_that_first_cells_are_left_out(page)
@@ -131,6 +138,17 @@ def test_with_an_address_every_button_is_there(tmp_path):
         f"{GITHUB}/edit/main/{NOTEBOOK}",
         f"{GITHUB}/issues/new",
     }
+    assert questions(page) == {
+        "Ask about this page": "Question: A chapter (chapters/one)",
+        "A & B?": "Question: A chapter, A & B? (chapters/one)",
+    }
+    form = page.select_one(".ask a")["href"].split("title=")
+    assert form == [f"{GITHUB}/issues/new?", quote("Question: A chapter (chapters/one)", safe="")]
+    assert "MIT License" in page.select_one("footer .ask").parent.get_text()
+    start = tmp_path / "_build/html/chapters/a.html"
+    whole = BeautifulSoup(start.read_text(encoding="utf-8"), "html.parser")
+    assert questions(whole) == {"Ask about this page": "Question: A page (chapters/a)"}
+    assert not whole.select(".ask details"), "a page without sections is asked about as a whole"
     binder = next(a["href"] for a in page.select("a[href]") if "mybinder" in a["href"])
     assert binder.endswith(f"?urlpath=lab/tree/{NOTEBOOK}")
     assert page.select_one("button[onclick='initThebeSBT()']")
@@ -148,6 +166,8 @@ def test_another_host_gets_the_buttons_that_it_can_have(tmp_path):
         "https://mybinder.org/v2/gl/someone%2Funstable/main"
     }
     assert not page.select("[onclick*=Thebe]")
+    form = page.select_one(".ask a")["href"]
+    assert form.startswith("https://gitlab.com/someone/unstable/-/issues/new?issue[title]=Question")
 
 
 BINDER = ROOT / ".binder"

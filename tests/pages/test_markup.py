@@ -3,6 +3,7 @@
 import pytest
 from bs4 import BeautifulSoup
 
+from study.pages import markup
 from study.pages.markup import mend
 
 
@@ -84,6 +85,18 @@ def test_an_interval_is_held_together_and_its_text_is_the_same():
     assert str(second) == '<span class="pasted-text">0.5</span>'
 
 
+def test_short_code_stays_on_its_line_and_long_code_may_break():
+    words = '<code class="docutils literal">{}</code>'
+    short, long = "a" * markup.SHORT, "a" * (markup.SHORT + 1)
+    page = mended(
+        "".join(map(words.format, ("<span>make</span> <span>lab</span>", short, long)))
+        + f"<table><tr><td>{words.format(short)}</td></tr></table><code>{short}</code>"
+    )
+    held = page.select(".unbroken")
+    assert [code.get_text() for code in held] == ["make lab", short]
+    assert all("literal" in code["class"] for code in held)
+
+
 def test_elements_are_those_made_for_the_purpose():
     page = mended(
         '<details><summary aria-label="Toggle hidden content"><p class="collapsed">Show</p>'
@@ -134,3 +147,11 @@ def test_a_button_with_a_text_is_called_by_it():
     label = ' aria-label="Search"'
     script = '<script>write(`<b{}><span class="search-button__default-text">`)</script>'
     assert mended(script.format(label)).script.string == script.format("")[8:-9]
+
+
+def test_a_number_is_held_together_with_its_error_its_power_its_unit_and_its_range():
+    numbers = "<span>0.42</span> ± <span>0.26</span>, 3 × 10⁻⁷, <b>5</b> %, 0.6 (0.36 to 1.02)"
+    page = mended(f"<p>{numbers}, 3 to 4; a × b</p><p><code>1 ± 2</code></p><pre>1 ± 2</pre>")
+    held = "0.42\xa0±\xa00.26, 3\xa0×\xa010⁻⁷, 5\xa0%, 0.6 (0.36\xa0to\xa01.02), 3 to 4; a × b"
+    assert page.p.get_text() == held
+    assert page.code.string == page.pre.string == "1 ± 2"

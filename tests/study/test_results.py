@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -85,10 +86,31 @@ def test_columns_of_every_kind():
     assert result["b"].tolist() == [1.0, 0.5]
     assert np.isnan(result["c"]).all()
     assert result["d"].tolist() == [True, None]
-    with pytest.raises(ValueError, match=r"\['widths'\]"):
-        results._tabulate([dataclasses.replace(run, values={"widths": 1})])
-    with pytest.raises(ValueError, match=r"\['status'\]"):
-        results._tabulate([dataclasses.replace(run, values={"status": 1})])
+
+
+def anything(**fields):
+    return {"value": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ([{"a": 1}, {"a": 2, "b": 3}], r"the same fields, .* \['a'\] and \['a', 'b'\]"),
+        ([{"a": 1, "b": 3}, {"a": 2}], "the same fields"),
+        ([{"seconds": 1}], "none called as one of status, error, seconds"),
+        ([{"a": 1}, {"a": "x"}], "the field a of example must be of one kind"),
+        ([{"a": 1.5}, {"a": True}], "the field a of example must be of one kind"),
+        ([{"a": 1.5}, {"a": (1.5,)}], "the field a of example must be of one kind"),
+    ],
+)
+def test_configs_that_make_no_table_are_refused_before_a_run(tmp_path, thread, grid, message):
+    experiment = dataclasses.replace(EXAMPLE, function=anything)
+    options = {"runs": tmp_path, "executor": thread, "progress": False}
+    with pytest.raises(ValueError, match=message):
+        results.compute(experiment, grid, "ci", **options)
+    assert not list(tmp_path.iterdir())
+    made = results.compute(experiment, [{"a": None}, {"a": 1}, {"a": 0.5}], "ci", **options)
+    assert made["a"][1:].tolist() == [1.0, 0.5]
 
 
 def test_provenance_says_what_made_the_result(example):
@@ -185,6 +207,8 @@ def flip(content):
         (".json", lambda content: content.replace(b'"example"', b'"another"')),
         (".json", lambda content: content.replace(b'"devices"', b'"devises"')),
         (".json", lambda content: content.replace(b'"runs": ', b'"runs": 1')),
+        (".json", lambda content: content.replace(b'"runs": ', b'"more": NaN, "runs": ')),
+        (".json", lambda content: 10**6 * b"["),
         (".json", None),
     ],
 )
@@ -196,6 +220,51 @@ def test_damaged_result_is_not_read(example, tmp_path, suffix, damage):
         results.load("example", folder=tmp_path)
     results.store(example, tmp_path)
     assert results.load("example", folder=tmp_path).table.equals(example.table)
+
+
+def part(result, **equal):
+    """Some rows of a result as one of their own."""
+    rows = result.where(**equal)
+    return results.Result(rows.table, {**rows.provenance, "runs": len(rows)})
+
+
+def test_a_table_that_lacks_rows_or_columns_of_its_record_is_not_read(example, tmp_path):
+    short = example.where(seed=0)
+    narrow = results.Result(example.table.drop(["rate"]), example.provenance)
+    for made in (short, narrow):
+        results.store(made, tmp_path)
+        with pytest.raises(results.CorruptResultError, match="not the file that its record"):
+            results.load("example", folder=tmp_path)
+    results.store(part(example, seed=0), tmp_path)
+    assert len(results.load("example", folder=tmp_path)) == 3
+
+
+def test_of_two_that_store_at_once_the_second_waits(example, tmp_path, monkeypatch):
+    other, write, threads = part(example, seed=0), results.write_atomically, []
+
+    def meanwhile(path, content):
+        write(path, content)
+        if not threads:
+            # The other begins once the first has written its table, and has time to end.
+            threads.append(threading.Thread(target=results.store, args=(other, tmp_path)))
+            threads[0].start()
+            threads[0].join(0.5)
+
+    monkeypatch.setattr(results, "write_atomically", meanwhile)
+    results.store(example, tmp_path)
+    threads[0].join()
+    assert results.load("example", folder=tmp_path).table.equals(other.table)
+    assert len(list((tmp_path / "ci").iterdir())) == 2
+
+
+@pytest.mark.parametrize("suffix", [".json", ".parquet"])
+def test_a_folder_in_the_place_of_a_file_is_no_result(example, tmp_path, suffix):
+    results.store(example, tmp_path)
+    path = (tmp_path / "ci" / "example").with_suffix(suffix)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(results.CorruptResultError, match="Make it anew"):
+        results.load("example", folder=tmp_path)
 
 
 def test_full_disk_leaves_the_old_result(example, tmp_path, monkeypatch):
@@ -255,7 +324,7 @@ def test_kills_at_any_moment_leave_the_old_pair_or_the_new_one(example, tmp_path
     results.store(example, tmp_path)
     there = len(example)
     for number, writes in enumerate(kills, 1):
-        new = example.where(seed=0) if number % 2 else example.where(status="done")
+        new = part(example, seed=0) if number % 2 else part(example, status="done")
         assert len(new) not in (there, len(example))
         stopped_in(lambda new=new: results.store(new, tmp_path), writes)
         # The record, which is the second file, decides.

@@ -82,7 +82,7 @@ def deadly(config):
 
 
 def described(config):
-    return {"rate": config.rate, "widths": config.widths}
+    return {"speed": config.rate, "layers": config.widths}
 
 
 def threads(config):

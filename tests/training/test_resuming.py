@@ -1,6 +1,11 @@
 """training: any optimizer, schedules, cooling to a loss, checkpoints and resumption."""
 
+import copy
+import enum
 import math
+from collections import deque
+from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -446,22 +451,119 @@ def test_a_write_error_costs_neither_the_run_nor_the_last_checkpoint(tmp_path, m
     assert torch.equal(flat(whole), flat(alone))
 
 
+def test_dropout_goes_on_with_what_it_would_have_drawn(tmp_path):
+    def run(seed=0, stop=-1, **options):
+        torch.manual_seed(seed)
+        model = network()
+        model.append(torch.nn.Dropout(0.5))
+        history = descend(model, probes={"stop": StopAt(stop)}, **options)
+        return history, torch.rand(3).tolist()
+
+    expected, after = run()
+    options = {"checkpoint": tmp_path / "run.pt", "checkpoint_every": 3}
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=7, **options)
+    for _ in range(2):
+        history, drawn = run(**options)
+        assert_same_history(history, expected)
+        assert drawn == after
+    with pytest.raises(ValueError, match="of another run"):
+        run(seed=1, **options)
+
+
+class Extra(torch.nn.Linear):
+    """A layer whose state holds what a checkpoint cannot."""
+
+    def __init__(self, extra):
+        super().__init__(5, 3, dtype=torch.float64)
+        self.extra = extra
+
+    def get_extra_state(self):
+        return self.extra
+
+    def set_extra_state(self, state):
+        self.extra = state
+
+
+@pytest.mark.parametrize(
+    "extra", [np.ones(2), Decimal(1), lambda: 1], ids=["array", "number", "function"]
+)
+def test_a_state_that_cannot_be_read_back_costs_the_checkpoint_and_not_the_run(tmp_path, extra):
+    with pytest.warns(UserWarning, match="numbers and text only, got .* the run goes on"):
+        run = descend(Extra(extra), checkpoint=tmp_path / "run.pt")
+    assert len(run.loss) == 11
+    assert not list(tmp_path.iterdir())
+
+
 class Curved(torch.nn.Module):
     """A layer whose class and parameters say nothing about what it does."""
 
     def __init__(self, bend):
         super().__init__()
-        self.layer, self.bend = torch.nn.Linear(5, 3, dtype=torch.float64), bend
+        self.layer, self.bend = torch.nn.Linear(5, 3), bend
 
     def forward(self, inputs):
         return self.bend(self.layer(inputs))
 
-    def extra_repr(self):
-        return self.bend.__name__
+
+class Masked(torch.nn.Linear):
+    """A layer with a buffer that its state does not hold."""
+
+    def __init__(self, mask):
+        super().__init__(5, 3)
+        self.register_buffer("mask", torch.tensor(mask), persistent=False)
+
+    def forward(self, inputs):
+        return super().forward(inputs * self.mask)
+
+
+class Heads(torch.nn.MultiheadAttention):
+    """PyTorch's layer, whose parameters do not depend on the number of heads."""
+
+    def __init__(self, heads):
+        super().__init__(6, heads)
+        self.first, self.last = torch.nn.Linear(5, 6), torch.nn.Linear(6, 3)
+
+    def forward(self, inputs):
+        hidden = self.first(inputs)
+        return self.last(super().forward(hidden, hidden, hidden)[0])
+
+
+class Template(torch.nn.Linear):
+    """A layer that leaves a step to its heirs, which have no ``forward`` of their own."""
+
+    def __init__(self):
+        super().__init__(5, 3)
+
+    def forward(self, inputs):
+        return self.bend(super().forward(inputs))
+
+
+def heir(bend):
+    return type("Heir", (Template,), {"bend": bend})()
 
 
 def bent(activation):
     return models.mlp([5, 6, 3], activation, seed=0)
+
+
+def changed(change, *layers):
+    model = torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Linear(5, 5), *layers)
+    change(model.append(torch.nn.Linear(5, 3)))
+    return model
+
+
+def share(model):
+    model[1].weight = model[0].weight
+
+
+def same(model):
+    with torch.no_grad():
+        model[1].weight.copy_(model[0].weight)
+
+
+def leave(model):
+    """As it is."""
 
 
 @pytest.mark.parametrize(
@@ -469,15 +571,99 @@ def bent(activation):
     [
         (lambda: bent("tanh"), lambda: bent("relu")),
         (lambda: Curved(torch.tanh), lambda: Curved(torch.relu)),
+        (lambda: Curved(lambda x: x), lambda: Curved(lambda x: 2 * x)),
+        (lambda: Heads(1), lambda: Heads(2)),
+        (lambda: Masked([1.0] * 5), lambda: Masked([1.0] * 4 + [0.0])),
+        (lambda: heir(lambda self, x: x), lambda: heir(lambda self, x: 2 * x)),
+        (lambda: changed(share), lambda: changed(same)),
+        (lambda: changed(leave), lambda: changed(lambda m: m[0].requires_grad_(False))),
+        (
+            lambda: changed(leave, torch.nn.Dropout()),
+            lambda: changed(lambda m: m.eval(), torch.nn.Dropout()),
+        ),
+        (
+            lambda: changed(leave),
+            lambda: changed(lambda m: m.register_forward_hook(lambda *a: 2 * a[-1])),
+        ),
     ],
-    ids=["layers", "functions"],
+    ids=[
+        "layers",
+        "functions",
+        "lambdas",
+        "attributes",
+        "buffers",
+        "methods",
+        "shared",
+        "frozen",
+        "mode",
+        "hooks",
+    ],
 )
 def test_a_checkpoint_is_of_one_architecture(tmp_path, first, second):
     one, other = first().double(), second().double()
-    other.load_state_dict(one.state_dict())
+    one.load_state_dict(other.state_dict())
     descend(one, checkpoint=tmp_path / "run.pt")
     with pytest.raises(ValueError, match=r"of another run: .*model"):
         descend(other, checkpoint=tmp_path / "run.pt")
+
+
+FACTOR = 1.0
+
+
+def by_name(outputs, targets):
+    return FACTOR * outputs.square().mean()
+
+
+def test_what_a_loss_names_of_its_module_belongs_to_it(tmp_path, monkeypatch):
+    options = {"checkpoint": tmp_path / "run.pt", "loss": by_name}
+    descend(network(), **dict(options))
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    with pytest.raises(ValueError, match=r"of another run: .*loss"):
+        descend(network(), **dict(options))
+
+
+class Kind(enum.Enum):
+    ONE = 1
+    TWO = 2
+
+
+class Slotted:
+    __slots__ = ("x",)
+
+    def __init__(self, x):
+        self.x = x
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Path("a"), Path("b")),
+        (range(3), range(4)),
+        (Kind.ONE, Kind.TWO),
+        (Slotted(1), Slotted(2)),
+        (frozenset({1}), frozenset({2})),
+        (1 + 1j, 1 - 1j),
+        (torch.float32, torch.float64),
+        (torch.device("cpu"), torch.device("meta")),
+        (np.zeros(1, np.float32), np.zeros(1)),
+        (np.random.default_rng(0), np.random.default_rng(1)),
+        (Decimal("0.1"), Decimal("0.2")),
+        (deque([1]), deque([2])),
+        (slice(1), slice(2)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_setting_of_any_kind_tells_two_probes_apart(one, other):
+    alike = copy.deepcopy(one)
+    assert checkpoint.fingerprint([one]) == checkpoint.fingerprint([alike])
+    assert checkpoint.fingerprint([one]) != checkpoint.fingerprint([other])
+
+
+def test_a_set_is_the_same_in_any_order():
+    one, other = {0, 8}, {8, 0}
+    assert list(one) != list(other), "they fall into one place of the table"
+    assert checkpoint.fingerprint(one) == checkpoint.fingerprint(other)
+    assert checkpoint.fingerprint(one) != checkpoint.fingerprint({0, 9})
 
 
 def scaled(factor):

@@ -1,6 +1,7 @@
 """The key of each run: a hash of the function's name, the config, and the code it depends on."""
 
 import ast
+import glob
 import hashlib
 import importlib.util
 import inspect
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flatminima._validation import shown
@@ -50,8 +52,8 @@ def code_of(function: Function, depends_on: Sequence[str]) -> str:
             f"process can import it; got {shown(function)}"
         )
     # The source of the function is found through the file: its module may be __main__.
-    file = file_of(function)
-    own = _hash(file) if file else hashlib.sha256(_text_of(function).encode()).hexdigest()
+    own = " ".join(map(_hash, files_of(function)))
+    own = own or hashlib.sha256(_text_of(function).encode()).hexdigest()
     return hashlib.sha256(f"{own} {code_version(depends_on)}".encode()).hexdigest()
 
 
@@ -62,24 +64,24 @@ def edited(function: Function, depends_on: Sequence[str]) -> list[str]:
     counts is when the file system last touched it, as this process first looked at it, and what
     was in it then.
     """
-    file = file_of(function)
     imported = [path for _, name, path in _sources(depends_on) if name in sys.modules]
     found = []
-    for path in imported + ([file] if file else []):
+    for path in imported + files_of(function):
         state = path.stat()
-        later = max(state.st_mtime_ns, state.st_ctime_ns) > LOADED
-        if _first.setdefault(path, "" if later else _hash(path)) != _hash(path):
+        touched = state.st_mtime_ns if sys.platform == "win32" else state.st_ctime_ns
+        if _first.setdefault(path, "" if touched > LOADED else _hash(path)) != _hash(path):
             found.append(str(path))
     return found
 
 
-def file_of(function: Function) -> Path | None:
-    """The file that holds a function; None for one that was typed into a notebook."""
-    try:
-        file = Path(inspect.getsourcefile(function) or "")
-    except TypeError:
-        return None
-    return file if file.is_file() else None
+def files_of(function: Function) -> list[Path]:
+    """The file that holds a function, and those of its decorators; none for a notebook's."""
+    found = []
+    while function is not None:
+        with suppress(TypeError):
+            found.append(Path(inspect.getsourcefile(function) or ""))
+        function = getattr(function, "__wrapped__", None)
+    return [file for file in dict.fromkeys(found) if file.is_file()]
 
 
 def code_version(modules: Iterable[str]) -> str:
@@ -106,14 +108,16 @@ def _sources(modules: Iterable[str]) -> Iterator[tuple[str, str, Path]]:
     for named in sorted(set(names)):
         try:
             spec = importlib.util.find_spec(named)
-        except (ImportError, ValueError):
+        except Exception:  # of a package that it is in and that cannot be imported, say
             spec = None
         if spec is None or not str(spec.origin).endswith(".py"):
             raise ValueError(f"depends_on must name modules with Python source, got {named!r}")
         if not spec.submodule_search_locations:
             yield named, named, Path(spec.origin)
         for folder in spec.submodule_search_locations or ():
-            for path in sorted(Path(folder).rglob("*.py")):
+            # Through links too, as an import goes.
+            found = glob.iglob(f"{glob.escape(folder)}/**/*.py", recursive=True)
+            for path in sorted(map(Path, found)):
                 parts = [named, *path.relative_to(folder).with_suffix("").parts]
                 yield named, ".".join(parts).removesuffix(".__init__"), path
 

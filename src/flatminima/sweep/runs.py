@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,8 @@ __all__ = ["Diverged", "Run", "device_name", "fields_of", "perform"]
 
 Function = Callable[[Any], Mapping[str, object]]
 """What a sweep runs: config -> named values."""
+OWN = ("status", "error", "seconds")
+"""What stands beside the fields and the values of a run in a table, each under its name."""
 
 
 class Diverged(Exception):
@@ -78,7 +80,7 @@ def perform(function: Function, config: object) -> Run:
             returned = function(**config) if isinstance(config, Mapping) else function(config)
         except Diverged as diverged:
             status, error, returned = "diverged", str(diverged), diverged.values
-        values = _plain_values(returned)
+        values = _plain_values(returned, fields)
     except (Exception, SystemExit):
         status, error = "failed", traceback.format_exc()
     finite = _finite(values)
@@ -119,28 +121,49 @@ def fields_of(config: object) -> dict[str, Any]:
             "config must be a dict of names and values, or an instance of a frozen dataclass; got "
             f"{shown(config)}"
         )
-    fields = {name: _plain(f"the field {name}", value) for name, value in given.items()}
+    fields = _plain_items("field", given)
     if _finite(fields) != fields:
         raise ValueError(f"all fields must be finite, got {shown(config)}")
     return fields
 
 
-def kind(value: object) -> str | None:
-    """What a stored value is, so that those of one name can make a column; None for no value."""
+def kind(value: object) -> str:
+    """What a stored value is: two can stand in one column if one kind begins with the other.
+
+    That of no value is empty, and that of a list without entries ends with their place.
+    """
     if isinstance(value, list):
-        return f"a list of {next(filter(None, map(kind, value)), 'nothing')}"
-    names = ((type(None), None), (bool, "truth values"), (str, "text"), (object, "numbers"))
+        return "lists of " + max(map(kind, value), key=len, default="")
+    names = ((type(None), ""), (bool, "truth values"), (str, "text"), (object, "numbers"))
     return next(name for base, name in names if isinstance(value, base))
 
 
-def _plain_values(values: object) -> dict[str, Any]:
+def alike(kinds: Iterable[str]) -> bool:
+    """Whether values of these kinds can stand in one column."""
+    longest = max(kinds := list(kinds), key=len, default="")
+    return all(longest.startswith(kind) for kind in kinds)
+
+
+def _plain_values(values: object, fields: Iterable[str]) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise ValueError(
             f"the function must return a mapping of names to values, got {shown(values)}"
         )
     if not all(isinstance(name, str) for name in values):
         raise ValueError(f"the values must be named by strings, got the names {list(values)!r}")
-    return {name: _plain(f"the value {name}", value) for name, value in values.items()}
+    return _plain_items("value", values, {*fields, *OWN})
+
+
+def _plain_items(
+    what: str, items: Mapping[str, object], taken: Collection[str] = ()
+) -> dict[str, Any]:
+    for name in items:
+        _plain(f"the name of the {what} {name!r}", name)
+        if name in taken:
+            raise ValueError(
+                f"the {what} {name} must have a name other than {', '.join(sorted(taken))}"
+            )
+    return {str(name): _plain(f"the {what} {name}", value) for name, value in items.items()}
 
 
 def _plain(name: str, value: object) -> Any:
@@ -149,8 +172,7 @@ def _plain(name: str, value: object) -> Any:
         value = value.tolist()
     if isinstance(value, list | tuple):
         entries = [_plain(name, entry) for entry in value]
-        shapes = {_shape(entry) for entry in entries}
-        if len(shapes) > 1 or len({kind(entry) for entry in entries} - {None}) > 1:
+        if len({_shape(entry) for entry in entries}) > 1 or not alike(map(kind, entries)):
             raise ValueError(f"{name} must have entries of one shape and kind, got {shown(value)}")
         return entries
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

@@ -44,10 +44,12 @@ class Store:
     """
 
     def __init__(self, folder: Path, grid: Mapping[str, object], retry_failed: bool) -> None:
-        self.path, self.grid = folder / FILE, grid
+        # Wherever a run may go, and whatever it does to its config.
+        self.path = folder.absolute() / FILE
+        self.grid, self.fields = grid, {key: fields_of(config) for key, config in grid.items()}
         self.finished: dict[str, Run] = {}
         self.stale: dict[str, Run] = {}
-        self.lock = FileLock(folder / "sweeps" / uuid.uuid4().hex)
+        self.lock = FileLock(self.path.parent / "sweeps" / uuid.uuid4().hex)
         self._open()
         with self._writing():
             found = self._read(list(grid))
@@ -86,10 +88,12 @@ class Store:
         self.finished |= results
 
     def confirm(self) -> None:
-        """See that every finished run is on the disk."""
+        """See that every finished run is on the disk, as another would read it."""
+        self.database.close()
+        self._open()
         with self._writing():
             there = set(self._read(list(self.grid)))
-        if not self._is_ours() or there != set(self.finished):
+        if there != set(self.finished):
             self.keep(self.finished)
 
     def close(self) -> None:
@@ -164,7 +168,7 @@ class Store:
         query = "SELECT key, run, seal FROM runs WHERE key IN (SELECT value FROM json_each(?))"
         for key, text, seal in self.database.execute(query, (json.dumps(keys),)):
             run = _unsealed(key, text, seal)
-            if run is None or run.config != fields_of(self.grid[key]):
+            if run is None or run.config != self.fields[key]:
                 damaged.append(key)
             else:
                 found[key] = run
@@ -227,7 +231,9 @@ def _unsealed(key: str, text: str, seal: str) -> Run | None:
     """The run of a row; None if it is not what was stored under this key."""
     if not isinstance(text, str) or seal != _seal(key, text):
         return None
-    return Run(**json.loads(text))
+    with suppress(TypeError):  # of a version whose runs have other attributes
+        return Run(**json.loads(text))
+    return None
 
 
 def _seal(key: str, text: str) -> str:

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from concurrent import futures
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flatminima._progress import bar
@@ -20,9 +20,9 @@ from flatminima._validation import (
     positive_int,
     shown,
 )
-from flatminima.sweep.grid import code_of, edited, file_of, keyed
+from flatminima.sweep.grid import code_of, edited, files_of, keyed
 from flatminima.sweep.pool import DiedError, processes
-from flatminima.sweep.runs import Function, Run, kind, lost, perform
+from flatminima.sweep.runs import Function, Run, alike, kind, lost, perform
 from flatminima.sweep.store import Store, SweepError
 
 __all__ = ["run"]
@@ -51,6 +51,7 @@ def run(
         function: a function at the top of a module, so that another process can import it. One
             that is typed into a notebook is run in this process, on one thread; its text, and that
             of what it names in the notebook, decide what is run anew.
+            Its values have names other than the fields', and than status, error and seconds.
         configs: dicts of names and values, which the function takes as keywords, or instances of
             frozen dataclasses, which it takes whole; no two alike. Values are numbers, strings,
             booleans, None, or tuples of these.
@@ -75,6 +76,7 @@ def run(
             stored, and nothing half written.
     """
     configs, folder = a_list("configs", configs), a_path("folder", folder)
+    depends_on = a_list("depends_on", depends_on)
     retry_failed = a_bool("retry_failed", retry_failed)
     instance_of("progress", progress, bool, str)
     if executor is not None and not callable(getattr(executor, "submit", None)):
@@ -95,7 +97,7 @@ def run(
     with ExitStack() as stack:
         stack.callback(store.close)
         display = stack.enter_context(bar(**options, disable=not progress))
-        if executor is None and file_of(function) is None:
+        if executor is None and not files_of(function):
             executor, workers = futures.ThreadPoolExecutor(1), 1
             # What it has begun is not waited for.
             stack.callback(executor.shutdown, wait=False, cancel_futures=True)
@@ -106,25 +108,23 @@ def run(
     return [store.finished[key] for key in grid]
 
 
+@dataclass
 class _Work:
-    """The runs in flight, each with the time at which it set out."""
+    """The runs in flight, each with its key and the time at which it set out."""
 
-    def __init__(
-        self,
-        function: Function,
-        depends_on: Sequence[str],
-        code: str,
-        store: Store,
-        executor: Any,
-        limit: float | None,
-        display: Any,
-    ) -> None:
-        self.function, self.depends_on, self.code = function, tuple(depends_on), code
-        self.store, self.executor, self.limit, self.display = store, executor, limit, display
-        self.flying: dict[futures.Future, tuple[str, float]] = {}
-        self.troubles: Counter[str] = Counter()
-        self.kinds: dict[str, str] = {}
-        for run in store.finished.values():
+    function: Function
+    depends_on: Sequence[str]
+    code: str
+    store: Store
+    executor: Any
+    limit: float | None
+    display: Any
+    flying: dict[futures.Future, tuple[str, float]] = field(default_factory=dict)
+    troubles: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for run in self.store.finished.values():
             self._of_one_kind(run)
 
     def do(self, workers: int) -> None:
@@ -197,10 +197,11 @@ class _Work:
     def _of_one_kind(self, run: Run) -> Run:
         """The run, failed if one of its values is of another kind than in the runs before it."""
         for name, value in run.values.items():
-            this = kind(value)
-            if this and self.kinds.setdefault(name, this) != this:
-                error = f"the value {name} is {this} here, and {self.kinds[name]} in other runs"
+            this, others = kind(value), self.kinds.get(name, "")
+            if not alike([this, others]):
+                error = f"the value {name} is {this} here, and {others} in other runs"
                 return replace(run, status="failed", values={}, error=error)
+            self.kinds[name] = max(this, others, key=len)
         return run
 
 
@@ -224,7 +225,8 @@ def _killed() -> tuple[type[Exception], ...]:
 
 def _differs(edited: Sequence[str]) -> str:
     if edited:
-        return f"{', '.join(edited)} was edited after a worker had begun to run it"
+        files = ", ".join(edited)
+        return f"{files} was edited after a worker had begun to run it, or is dated in the future"
     return "a worker has other code than there is on the disk here"
 
 

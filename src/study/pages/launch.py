@@ -2,13 +2,16 @@
 
 ``repository.url`` in ``_config.yml`` decides. While it is empty the book has no button that leads
 elsewhere. Once it is set, every page links to its source, and every notebook can be opened on
-Binder and, from GitHub, on Colab or, by Thebe, in the page itself.
+Binder and, from GitHub, on Colab or, by Thebe, in the page itself. The foot of every page leads
+then to the form for a question about the page or a section of it.
 """
 
+from html import escape
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import yaml
+from bs4 import BeautifulSoup
 from docutils import nodes
 
 
@@ -36,6 +39,37 @@ def add_buttons(app, config):
     }
 
 
+FORMS = {"github.com": "issues/new?title=", "gitlab.com": "-/issues/new?issue[title]="}
+"""Host -> where the form for a question is, below the repository's address; its title follows."""
+
+
+def offer_questions(app, pagename, templatename, context, doctree):
+    """Offer at a page's foot to ask about it or one of its sections, which the form names."""
+    url = app.config.html_theme_options.get("repository_url", "")
+    form = FORMS.get(urlsplit(url).netloc)
+    if doctree is None or form is None:
+        return
+    page = BeautifulSoup(context["title"], "html.parser").get_text()
+
+    def link(text: str, subject: str) -> str:
+        title = quote(f"Question: {subject} ({pagename})", safe="")
+        return f'<a href="{escape(f"{url}/{form}{title}")}">{escape(text)}</a>'
+
+    sections = [
+        section.next_node(nodes.title).astext()
+        for top in doctree.children
+        for section in top.children
+        if isinstance(section, nodes.section)
+    ]
+    about = "".join(f"<li>{link(s, f'{page}, {s}')}</li>" for s in sections)
+    if about:
+        about = f"<details><summary>or a section of it</summary><ul>{about}</ul></details>"
+    context["theme_extra_footer"] = (
+        f'<div class="ask">{link("Ask about this page", page)} {about}</div>\n'
+        f"{context.get('theme_extra_footer') or ''}"
+    )
+
+
 def offers_live_code(app) -> bool:
     """Whether cells can be run in the page, by Thebe."""
     return bool(app.config.html_theme_options.get("launch_buttons", {}).get("thebe"))
@@ -53,5 +87,6 @@ def drop_unused_thebe(app, doctree, docname):
 def register(app):
     """Register the buttons."""
     app.connect("config-inited", add_buttons)
+    app.connect("html-page-context", offer_questions)
     # After sphinx-thebe has added them.
     app.connect("doctree-resolved", drop_unused_thebe, priority=900)

@@ -167,6 +167,28 @@ def hold_intervals(page: BeautifulSoup) -> None:
             number.extend([held, after] if after else [held])
 
 
+WITHIN = re.compile(r" (±) |(?<=\d) (×) (?=10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹])|(?<=\(\d\.\d\d) (to) (?=\d\.\d\d\))")
+
+
+def hold_numbers(page: BeautifulSoup) -> None:
+    """Let no line break part a number from its error, power of ten or unit, or split a range."""
+    for text in page.find_all(string=re.compile(r"[±×%]|\d to \d")):
+        if type(text) is NavigableString and not text.find_parent(["pre", "code", "title"]):
+            held = WITHIN.sub(lambda m: f"\xa0{m[m.lastindex]}\xa0", text)
+            text.replace_with(held.replace(" %", "\xa0%"))
+
+
+SHORT = 20
+"""Characters of code that stay on one line: a phone has room for twice as many."""
+
+
+def hold_short_code(page: BeautifulSoup) -> None:
+    """Keep short code in a line of text, such as a command of two words, from breaking."""
+    for code in page.select("code.literal"):
+        if len(code.get_text()) <= SHORT and not code.find_parent("table"):
+            code["class"] = [*code["class"], "unbroken"]
+
+
 RULES = (
     lighten,
     give_unique_ids,
@@ -175,6 +197,8 @@ RULES = (
     set_titles_apart,
     fold_provenance,
     hold_intervals,
+    hold_numbers,
+    hold_short_code,
 )
 
 

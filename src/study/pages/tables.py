@@ -92,11 +92,11 @@ def chance(found: Sequence[claims.Finding]) -> str:
     families = sum(any(e.joint for e in f.effects) for f in found)
     single = len(judged) - joint
     return (
-        f"The verdicts on this page rest on {len(judged)} intervals. Were every quantity exactly "
-        f"where its criterion draws the line, about {single / 40:.0f} of the {single} that stand "
-        "alone would be called *reproduced* by chance, and as many *contradicted*; the other "
-        f"{joint} are joint within {families} claims, in each of which chance errs anywhere with a "
-        "probability of 1 in 20 at most."
+        f"The verdicts on this page rest on {len(judged)} intervals, of which {single} stand alone "
+        f"and {joint} are joint within {families} claims. Were every quantity exactly where its "
+        f"criterion draws the line, about {single / 40:.0f} of those alone would be called "
+        "*reproduced* by chance, and as many *contradicted*; within a claim with joint intervals "
+        "chance errs anywhere with a probability of 1 in 20 at most."
     )
 
 
