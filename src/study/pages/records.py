@@ -19,8 +19,7 @@ def result_lines(chapters: Path, folder: Path) -> list[str]:
     stored = sorted(results.stored(folder), key=lambda r: (-_size(r[0]), r[1]))
     records = [results.load(name, preset, folder=folder).provenance for preset, name in stored]
     lines = [*table(("preset", "tables", "runs", "computing, one core"), totals(records)), ""]
-    lines += [*table(("result", "preset", "what it holds", "runs", "computing"), overview(records))]
-    lines += [""]
+    lines += [*table(("result", "preset", "what", "runs", "computing"), overview(records)), ""]
     for (preset, name), record in zip(stored, records, strict=True):
         rows = record_rows(record, chapters_showing(record, chapters, folder))
         lines += [f"## {name}, preset {preset}", "", f"{record['summary']}.", ""]
@@ -40,16 +39,11 @@ def totals(records: Sequence[dict]) -> list[tuple[str, ...]]:
 
 def overview(records: Sequence[dict]) -> list[tuple[str, ...]]:
     """A row for each result: what it is, and what it takes to make it again."""
-    return [
-        (
-            f"`{record['name']}`",
-            f"`{record['preset']}`",
-            record["summary"],
-            f"{record['runs']:,}",
-            provenance.duration(record["seconds"]),
-        )
-        for record in records
-    ]
+    rows = []
+    for r in records:
+        cost = f"{r['runs']:,}", provenance.duration(r["seconds"])
+        rows.append((f"`{r['name']}`", f"`{r['preset']}`", r["summary"], *cost))
+    return rows
 
 
 def _size(preset: str) -> int:
