@@ -13,10 +13,10 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 
 from flatminima._files import write_atomically
@@ -55,7 +55,7 @@ def executed() -> dict[str, list[str]]:
     """Copy -> its key and a hash of what is in it, as last recorded; {} where that is lost."""
     try:
         return dict(json.loads(KEYS.read_text()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 
@@ -100,14 +100,17 @@ def execute(fresh: bool) -> int:
     if not stale:
         print(f"{len(keys)} chapters are executed already; nothing has changed since.")
         return 0
-    command = [sys.executable, "-m", "pytest", "--nbmake", "--overwrite", "--nbmake-timeout=600"]
-    command += ["-v", "--durations=0", "-p", "no:cacheprovider", "-n", "2", *stale]
+    options = ["--nbmake", "--overwrite", "--nbmake-timeout=600"]
+    options += ["-v", "--durations=0", "-p", "no:cacheprovider", "-n", "2"]
     # Two kernels share the machine, so that each may use half of its cores.
-    threads = str(max(1, (os.cpu_count() or 2) // 2))
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
-    status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-    if status == 0:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
+    os.chdir(ROOT)
+    # In this process: its workers, and their kernels, end when it does, be it by kill -9.
+    status = pytest.main([*options, *stale])
+    if status == 0 and shared_key() == common:
         record(keys)
+    elif status == 0:
+        print("What the chapters need was edited meanwhile: they will be executed again.")
     return status
 
 

@@ -60,10 +60,8 @@ def glue_number(name: str, value: float | Interval | str, fmt: str = ".3g") -> N
 
 
 def _shown(value: float | Interval | str, fmt: str) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Interval):
-        return format(value, fmt)
+    if isinstance(value, str | Interval):
+        return value if isinstance(value, str) else format(value, fmt)
     text = number_text(value, fmt)
     if "e" in text:
         mantissa, exponent = text.split("e")

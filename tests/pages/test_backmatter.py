@@ -329,6 +329,10 @@ def test_records_are_listed_with_what_made_them(stored, tmp_path):
     record = results.load("flatness", "ci", folder=stored).provenance
     whole = f"| `ci` | 1 | {record['runs']} | {provenance.duration(record['seconds'])} |"
     assert whole in text
+    time = provenance.duration(record["seconds"])
+    for preset in ("default", "ci"):
+        row = f"| `flatness` | `{preset}` | {record['summary']} | {record['runs']} | {time} |"
+        assert row in text.split("## ")[0], "the table at the head has a row for each result"
     for said in (
         "make results PRESET=ci ONLY=flatness",
         record["revision"],

@@ -9,6 +9,7 @@ import time
 from types import SimpleNamespace
 
 import nbformat
+import psutil
 import pytest
 from sphinx.errors import ExtensionError
 
@@ -112,6 +113,43 @@ def test_a_killed_one_leaves_nothing_that_passes_for_executed(book):
     write_chapter(book, "print(1)")
     assert "1 passed" in execute(book).stdout
     assert output(book) == ["1\n"]
+
+
+def test_what_is_started_ends_with_it_and_writes_nothing_later(book):
+    """Killed alone, without its group."""
+    write_chapter(book, "import time; time.sleep(600)")
+    program = subprocess.Popen(
+        [sys.executable, "tools/execute.py"], cwd=book, stdout=subprocess.DEVNULL
+    )
+    process, kernels = psutil.Process(program.pid), []
+    while not kernels:
+        started = process.children(recursive=True)
+        kernels = [child for child in started if "ipykernel" in str(called(child))]
+        time.sleep(0.05)
+    program.kill()
+    program.wait()
+    _, left = psutil.wait_procs(started, timeout=300)  # it takes ten seconds, alone 600
+    assert not left
+    write_chapter(book, "print(1)")
+    assert "1 passed" in execute(book).stdout
+    assert output(book) == ["1\n"]
+
+
+def called(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_code_that_is_edited_while_a_chapter_runs_costs_another_execution(book):
+    """Also if it is put back before the end is recorded."""
+    library = book / "src" / "library.py"
+    library.write_text("x = 1\n")
+    write_chapter(book, f"open({str(library)!r}, 'w').write('x = 2'); print(6 * 7)")
+    assert "edited meanwhile" in execute(book).stdout
+    library.write_text("x = 1\n")
+    assert "1 passed" in execute(book).stdout
 
 
 def test_a_removed_page_leaves_the_staged_book(book):

@@ -155,3 +155,9 @@ def test_a_number_is_held_together_with_its_error_its_power_its_unit_and_its_ran
     held = "0.42\xa0±\xa00.26, 3\xa0×\xa010⁻⁷, 5\xa0%, 0.6 (0.36\xa0to\xa01.02), 3 to 4; a × b"
     assert page.p.get_text() == held
     assert page.code.string == page.pre.string == "1 ± 2"
+
+
+def test_a_computed_number_stays_with_the_formula_that_it_ends():
+    formula = r'<span class="math">\({}\)</span> <span class="pasted-text">4.6</span>'
+    page = mended(f"<p>{formula.format('a =')}; {formula.format('a')} or more</p>")
+    assert page.p.get_text() == "\\(a =\\)\xa04.6; \\(a\\) 4.6 or more"

@@ -101,7 +101,7 @@ def test_tables_are_made_at_home(bare, tmp_path):
     assert "left" not in found.provenance
     assert set(found["study"]) == set(scale.STUDIES)
     measured = set(found.columns) - {f.name for f in dataclasses.fields(scale.Config)}
-    assert measured - set(scale.TOLERANCES) == {*results.OWN_COLUMNS}
+    assert measured - set(scale.TOLERANCES) == {*results.OWN}
     for name in throughput.PRECISIONS:
         for what in ("steps", "products", "eigenvalue_error", "product_error"):
             values = speed[f"{what}_{name}"]

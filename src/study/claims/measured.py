@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
+from flatminima._text import number_text
 from flatminima.statistics import Interval
 from study import results
 from study.claims.evidence import Evidence
@@ -67,10 +68,6 @@ def _named(*parts: str) -> str:
 def _percent(interval: Interval) -> str:
     """A difference of logarithms as a change in percent."""
     return f"{100 * interval.map(np.expm1):+.0f} %"
-
-
-def _number(text: str) -> str:
-    return text.replace("-", "−")
 
 
 def flatter(evidence: Evidence) -> Iterator[Effect]:
@@ -224,7 +221,7 @@ def at_the_edge(evidence: Evidence) -> Iterator[Effect]:
             whole = np.isfinite(level).all(axis=0)
             exponent = edge.exponents(level[:, whole], rates[whole])
             error = exponent.std(ddof=1) / np.sqrt(len(exponent))
-            text = _number(f"{exponent.mean():.2f} ± {error:.2f}")
+            text = f"{number_text(exponent.mean(), '.2f')} ± {error:.2f}"
             what = r"exponent $a$ in $\lambda_1 \propto \eta^a$ at the edge, ± its standard error"
             what += f" ({NETWORKS[model]})"
             if missing := len(rates) - whole.sum():
@@ -236,7 +233,7 @@ def polarity(evidence: Evidence) -> Iterator[Effect]:
     """The cosine of the rotations at opposite displacements."""
     cosine = evidence.number("episodes_and_rotation", "epi-cosine")
     what = "mean cosine of the rotations of $v_1$ at $+x$ and $-x$, $x = 0.001$"
-    yield Effect(what, _number(f"{cosine:.4f}"), cosine < -0.9)
+    yield Effect(what, number_text(cosine, ".4f"), cosine < -0.9)
 
 
 def polarity_size(evidence: Evidence) -> Iterator[Effect]:

@@ -176,6 +176,10 @@ def hold_numbers(page: BeautifulSoup) -> None:
         if type(text) is NavigableString and not text.find_parent(["pre", "code", "title"]):
             held = WITHIN.sub(lambda m: f"\xa0{m[m.lastindex]}\xa0", text)
             text.replace_with(held.replace(" %", "\xa0%"))
+    for number in page.select("span.math + span.pasted-text"):
+        gap = number.previous_sibling
+        if gap == " " and gap.previous_sibling.get_text().endswith(r"=\)"):
+            gap.replace_with("\xa0")
 
 
 SHORT = 20

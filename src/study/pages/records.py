@@ -11,7 +11,7 @@ from study.pages.generated import table
 
 
 def result_lines(chapters: Path, folder: Path) -> list[str]:
-    """A section for each stored result, those of the largest preset first.
+    """All in a table, then a section for each stored result, those of the largest preset first.
 
     Raises:
         CorruptResultError: if a result is not what its record says.
@@ -19,6 +19,7 @@ def result_lines(chapters: Path, folder: Path) -> list[str]:
     stored = sorted(results.stored(folder), key=lambda r: (-_size(r[0]), r[1]))
     records = [results.load(name, preset, folder=folder).provenance for preset, name in stored]
     lines = [*table(("preset", "tables", "runs", "computing, one core"), totals(records)), ""]
+    lines += [*table(("result", "preset", "what", "runs", "computing"), overview(records)), ""]
     for (preset, name), record in zip(stored, records, strict=True):
         rows = record_rows(record, chapters_showing(record, chapters, folder))
         lines += [f"## {name}, preset {preset}", "", f"{record['summary']}.", ""]
@@ -33,6 +34,15 @@ def totals(records: Sequence[dict]) -> list[tuple[str, ...]]:
         own = [record for record in records if record["preset"] == preset]
         runs, seconds = (sum(record[key] for record in own) for key in ("runs", "seconds"))
         rows.append((f"`{preset}`", f"{len(own)}", f"{runs:,}", provenance.duration(seconds)))
+    return rows
+
+
+def overview(records: Sequence[dict]) -> list[tuple[str, ...]]:
+    """A row for each result: what it is, and what it takes to make it again."""
+    rows = []
+    for r in records:
+        cost = f"{r['runs']:,}", provenance.duration(r["seconds"])
+        rows.append((f"`{r['name']}`", f"`{r['preset']}`", r["summary"], *cost))
     return rows
 
 
