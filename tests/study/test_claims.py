@@ -253,10 +253,8 @@ def test_on_natural_images_the_gain_is_in_doubt_and_one_measure_does_not_move():
 
 def test_the_gains_of_many_settings_are_judged_one_by_one():
     stored = only_default("gain", "default")
-    for key in ("beyond", "accurate", "ends-many", "wrong-labels"):
-        assert all(effect.verdict in verdicts.VERDICTS for effect in judged(key).effects)
-    assert len(judged("beyond").effects) <= 12
-    assert len(judged("wrong-labels").effects) == 4
+    for key in ("beyond", "accurate", "ends-many"):
+        assert 10 <= len(judged(key).effects) <= 12
     # No gain anywhere: an interval of width zero around it, or what rounding makes of that.
     for c in ("2", "3", "4"):
         reached = stored[f"reached-{c}"].astype(bool)

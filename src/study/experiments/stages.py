@@ -194,7 +194,8 @@ def reached(values: np.ndarray) -> np.ndarray:
 
     A run that diverged has no entry: it did not.
     """
-    return np.reshape([value is not None and value == 1 for value in values.flat], values.shape)
+    came = [value is not None and value == 1 for value in values.flat]
+    return np.array(came, bool).reshape(values.shape)
 
 
 def interval(samples: np.ndarray) -> Interval:
