@@ -98,7 +98,12 @@ def test_seeds_that_did_not_arrive_leave_the_pair():
 
 
 def test_the_claims_can_be_met_and_missed():
-    one, every = lambda loss, seed, c: c < 8 or seed > 0, lambda loss, seed, c: True
+    def one(loss, seed, c):
+        return loss != "mse" or c < 4 or seed < 3
+
+    def every(loss, seed, c):
+        return True
+
     good, none = table(better, flat, one), table(lambda s, c: 0.3 + NOISE[s, int(c)], flat, every)
     worse = table(lambda s, c: 0.4 - better(s, c), lambda s, c: 1 / flat(s, c), every)
     for key in ("beyond-natural", "flatter-natural", "ends-natural"):
@@ -107,4 +112,4 @@ def test_the_claims_can_be_met_and_missed():
     assert judged("beyond-natural", worse).verdict == verdicts.CONTRADICTED
     assert judged("flatter-natural", worse).verdict == verdicts.CONTRADICTED
     assert judged("ends-natural", worse).verdict not in (verdicts.REPRODUCED, verdicts.PARTLY)
-    assert len(list(claimed.ends(claims.Evidence({}, load=lambda *_: good)))) == 8
+    assert len(list(claimed.ends(claims.Evidence({}, load=lambda *_: good)))) == 4

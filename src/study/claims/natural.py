@@ -39,18 +39,13 @@ def flatter(evidence: Evidence) -> Iterator[Effect]:
 
 
 def ends(evidence: Evidence) -> Iterator[Effect]:
-    """What the accuracy loses at the largest rate that enough seeds survive, above the named one.
+    """Where the gain ends, as it was predicted: by divergence, or by what the accuracy loses."""
+    from study.experiments.natural import DIVERGING, NAMED, reached
 
-    Where too few survive any, the gain ends by divergence.
-    """
-    from study.experiments.natural import FACTORS, NAMED, reached
-
-    last = max(FACTORS)
     for _, stored, measured in evidence.measured("natural"):
-        for loss in dict.fromkeys(stored["loss"].tolist()):
-            kept = float(reached(stored, loss, last).mean())
-            what = f"seeds that come to the loss at $c = {last:g}$ ({LOSSES[loss]})"
-            yield Effect(what, f"{100 * kept:.0f} %", kept < 1)
-            if (value := measured.get(f"fall-{loss}")) is not None:
-                what = "accuracy at the largest $c$ that enough survive minus that at $c = "
-                yield gained(f"{what}{NAMED:g}$ ({LOSSES[loss]})", value, FINE, above=False)
+        kept = float(reached(stored, "mse", DIVERGING).mean())
+        what = f"seeds that come to the loss at $c = {DIVERGING:g}$ ({LOSSES['mse']})"
+        yield Effect(what, f"{100 * kept:.0f} %", kept < 1 / 2)
+        if (value := measured.get("fall-cross_entropy")) is not None:
+            what = f"accuracy at the largest $c$ minus that at $c = {NAMED:g}$"
+            yield gained(f"{what} ({LOSSES['cross_entropy']})", value, FINE, above=False)

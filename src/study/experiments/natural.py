@@ -31,6 +31,7 @@ from study.experiments import cifar, gain, stages
 from study.results import Experiment, Result
 
 __all__ = [
+    "DIVERGING",
     "EXPERIMENT",
     "FACTORS",
     "NAMED",
@@ -45,7 +46,9 @@ __all__ = [
 
 STABLE, NAMED = gain.COOL, gain.NAMED
 """The factors that are compared."""
-FACTORS = (STABLE, 1.0, NAMED, 4.0, 8.0)
+DIVERGING = 4.0
+"""At which most seeds are predicted to diverge under the squared loss."""
+FACTORS = (STABLE, 1.0, NAMED, DIVERGING, 8.0)
 SEEDS = range(10)
 
 
@@ -134,7 +137,7 @@ def predictions(stored: Result) -> dict[str, bool]:
         held[f"flatter-{loss}"] = flatter is not None and flatter.high < 0
         held[f"better-{loss}"] = better is not None and better.low > 0
         if loss == "mse":
-            held["diverges-mse"] = bool(reached(stored, loss, 4.0).mean() < 0.5)
+            held["diverges-mse"] = bool(reached(stored, loss, DIVERGING).mean() < 0.5)
         else:
             fall = found.get(f"fall-{loss}")
             held[f"ends-{loss}"] = fall is not None and fall.high < 0
