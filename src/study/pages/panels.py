@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 SVG = "{http://www.w3.org/2000/svg}"
 HREF = "{http://www.w3.org/1999/xlink}href"
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
-WORDS = re.compile(r"translate\(([-\d.]+) [-\d.]+\) ?(rotate\(-90\))? ?scale\(([\d.]+) -")
+LINE = re.compile(r"translate\(([-\d.]+) [-\d.]+\) ?(rotate\(-90\))? ?scale\(([\d.]+) -")
 LETTER = re.compile(r"translate\(([-\d.]+) ([-\d.]+)\)(?: scale\(([\d.]+)\))?")
 LETTER_SCALE = 1 / 64
 """At which matplotlib sets the outlines of letters."""
@@ -28,29 +28,31 @@ def points(path: ElementTree.Element) -> list[tuple[float, float]]:
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def reach(panel: ElementTree.Element, outlines: dict) -> tuple[float, float]:
-    """How far to the left and to the right something of a panel is drawn."""
+def words(panel: ElementTree.Element, outlines: dict) -> list[tuple[float, float]]:
+    """From where to where, from left to right, each word of a panel is written."""
     found = []
-    defined = {path for defs in panel.iter(f"{SVG}defs") for path in defs}
-    for path in panel.iter(f"{SVG}path"):
-        if "clip-path" not in path.attrib and path not in defined:
-            found += [x for x, _ in points(path)]
     for group in panel.iter(f"{SVG}g"):
-        words = WORDS.match(group.get("transform", ""))
-        for letter in group.iter(f"{SVG}use") if words else ():
+        line = LINE.match(group.get("transform", ""))
+        along = []
+        for letter in group.iter(f"{SVG}use") if line else ():
             place = LETTER.match(letter.get("transform", ""))
             x, y, size = (float(part or 1) for part in place.groups()) if place else (0, 0, 1)
-            # Words that go upward grow to the left.
-            along = [
-                -y - LETTER_SCALE * size * up if words[2] else x + LETTER_SCALE * size * right
+            # A line that goes upward grows to the left.
+            along += [
+                -y - LETTER_SCALE * size * up if line[2] else x + LETTER_SCALE * size * right
                 for right, up in outlines[letter.get(HREF)]
             ]
-            found += [float(words[1]) + float(words[3]) * most for most in along]
-    return min(found), max(found)
+        if along:
+            start, scale = float(line[1]), float(line[3])
+            found.append((start + scale * min(along), start + scale * max(along)))
+    return found
 
 
-SMALLEST_AXIS = 10
-"""Points that the numbers of an axis take to its left: ticks alone take four."""
+def lines(panel: ElementTree.Element) -> list[float]:
+    """The horizontal places of a panel's lines, but for what is cut off at its frame."""
+    defined = {path for defs in panel.iter(f"{SVG}defs") for path in defs}
+    paths = [p for p in panel.iter(f"{SVG}path") if "clip-path" not in p.attrib]
+    return [x for path in paths if path not in defined for x, _ in points(path)]
 
 
 def cuts(svg: str) -> list[float]:
@@ -64,27 +66,27 @@ def cuts(svg: str) -> list[float]:
     if figure is None or "viewBox" not in root.attrib:
         return []
     width = float(root.attrib["viewBox"].split()[2])
-    outlines = {
-        f"#{path.get('id')}": points(path) for path in root.iterfind(f".//{SVG}defs/{SVG}path")
-    }
-    panels = []
+    defined = root.iterfind(f".//{SVG}defs/{SVG}path")
+    outlines = {f"#{path.get('id')}": points(path) for path in defined}
+    panels, bottoms = [], set()
     for part in figure:
         name, frame = part.get("id", ""), part.find(f"{SVG}g/{SVG}path")
         if name.startswith("axes") and frame is not None:
             (left, bottom), *_ = points(frame)
-            panels.append((left, bottom, *reach(part, outlines)))
+            written = words(part, outlines)
+            reach = [*lines(part), *(x for word in written for x in word)]
+            numbered = any(end <= left for _, end in written)
+            panels.append((min(reach), max(reach), numbered))
+            bottoms.add(bottom)
         elif not name.startswith("patch"):
             return []
     panels.sort()
-    if len(panels) < 2 or len({bottom for _, bottom, _, _ in panels}) > 1:
+    if len(panels) < 2 or len(bottoms) > 1 or not all(numbered for _, _, numbered in panels):
         return []
-    edges = [0.0]
-    for (_, _, _, right), (frame, _, left, _) in pairwise(panels):
-        own_axis = frame - left > SMALLEST_AXIS
-        if not own_axis or right > left:
-            return []
-        edges.append((right + left) / 2 / width)
-    return [*edges, 1.0]
+    gaps = [(one[1], other[0]) for one, other in pairwise(panels)]
+    if any(end > start for end, start in gaps):
+        return []
+    return [0.0, *((end + start) / 2 / width for end, start in gaps), 1.0]
 
 
 def mark_panels(app, pagename, templatename, context, doctree):
