@@ -102,6 +102,39 @@
     }
   }
 
+  // Panels side by side stand below each other on a phone. Each is the whole picture, of which its
+  // frame shows a part; data-panels says where it begins and ends, in shares of the width.
+  const NAMES = { 2: ["Left", "Right"], 3: ["Left", "Middle", "Right"] };
+
+  function element(tag, className, style = {}) {
+    const made = Object.assign(document.createElement(tag), { className });
+    Object.assign(made.style, style);
+    return made;
+  }
+
+  function stack() {
+    for (const image of document.querySelectorAll("img[data-panels]:not(.whole)")) {
+      const edges = image.dataset.panels.split(" ").map(Number);
+      const panels = element("div", "panels");
+      panels.setAttribute("role", "img");
+      panels.setAttribute("aria-label", image.alt);
+      for (const [i, start] of edges.slice(0, -1).entries()) {
+        const share = edges[i + 1] - start;
+        const frame = element("div", "panel");
+        const part = element("img", "", { width: `${100 / share}%`, marginLeft: `${(-100 * start) / share}%` });
+        Object.assign(part, { src: image.src, alt: "" });
+        frame.append(part);
+        panels.append(NAMES[edges.length - 1]?.[i] ?? "", frame);
+      }
+      image.classList.add("whole");
+      image.after(panels);
+    }
+  }
+  const phone = matchMedia("screen and (max-width: 600px)");
+  const stackOnPhone = () => phone.matches && stack();
+  phone.addEventListener("change", stackOnPhone);
+  stackOnPhone();
+
   window.addEventListener("load", async () => {
     await window.MathJax?.startup?.promise;
     hold();

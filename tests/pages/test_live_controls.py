@@ -188,6 +188,61 @@ def test_numbers_at_the_axes_are_written_out(opened, name):
     assert [text for text in written if re.fullmatch(r"[\d.]+[a-zA-Zµ]", text)] == []
 
 
+@every_figure
+def test_first_picture_and_what_plays_it_are_seen_together_on_a_phone(opened, name):
+    figure = opened(name, 390, 844)
+    first, bar = figure.find(".pg-plot").rect, figure.find(".pg-bar").rect
+    assert bar["y"] >= first["y"] + first["height"], "the picture comes first"
+    assert bar["y"] + bar["height"] - first["y"] <= 640
+    assert bar["height"] <= 844 / 5
+    above = "return arguments[0].getBoundingClientRect().top - root.getBoundingClientRect().top"
+    assert figure.script(above, figure.find("canvas")) <= 60, "below its title alone"
+    for plot in figure.all(".pg-plot"):
+        assert plot.rect["width"] == first["width"], "one below the other"
+        figure.driver.execute_script("arguments[0].scrollIntoView({block: 'end'})", plot)
+        top, bottom = figure.script(
+            "const b = root.querySelector('.pg-bar').getBoundingClientRect();"
+            "return [b.top, b.bottom]"
+        )
+        assert plot.id == figure.find(".pg-plot").id or (top >= 0 and bottom <= 844), "stays"
+
+
+@every_figure
+def test_bar_follows_the_first_row_where_there_is_room(opened, name):
+    figure = opened(name)
+    plots, bar = [p.rect for p in figure.all(".pg-plot")], figure.find(".pg-bar").rect
+    row = [p for p in plots if p["y"] == plots[0]["y"]]
+    assert len(row) == (1 if plots[0]["width"] > 0.9 * bar["width"] else 2)
+    for plot in plots:
+        if plot in row:
+            assert plot["y"] + plot["height"] <= bar["y"]
+        else:
+            assert plot["y"] >= bar["y"] + bar["height"]
+
+
+def test_picture_at_rest_that_it_repeats_is_folded_on_a_screen_and_shown_on_paper(opened):
+    figure = opened("polarity")
+    seen = "return document.querySelector('#still img').checkVisibility()"
+    figure.script(
+        """const still = document.createElement("figure"), again = document.createElement("script");
+        still.id = "still";
+        still.innerHTML = "<img alt='At rest' width='9' height='9'><figcaption>One</figcaption>";
+        root.after(still);
+        root.dataset.still = "still";
+        delete root.dataset.ready;
+        again.src = document.querySelector('script[src*="figures.js"]').src;
+        document.body.append(again);"""
+    )
+    figure.until(lambda: figure.script("return root.dataset.ready === 'true'"))
+    assert not figure.script(seen)
+    assert figure.driver.find_element("css selector", "#still figcaption").text == "One"
+    figure.driver.find_element("css selector", "#still summary").click()
+    assert figure.script(seen)
+    figure.driver.find_element("css selector", "#still summary").click()
+    figure.script("window.dispatchEvent(new Event('beforeprint'))")
+    assert figure.script(seen)
+
+
 HERO = "const hero = document.getElementById('hero');"
 
 

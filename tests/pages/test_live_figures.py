@@ -220,6 +220,15 @@ def test_a_figure_that_is_at_rest_is_one_of_the_chapter():
     assert named >= len(NAMES) - 1, "of each but the first, which is beside its figure"
 
 
+def test_a_figure_that_is_folded_because_a_live_one_repeats_it_is_one_of_the_chapter():
+    folded = 0
+    for page in (ROOT / "chapters").glob("*.ipynb"):
+        for still in re.findall(r'data-still=\\"([\w-]+)\\"', page.read_text(encoding="utf-8")):
+            assert still in named_figures(page.with_suffix("")), page.name
+            folded += 1
+    assert folded
+
+
 @pytest.mark.book
 def test_only_pages_with_a_figure_load_its_script():
     pages = {page for page, _, _ in places()}

@@ -62,7 +62,7 @@ export function armsFigure(given) {
     },
     length: (state) => state.steps,
     rate: () => 5,
-    controlsFirst: true,
+    main: "factor",
     beside: ["sharp", "plane"],
     plots: (redraw) => ({
       sharp: new Plot({

@@ -3,8 +3,8 @@ import { describeRun, drawLoss, drawSpectrum } from "../figures/network.js";
 import { panel, presetButtons, slider } from "../ui/controls.js";
 import { format, h } from "../ui/dom.js";
 import { ceiling } from "../ui/history.js";
-import { numbers } from "../ui/live.js";
-import { frames, status } from "../ui/page.js";
+import { numbers, pictures } from "../ui/live.js";
+import { bar, frames, status } from "../ui/page.js";
 import { Plot } from "../ui/plot.js";
 import { reducedMotion } from "../ui/theme.js";
 import { trainer } from "../ui/trainer.js";
@@ -28,7 +28,7 @@ export function networkFigure(given) {
     say: (eta) => `${format(eta)}, threshold ${format(2 / eta)}`,
   });
   const drawing = frames(draw);
-  const form = panel([rate], changed);
+  const form = panel([rate], changed, [rate]);
   const presets = presetButtons(
     "While it trains",
     { "η = 0.5": first, "η = 0.25": { eta: 0.25 }, "η = 0.05": { eta: 0.05 } },
@@ -51,6 +51,7 @@ export function networkFigure(given) {
     aspect: (width) => (width > 560 ? 3.4 : 1.6),
     redraw: drawing.request,
   });
+  for (const plot of [spectrum, loss]) plot.element.classList.add("pg-wide");
   const line = status();
   const speed = reducedMotion() ? SLOW : SPEED;
   const training = trainer({ values, speed: () => speed, changed: drawing.request });
@@ -92,14 +93,13 @@ export function networkFigure(given) {
   changed();
   return {
     elements: [
-      h("div", { class: "pg-bar" }, training.element),
-      line.element,
       h(
         "div",
         { class: "pg-main" },
+        pictures([spectrum.element, loss.element], bar(training.element, rate.element)),
+        line.element,
         presets.element,
         form.element,
-        h("div", { class: "pg-plots pg-single" }, spectrum.element, loss.element),
       ),
     ],
     values: form.values,

@@ -50,6 +50,7 @@ export function pairFigure(given) {
   const domain = () => /** @type {[number, number]} */ ([0, 1]);
   return liveFigure({
     controls,
+    main: "eta",
     presets: {
       "Two linear layers": first,
       "A tanh neuron": { ...first, net: 1, a: 0.4, b: 2.64 },

@@ -1,7 +1,7 @@
 /**
  * The live figures of the chapters: <div class="live-figure" data-figure="NAME"> in a cell of text,
- * with what is to be read without scripts in it. Other attributes data-KEY set where it starts, and
- * with data-plays it plays once by itself.
+ * with what is to be read without scripts in it. Other attributes data-KEY set where it starts, with
+ * data-plays it plays once by itself, and data-still names a figure at rest that shows the same.
  */
 import { adamFigure } from "../live/adam.js";
 import { armsFigure } from "../live/arms.js";

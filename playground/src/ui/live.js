@@ -1,7 +1,7 @@
 /** A live figure within a chapter: a motion that is computed at once and then shown up to a moment. */
 import { panel, presetButtons } from "./controls.js";
 import { h } from "./dom.js";
-import { frames, status } from "./page.js";
+import { bar, frames, status } from "./page.js";
 import { player } from "./player.js";
 import { reducedMotion } from "./theme.js";
 
@@ -24,9 +24,9 @@ export function numbers(given, own) {
 }
 
 /**
- * Pictures below a player, the words of what they show, and controls. It begins at the start, so
- * that the reader can say what will happen, and so does each preset; what came out is told at the
- * end. A control that is moved shows the whole motion at once. Where the reader asked the system for
+ * A picture, the bar that plays it, more pictures, the words of what they show, and the rest of the
+ * controls. It begins at the start, so that the reader can say what will happen, and so does each
+ * preset; what came out is told at the end. A control that is moved shows the whole motion at once. Where the reader asked the system for
  * less motion, playing goes from step to step, two a second. On paper the whole motion stands still,
  * without controls.
  *
@@ -40,7 +40,7 @@ export function numbers(given, own) {
  * @param {number} [options.parts] moments to a step when playing
  * @param {(length: number) => number} [options.rate] steps a second when playing
  * @param {(redraw: () => void) => Plots} options.plots
- * @param {boolean} [options.controlsFirst] whether the controls stand above the plots
+ * @param {string} [options.main] the control that stands in the bar, if it is not the first
  * @param {(keyof Plots)[]} [options.beside] those that stand side by side where there is room
  * @param {(plots: Plots, actions: {changed: () => void, show: (step: number) => void}) => void}
  *     options.connect what drags in the plots do
@@ -51,7 +51,8 @@ export function numbers(given, own) {
  */
 export function liveFigure(options) {
   const { controls, compute, length, describe } = options;
-  const form = panel(Object.values(controls), () => changed());
+  const main = controls[options.main ?? Object.keys(controls)[0]];
+  const form = panel(Object.values(controls), () => changed(), [main]);
   const presets = presetButtons("Try this", options.presets, show);
   const drawing = frames(draw);
   const plots = options.plots(drawing.request);
@@ -100,9 +101,10 @@ export function liveFigure(options) {
     if (verdict.textContent !== said) verdict.textContent = said;
   }
 
-  for (const [name, plot] of Object.entries(plots)) {
+  const elements = Object.entries(plots).map(([name, plot]) => {
     if (!options.beside?.includes(name)) plot.element.classList.add("pg-wide");
-  }
+    return plot.element;
+  });
   window.addEventListener("beforeprint", () => {
     play.pause();
     play.move(Infinity);
@@ -110,16 +112,16 @@ export function liveFigure(options) {
   });
   play.move(matchMedia("print").matches ? Infinity : 0);
   refresh();
-  const given = [presets.element, form.element];
-  const pictures = h("div", { class: "pg-plots" }, ...Object.values(plots).map((p) => p.element));
   return {
     elements: [
-      h("div", { class: "pg-bar" }, play.element),
-      line.element,
       h(
         "div",
         { class: "pg-main" },
-        ...(options.controlsFirst ? [...given, pictures, verdict] : [pictures, verdict, ...given]),
+        pictures(elements, bar(play.element, main.element)),
+        line.element,
+        verdict,
+        presets.element,
+        form.element,
       ),
     ],
     values: form.values,
@@ -129,4 +131,16 @@ export function liveFigure(options) {
     play: play.begin,
     times: drawing.times,
   };
+}
+
+/**
+ * Pictures, and after the first of them, or where there is room after the first row, what plays them.
+ *
+ * @param {HTMLElement[]} plots those that are not of the class pg-wide stand in pairs
+ * @param {HTMLElement} player
+ */
+export function pictures(plots, player) {
+  const row = plots[0].classList.contains("pg-wide") ? 1 : 2;
+  for (const plot of plots.slice(row)) plot.classList.add("pg-later");
+  return h("div", { class: "pg-plots" }, plots[0], player, ...plots.slice(1));
 }

@@ -35,6 +35,7 @@ export function mountFigures(figures) {
       fill(root, () => build(root.dataset));
       followAddress(root, `${root.dataset.figure}.`);
       if ("plays" in root.dataset) playOnceSeen(root);
+      foldStill(root);
     }
   });
 }
@@ -71,6 +72,21 @@ function playOnceSeen(root) {
     /** @type {any} */ (root).playground.play();
   });
   seen.observe(root);
+}
+
+/**
+ * Fold the picture of a figure at rest that a live one repeats; on paper it is open.
+ *
+ * @param {HTMLElement} root with the name of that figure as data-still
+ */
+function foldStill(root) {
+  const image = document.getElementById(root.dataset.still ?? "")?.querySelector("img");
+  if (!image) return;
+  const open = matchMedia("print").matches;
+  const folded = h("details", { class: "pg-still", open }, h("summary", {}, "The same at rest"));
+  image.replaceWith(folded);
+  folded.append(image);
+  window.addEventListener("beforeprint", () => (folded.open = true));
 }
 
 /** @param {() => void} start */

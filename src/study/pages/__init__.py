@@ -12,7 +12,7 @@ from study import ROOT
 
 PARTS = (
     "scripts launch search tables charts citing limits opening roles statement_links reference "
-    "sources markup shown downloads"
+    "sources markup panels shown downloads"
 )
 
 
