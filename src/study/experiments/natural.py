@@ -50,6 +50,7 @@ DIVERGING = 4.0
 """At which most seeds are predicted to diverge under the squared loss."""
 FACTORS = (STABLE, 1.0, NAMED, DIVERGING, 8.0)
 SEEDS = range(10)
+"""The seeds of a sweep, for each loss."""
 
 
 def run(config: gain.Config) -> dict[str, object]:
