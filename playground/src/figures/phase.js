@@ -30,7 +30,7 @@ function shade(start, end, floor) {
   if (what === "does not settle") return { color: "grey", alpha: 0.6 };
   if (what === "keeps its sharpness") return { color: "grey", alpha: 0.15 };
   if (what === "ends next to the flattest") return { color: "green", alpha: 0.9 };
-  // In few steps: the darker, the flatter the end.
+  // In few steps: the stronger, the flatter the end.
   const depth = Math.log(start / end) / Math.log(start / floor);
   return { color: "blue", alpha: 0.25 + 0.6 * (Math.round(6 * depth) / 6) };
 }
@@ -44,7 +44,7 @@ function shade(start, end, floor) {
 export function drawPhases(plot, { rates, sharpness, ends, floor }, eta, start, end) {
   plot.legend([
     { text: "keeps its sharpness", color: "border", shape: "area" },
-    { text: "ends flatter (darker: more)", color: "blue", shape: "area" },
+    { text: "ends flatter (stronger: more)", color: "blue", shape: "area" },
     { text: "next to the flattest", color: "green", shape: "dot" },
     { text: "does not settle", color: "grey", shape: "area" },
     { text: "diverges", color: "vermillion", shape: "area" },
