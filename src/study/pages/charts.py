@@ -51,7 +51,7 @@ AXES = {
         lambda interval: 100 * interval,
         {0: "no gain", 100 * claims.SMALLEST_GAIN: "0.3, the least that counts"},
         log=False,
-        limits=(-4.0, 4.0),
+        limits=(-6.0, 4.0),
     ),
     claims.SHARPNESS: Axis(
         "sharpness, as a multiple of that compared with",
