@@ -75,17 +75,17 @@ function playOnceSeen(root) {
 }
 
 /**
- * Fold the picture of a figure at rest that a live one repeats; on paper it is open.
+ * Fold the figure at rest that a live one repeats; on paper, and for who asks for it, it is open.
  *
  * @param {HTMLElement} root with the name of that figure as data-still
  */
 function foldStill(root) {
-  const image = document.getElementById(root.dataset.still ?? "")?.querySelector("img");
-  if (!image) return;
-  const open = matchMedia("print").matches;
+  const figure = document.getElementById(root.dataset.still ?? "");
+  if (!figure) return;
+  const open = matchMedia("print").matches || location.hash === `#${figure.id}`;
   const folded = h("details", { class: "pg-still", open }, h("summary", {}, "The same at rest"));
-  image.replaceWith(folded);
-  folded.append(image);
+  folded.append(...figure.childNodes);
+  figure.append(folded);
   window.addEventListener("beforeprint", () => (folded.open = true));
 }
 
