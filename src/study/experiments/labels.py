@@ -38,15 +38,7 @@ FIRST_SEED = 100
 
 
 def run(config: gain.Config) -> dict[str, object]:
-    """The approach, and the stretches of both factors from its end.
-
-    Returns:
-        ``start_steps``, ``start_sharpness`` and ``start_accuracy``; for each factor c what
-        `gain.run` returns, but for the error over the test images.
-
-    Raises:
-        RuntimeError, datasets.CorruptDataError: as `gain.run`.
-    """
+    """What `gain.stretches` measures of both factors, and raises."""
     return gain.stretches(config, FACTORS)[0]
 
 
@@ -74,11 +66,10 @@ def differences(stored: Result) -> dict[str, np.ndarray]:
     found = {}
     for dataset, loss in SPREAD:
         sides = []
-        for wrong in (True, False):
-            rows = stored.where(dataset=dataset, loss=loss)
-            rows = rows.where(label_noise=0.2 if wrong else 0.0)
-            there = stages.reached(rows["reached-0.5"]) & stages.reached(rows["reached-2"])
-            after, before = (rows[f"accuracy-{c:g}"][there].astype(float) for c in FACTORS[::-1])
+        for share in (0.2, 0.0):
+            rows = stored.where(dataset=dataset, loss=loss, label_noise=share)
+            there = np.all([stages.reached(rows[f"reached-{c:g}"]) for c in FACTORS], axis=0)
+            before, after = (rows[f"accuracy-{c:g}"][there].astype(float) for c in FACTORS)
             sides.append(dict(zip(rows["seed"][there].tolist(), after - before, strict=True)))
         wrong, right = sides
         both = sorted(wrong.keys() & right.keys())

@@ -54,15 +54,7 @@ SEEDS = range(10)
 
 
 def run(config: gain.Config) -> dict[str, object]:
-    """The approach, and the stretches of all factors from its end.
-
-    Returns:
-        ``start_steps``, ``start_sharpness`` and ``start_accuracy``; for each factor c what
-        `gain.run` returns, but for the error over the test images.
-
-    Raises:
-        RuntimeError, datasets.CorruptDataError: as `gain.run`.
-    """
+    """What `gain.stretches` measures of all factors, and raises."""
     return gain.stretches(config, FACTORS)[0]
 
 
