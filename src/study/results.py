@@ -14,6 +14,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -253,8 +254,12 @@ def store(result: Result, folder: Path = FOLDER) -> Result:
         write_atomically(_waiting(path, digest), content)
         write_atomically(path.with_suffix(".json"), text.encode() + b"\n")
         _waiting(path, digest).replace(path.with_suffix(".parquet"))
-        for left in (*path.parent.glob(f"{path.name}.*.new"), path.with_suffix(".lock")):
+        for left in path.parent.glob(f"{path.name}.*.new"):
             left.unlink()
+        # Last of all, while it is held: whoever waits for it sees that it is gone, and asks for a
+        # new one. Windows keeps a file that is open.
+        with suppress(PermissionError):
+            path.with_suffix(".lock").unlink()
     return Result(result.table, record)
 
 
