@@ -245,6 +245,24 @@ FAULTY = """<!DOCTYPE html><html lang="en"><head><title>Faulty</title><script sr
 <div style="width: 2000px">wide</div></main></body></html>"""
 
 
+CLEARANCE = """return [...document.querySelectorAll(
+    ".bd-content div.math, .bd-content mjx-container[display='true']")].map((box) => {
+    const {top, bottom} = box.getBoundingClientRect();
+    const signs = [...box.querySelectorAll("mjx-c")].map((sign) => sign.getBoundingClientRect());
+    return Math.min(...signs.map((sign) => Math.min(sign.top - top, bottom - sign.bottom)));
+});"""
+
+
+@pytest.mark.xdist_group("chapters/quadratic_threshold")
+def test_formulas_have_room_for_the_strokes_at_their_edges(driver):
+    # A box that scrolls cuts what is drawn beyond it; a stroke may fall on the next pixel.
+    driver.get((HTML / "chapters" / "quadratic_threshold.html").as_uri())
+    settle(driver)
+    found = driver.execute_script(CLEARANCE)
+    assert found
+    assert min(found) >= 1
+
+
 def test_faults_would_be_found(driver, tmp_path):
     page, picture = tmp_path / "faulty.html", tmp_path / "x.png"
     page.write_text(FAULTY, encoding="utf-8")
