@@ -8,6 +8,7 @@ __all__ = ["NAMES"]
 
 NAMES = (
     "adam",
+    "adam_again",
     "adam_tuned",
     "adam_tuned_rates",
     "arrival",

@@ -25,7 +25,8 @@ Measured, with the network itself and not its linear model:
 * ``escape``: the smallest of the rates ``matrix`` times FACTORS at which half of RUNS runs of LONG
   updates get FAR times as far from the minimum as they were; None if there is no such rate.
 
-Criteria and predictions, written down before any run with the stored seeds, 0 to 3:
+Criteria and predictions, written down before any run with the stored seeds, 0 to 3 first, whose
+spread decided for more (`power.SECOND`):
 
 * ``matrix``: the measured onset of the second moment is ``matrix``, within TOLERANCE: the interval
   of |measured / matrix - 1| lies below it, for each B. Predicted: met.
@@ -49,7 +50,7 @@ from flatminima import curvature
 from flatminima.statistics import Interval, student_interval
 from flatminima.theory import quadratic
 from flatminima.training import train_to_loss
-from study.experiments import mirror, stages
+from study.experiments import mirror, power, stages
 from study.results import Experiment, Result
 
 __all__ = [
@@ -284,6 +285,8 @@ def escape(
 def grid(preset: str) -> list[Config]:
     """The configs of a preset."""
     seeds, batches, more = range(4), (1, 2, 4), {}
+    if preset == "default":
+        seeds = range(power.SECOND["onset"].seeds)
     if preset == "ci":
         seeds, batches, more = range(2), (1, 3), {"n_train": 6, "units": 6}
     if preset == "gpu":

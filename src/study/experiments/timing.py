@@ -22,7 +22,8 @@ above zero, and above the null's lead. Each of an interval over seeds above zero
 the theory of the book: the displacement x drives |lambda_min| (Theorem D3 for two parameters), so
 that |lambda_min| falls with it, but leads nothing; the sharpness leads, since the oscillation grows
 as long as the sharpness is above 2 / eta. Of the rest nothing is predicted. In a pilot with seeds
-100 and 101, five episodes, |lambda_min| was largest at the very step at which the loss was.
+100 and 101, five episodes, |lambda_min| was largest at the very step at which the loss was. There
+were eight seeds first, whose spread decided for more (`power.SECOND`).
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ from flatminima import sweep
 from flatminima.curvature import EmpiricalRisk
 from flatminima.statistics import Interval
 from flatminima.training import Episode, History, gradient_descent, probes
-from study.experiments import stages
+from study.experiments import power, stages
 from study.results import Experiment, Result
 
 __all__ = [
@@ -229,7 +230,7 @@ def grid(preset: str) -> list[Config]:
     if preset == "gpu":
         large = {"dataset": "cifar10", "n_train": 5000, "width": 200, "device": "cuda"}
         return [Config(seed, steps=1000, **large) for seed in range(8)]
-    return [Config(seed) for seed in range(8)]
+    return [Config(seed) for seed in range(power.SECOND["timing"].seeds)]
 
 
 EXPERIMENT = Experiment(
