@@ -48,8 +48,9 @@ def grid(preset: str) -> list[Config]:
     configs = []
     for method in adam.METHODS:
         rows = adam.tuned(chosen, method)
-        cap = rows["cap"][0]
-        at = {"learning_rate": float(rows["learning_rate"][0]), "cap": cap and float(cap)}
+        cap = float(rows["cap"][0] or np.nan)
+        at = {"learning_rate": float(rows["learning_rate"][0])}
+        at |= {"cap": cap if np.isfinite(cap) else None}
         for seed in range(FIRST, FIRST + 3) if preset == "ci" else seeds(chosen):
             configs.append(Config(method, seed=seed, **at, **size))
     return configs

@@ -1,13 +1,13 @@
 """At which rates, and factors, do the methods of `adam_tuned` do best on validation images?
 
-The runs of `restoring` in its setting and in others, with five pilot seeds that are used for nothing
-else. What they choose is read by `adam_tuned.grid` from the stored table, and typed nowhere; so are
-the spreads of their paired differences in test accuracy at the chosen rates, which decide how many
-seeds `adam_tuned` has.
+The runs of `restoring` in its setting and in others, with five pilot seeds that are used for
+nothing else. What they choose is read by `adam_tuned.grid` from the stored table, and typed
+nowhere; so are the spreads of their paired differences in test accuracy at the chosen rates, which
+decide how many seeds `adam_tuned` has.
 
 This is a second choice. The first, with three seeds, was at the end of the rates tried for Adam and
-its slow form on the full batch with the cross-entropy, and for ``growth`` and others on minibatches.
-The ranges now go a factor of two beyond each such end, and further; nothing else was changed.
+its slow form on the full batch with the cross-entropy, and for ``growth`` and others on
+minibatches. The ranges now go a factor of two or more beyond each such end.
 """
 
 from dataclasses import asdict
