@@ -56,7 +56,7 @@ def table(gains, settings=tuple(adam_tuned_rates.SETTINGS), seeds=8):
 
 
 NATURAL = adam_tuned_rates.NATURAL
-FORESEEN = {(NATURAL, "growth"): 0.01, (NATURAL, "ratio"): 0.01}
+FORESEEN = {(s, m): 0.01 for s, methods in adam_tuned.GAIN.items() for m in methods}
 
 
 def test_effects_are_joint_over_the_forms_of_a_setting():
@@ -64,6 +64,7 @@ def test_effects_are_joint_over_the_forms_of_a_setting():
     found = adam_tuned.EXPERIMENT.effects(stored)
     where = (stored, "test_accuracy", NATURAL, "tuned")
     growth, adam, slow = (restoring.of_method(*where, m) for m in ("growth", "adam", "slow"))
+    assert len(growth) == 8
     assert found[f"accuracy-tuned-{NATURAL}-growth"] == student_interval(growth - adam, 5)
     assert found[f"accuracy-tuned-{NATURAL}-slow"] == student_interval(slow - adam)
     assert not [n for n in found if "common" in n]
@@ -71,12 +72,14 @@ def test_effects_are_joint_over_the_forms_of_a_setting():
 
 def test_predictions_can_hold_and_fail():
     held = adam_tuned.predictions(table(FORESEEN))
-    assert len(held) == 2 + 5 + 4 + 4
+    assert len(held) == 5 + 5 + 5 + 4 + 4
     assert all(held.values()), held
+    foreseen = {f"{setting}-{method}" for setting, method in FORESEEN}
     large = {(s, m): 0.02 for s in adam_tuned_rates.SETTINGS for m in restoring.CLIPPED}
     for name, met in adam_tuned.predictions(table(large)).items():
-        assert met == name.startswith(NATURAL), name
-    assert not any(v for n, v in adam_tuned.predictions(table({})).items() if NATURAL in n)
+        assert met == (name in foreseen), name
+    for name, met in adam_tuned.predictions(table({})).items():
+        assert met == (name not in foreseen), name
 
 
 def test_the_claim_follows_the_effects_of_all_settings():
@@ -86,16 +89,16 @@ def test_the_claim_follows_the_effects_of_all_settings():
         def load(name, preset):
             if preset != "default":
                 raise results.MissingResultError(preset)
-            return {"adam_tuned": stored, "restoring": table({}, ["full-cross_entropy"])}[name]
+            return {"adam_tuned": stored}[name]
 
         effects = claims.judge(claim, claims.Evidence({}, {}, load)).effects
-        assert len(effects) == 5 + (5 + 5 + 4 + 4)
+        assert len(effects) == 5 + 5 + 5 + 4 + 4
         return [e.what for e in effects if e.met]
 
     assert not met(table({}))
     found = met(table(FORESEEN))
-    assert len(found) == 2
-    assert all("natural images" in what for what in found)
+    assert len(found) == 4
+    assert all("full batch" in what for what in found)
 
 
 @stored_only
@@ -103,7 +106,8 @@ def test_the_stored_runs_have_the_chosen_rates_and_as_many_seeds_as_the_spread_a
     rates, stored = (results.load(n, "default") for n in ("adam_tuned_rates", "adam_tuned"))
     assert not set(rates["seed"]) & set(stored["seed"])
     for setting in adam_tuned_rates.SETTINGS:
-        needed = power.seeds_needed(restoring.spread(rates, setting))
+        forms = [m for m in restoring.CLIPPED if m in rates.where(setting=setting)["method"]]
+        needed = power.seeds_needed(max(restoring.spreads(rates, setting)), len(forms))
         count = min(max(needed, adam_tuned.FEWEST), adam_tuned.MOST)
         for method in adam_tuned_rates.SETTINGS[setting].methods:
             rows = stored.where(setting=setting, method=method)

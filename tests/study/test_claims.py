@@ -319,7 +319,7 @@ def test_sgd_is_judged_by_the_difference_of_instability_and_noise():
 
 
 def test_adam_is_judged_by_its_variants():
-    stored = only_default("adam", "default")
+    stored = only_default("adam_again", "default")
     assert all(effect.joint for effect in judged("adam-flatter").effects)
     flatter = [e.what for e in judged("adam-flatter").effects if e.met]
     assert [re.search("`(.*)`", what)[1] for what in flatter] == ["minimum", "growth"]
@@ -328,10 +328,10 @@ def test_adam_is_judged_by_its_variants():
     assert not any(effect.met for effect in judged("adam-accurate").effects)
     variant = ~np.isin(stored["method"], ["gd", "adam"])
     better = stored["test_accuracy"].astype(float) + 0.2 * variant
-    load = loading("adam", changed(stored, "test_accuracy", better))
+    load = loading("adam_again", changed(stored, "test_accuracy", better))
     assert judged("adam-accurate", load=load).verdict == verdicts.REPRODUCED
     sharper = stored["sharpness"].astype(float) * np.where(variant, 10.0, 1.0)
-    load = loading("adam", changed(stored, "sharpness", sharper))
+    load = loading("adam_again", changed(stored, "sharpness", sharper))
     assert judged("adam-flatter", load=load).verdict == verdicts.CONTRADICTED
 
 

@@ -67,18 +67,6 @@ def test_no_image_is_used_for_training_and_test():
     assert sum(row.numpy().tobytes() in seen for row in test[0].flatten(1)) <= 2
 
 
-@pytest.mark.parametrize("spread", [0.001, 0.004, 0.01])
-def test_the_seeds_needed_are_the_fewest_that_suffice(spread):
-    from scipy.stats import t
-
-    def half(n):
-        return t.ppf(0.975, n - 1) * spread / np.sqrt(n)
-
-    n = power.seeds_needed(spread)
-    assert half(n) <= power.HALF_WIDTH
-    assert n == 2 or half(n - 1) > power.HALF_WIDTH
-
-
 def table(accuracy, sharpness, **fields):
     """A stored result of made-up ends: functions of (seed, c)."""
     rows = []

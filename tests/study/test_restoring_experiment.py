@@ -131,6 +131,8 @@ def test_the_spread_is_pooled_over_the_forms():
         for m, g in {"adam": 0 * adam, **gains}.items()
         for s in range(3)
     ]
+    each = restoring.spreads(rates_table(rows), "full-mse")
+    assert each == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05], rel=1e-12)
     expected = 0.01 * np.sqrt(np.mean(np.arange(1, 6) ** 2))
     assert restoring.spread(rates_table(rows), "full-mse") == pytest.approx(expected, rel=1e-12)
 
@@ -245,7 +247,7 @@ def test_the_stored_runs_have_the_chosen_rates_and_as_many_seeds_as_the_spread_a
     needed = power.seeds_needed(restoring.spread(rates, setting))
     for method in restoring.SETTINGS[setting].methods:
         rows = stored.where(setting=setting, comparison="tuned", method=method)
-        assert len(rows) == power.RESTORING["tuned"] >= needed
+        assert len(rows) == power.TUNED >= needed
         chosen = rows["learning_rate"][0], np.nan_to_num(rows["factor"].astype(float)[0])
         rate, factor = restoring.best(rates, setting, method)
         assert chosen == (rate, factor or 0.0)

@@ -172,10 +172,13 @@ def outweighs_in_time(evidence: Evidence) -> Iterator[Effect]:
 
 
 def adam(kind: str) -> Measure:
-    """Adam's variants against Adam, without gradient descent, which restores nothing in Adam."""
+    """Adam's variants against Adam, without gradient descent, which restores nothing in Adam.
+
+    By the experiment that repeats what `adam` chose, with new seeds.
+    """
 
     def variants(evidence: Evidence) -> Iterator[Effect]:
-        for setting, _, measured in evidence.measured("adam"):
+        for setting, _, measured in evidence.measured("adam_again"):
             for name, value in measured.items():
                 method = name.removeprefix(f"{kind}-")
                 if method in (name, "gd"):

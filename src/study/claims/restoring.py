@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,12 +22,15 @@ SETTINGS = {
 """Setting of ``restoring``, and of ``adam_tuned`` -> what it is called here."""
 
 
+EXPERIMENT = {"common": "restoring", "tuned": "adam_tuned"}
+"""Comparison -> the experiment that has it with power."""
+
+
 def _of(evidence: Evidence, kind: str, comparison: str) -> Iterator[tuple[str, str, Interval]]:
     """(method, what its setting is called, effect) of each clipped form, in every setting."""
     from study.experiments.restoring import CLIPPED
 
-    experiments = ("restoring", "adam_tuned") if comparison == "tuned" else ("restoring",)
-    for _, _, measured in itertools.chain(*map(evidence.measured, experiments)):
+    for _, _, measured in evidence.measured(EXPERIMENT[comparison]):
         for name, value in measured.items():
             for setting, said in SETTINGS.items():
                 method = name.removeprefix(f"{kind}-{comparison}-{setting}-")
