@@ -1,13 +1,17 @@
 """The book's recurring figures draw what they say they draw."""
 
+import re
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from flatminima import plotting
 from flatminima.theory.scalar_network import ScalarNetwork
 from flatminima.training import History
+from study import ROOT
 
 mpl.use("Agg")
 EPS = np.finfo(float).eps
@@ -189,3 +193,46 @@ def test_a_run_may_change_its_rate_have_several_eigenvalues_and_no_episode():
 def test_a_run_without_a_sharpness_is_refused():
     with pytest.raises(ValueError, match="name must be one of loss; got 'sharpness'"):
         plotting.plot_run(run_of(loss=np.ones(4)))
+
+
+# On a dark page, where the style sheets turn the figures around
+
+
+def filters():
+    """The CSS filters of figures on dark pages, one of each style sheet, as name and number."""
+    for sheet in ("book", "backmatter"):
+        text = (ROOT / f"chapters/_static/{sheet}.css").read_text(encoding="utf-8")
+        (found,) = re.findall(r"filter: (invert.*);", text)
+        yield [(name, float(number)) for name, number in re.findall(r"([a-z-]+)\(([\d.]+)", found)]
+
+
+def on_a_dark_page(color, steps):
+    """What the filters make of a color, by the matrices of the Filter Effects Module."""
+    rgb = np.array(to_rgb(color))
+    for name, amount in steps:
+        if name == "hue-rotate":
+            cos, sin = np.cos(np.deg2rad(amount)), np.sin(np.deg2rad(amount))
+            weights = np.array([0.213, 0.715, 0.072])
+            turned = [[-0.213, -0.715, 0.928], [0.143, 0.140, -0.283], [-0.787, 0.715, 0.072]]
+            rgb = weights @ rgb + cos * (rgb - weights @ rgb) + sin * (np.array(turned) @ rgb)
+        else:
+            rgb = {"invert": amount + (1 - 2 * amount) * rgb, "brightness": amount * rgb}[name]
+        rgb = np.clip(rgb, 0, 1)
+    return rgb
+
+
+def luminance(rgb):
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def test_on_a_dark_page_the_ground_is_that_of_the_page_and_no_color_fades():
+    one, other = filters()
+    assert one == other
+    ground = on_a_dark_page("white", one)
+    assert np.all(np.abs(255 * ground - 0x12) < 1), "the page's ground is #121212"
+    for name, color in plotting.COLORS.items():
+        if name != "yellow":  # of areas alone
+            seen = on_a_dark_page(color, one)
+            contrast = (luminance(seen) + 0.05) / (luminance(ground) + 0.05)
+            assert contrast > 4.5, (name, contrast)
