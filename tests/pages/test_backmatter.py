@@ -124,6 +124,13 @@ def test_the_summary_has_a_line_for_each_claim_of_the_paper():
     for claim in claims.CLAIMS:
         for text in (claim.statement, claim.criterion):
             assert "|" not in text, "it stands in a table"
+            unlinked = re.sub(r"\{prf:ref\}`[^`]*`", "", text)
+            assert not re.search(r"\b[A-Z]\d+\b", unlinked), "a reader knows no such number"
+
+
+def test_a_statement_in_a_summary_is_a_link_with_the_number_that_readers_know():
+    said = "by Theorem F4, and Proposition Q3; at F4"
+    assert records.linked(said) == "by {prf:ref}`thm-F4`, and {prf:ref}`prop-Q3`; at F4"
 
 
 OUTCOMES = [False, *map(claims.decided, (Interval(1, 0.5, 2), Interval(0, -1, 1)))]

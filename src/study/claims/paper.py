@@ -9,8 +9,8 @@ __all__ = ["CLAIMS", "judge_all"]
 CLAIMS = (
     Claim("monotone", 1, ("edge_of_stability", "fig-eos-mse"),
         r"Below $2/\eta$ gradient descent is stable, and its loss falls at each step",
-        "no step before the edge, and none of a stable run, raises the loss, in any seed; Q1 and "
-        "Q2 prove it for quadratics and smooth losses",
+        "no step before the edge, and none of a stable run, raises the loss, in any seed; "
+        "{prf:ref}`thm-Q1` and {prf:ref}`thm-Q2` prove it for quadratics and smooth losses",
         measured.monotone),
     Claim("edge", 1, ("edge_of_stability", "fig-eos-levels"),
         r"Networks train past that limit, at the edge, $\lambda_1 \approx 2/\eta$",
@@ -178,9 +178,10 @@ CLAIMS = (
     Claim("proof", 3, ("manifold_of_minima", "thm-M2"),
         "The rotation provably leads to flatter minima (here: for a small excess, next to a "
         "manifold of minima, its squared angles add up to the logarithm of the sharpness lost)",
-        "M1 to M3 are proved and tested; measured, the ratio of the two in the network farthest "
-        "from 1 is within 10 % of it (a bound set for this table), and nearer at a smaller excess; "
-        "the error of the reflection law falls with the excess in second order, not in first",
+        "{prf:ref}`thm-M1`, {prf:ref}`thm-M2` and {prf:ref}`thm-M3` are proved and tested; "
+        "measured, the ratio of the two in the network farthest from 1 is within 10 % of it (a "
+        "bound set for this table), and nearer at a smaller excess; the error of the reflection "
+        "law falls with the excess in second order, not in first",
         measured.rotation_pays),
     Claim("proof-images", 3, ("manifold_of_minima", "fig-mirror-images"),
         "The same in networks that fit images: squared angles add up to the logarithm of the "
@@ -255,7 +256,7 @@ CLAIMS = (
         noise.isotropic, ours=True),
     Claim("second-moment", 4, ("sgd_noise", "fig-sgd-onset"),
         "At a minimum of a network, distances grow in mean square from the threshold of the second "
-        "moment on (Q4)",
+        "moment on ({prf:ref}`prop-Q4`)",
         "the joint interval of the distance of the measured onset from it lies below 2 %, for each "
         "batch size",
         noise.second_moment, ours=True),
@@ -270,8 +271,8 @@ CLAIMS = (
         r"late in training it is within 10 % of $2/\eta$, by the interval, for each batch size",
         noise.of_batches, ours=True),
     Claim("gap", 4, ("sgd_noise", "fig-sgd-gap"),
-        r"Theorem F4 predicts from measured constants how far below $2/\eta$ noise along $v_1$ "
-        "keeps the sharpness of a network",
+        r"{prf:ref}`thm-F4` predicts from measured constants how far below $2/\eta$ noise along "
+        "$v_1$ keeps the sharpness of a network",
         "the joint interval of measured over predicted lies within a factor of two of 1, at each "
         "of three noises",
         noise.gap_is_predicted("leading"), ours=True),

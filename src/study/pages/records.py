@@ -22,7 +22,7 @@ def result_lines(chapters: Path, folder: Path) -> list[str]:
     lines += [*table(("result", "preset", "what", "runs", "computing"), overview(records)), ""]
     for (preset, name), record in zip(stored, records, strict=True):
         rows = record_rows(record, chapters_showing(record, chapters, folder))
-        lines += [f"## {name}, preset {preset}", "", f"{record['summary']}.", ""]
+        lines += [f"## {name}, preset {preset}", "", f"{linked(record['summary'])}.", ""]
         lines += [*table(("what", "record"), rows), ""]
     return lines
 
@@ -42,8 +42,17 @@ def overview(records: Sequence[dict]) -> list[tuple[str, ...]]:
     rows = []
     for r in records:
         cost = f"{r['runs']:,}", provenance.duration(r["seconds"])
-        rows.append((f"`{r['name']}`", f"`{r['preset']}`", r["summary"], *cost))
+        rows.append((f"`{r['name']}`", f"`{r['preset']}`", linked(r["summary"]), *cost))
     return rows
+
+
+def linked(text: str) -> str:
+    """A summary in which a statement, named as in the code, is a link with the book's number."""
+
+    def link(named: re.Match) -> str:
+        return f"{{prf:ref}}`{'thm' if named[1] == 'Theorem' else 'prop'}-{named[2]}`"
+
+    return re.sub(r"(Theorem|Proposition) ([A-Z]\d+)\b", link, text)
 
 
 def _size(preset: str) -> int:
