@@ -154,6 +154,8 @@ def test_start_page_moves_beside_three_ways_in_on_one_screen():
         assert right <= 1280
         assert bottom <= 800
     assert all(p[2] - p[0] > 200 and p[3] - p[1] > 120 for p in boxes["plots"]), "it can be read"
+    heights = [bottom - top for _, top, _, bottom in boxes["plots"]]
+    assert max(heights) < 1.1 * min(heights), "three of one height in a row"
     for page_name in ("quadratic_threshold.html", "playground.html", "#run-it"):
         assert any(page_name in href for href in boxes["links"]), page_name
 

@@ -120,7 +120,10 @@ export function polarityFigure(given) {
     plots: (redraw) => ({
       plane: planePlot(redraw, square),
       turn: turnPlot(redraw, square),
-      sharp: sharpnessPlot(redraw, (width) => (width > 560 ? 3.4 : 1.6)),
+      // On the start page the three stand in one row, and this one is as narrow as the others.
+      sharp: sharpnessPlot(redraw, (width) =>
+        width > 560 ? 3.4 : width > 300 ? 1.6 : square(width),
+      ),
     }),
     connect({ sharp }, { show }) {
       sharp.onDrag(show);
