@@ -223,10 +223,10 @@ def test_a_run_at_the_edge_is_complete(kind):
     assert np.isfinite(values["gap"])
 
 
-def gap_table(ratio, every=1.2):
+def gap_table(ratio, every=1.2, none=0.0):
     rows, spread = [], np.random.default_rng(1)
     for seed in range(5):
-        rows.append({"kind": "none", "batch": 0, "seed": seed, "gap": 0.0, "predicted": None})
+        rows.append({"kind": "none", "batch": 0, "seed": seed, "gap": none, "predicted": None})
         for batch in (32, 64, 128):
             for kind, factor in (("leading", 1.0), ("independent", every)):
                 measured = factor * 6 / batch * math.exp(0.02 * spread.normal())
@@ -244,6 +244,9 @@ def test_criteria_of_the_gap():
     for ratio in (3.0, 1 / 3):
         assert not any(gap.predictions(gap_table(ratio))[f"ratio-leading-{b}"] for b in (32, 128))
     assert not gap.predictions(gap_table(1.0, every=1.0))["beyond"]
+    beyond_none = gap.effects(gap_table(1.3, none=-0.5))
+    for name in ("added-leading-64", "added-independent-128"):
+        assert beyond_none[name].value > beyond_none[name.replace("added", "off")].value + 0.1
     assert gap.effects(gap_table(1.3))["off-leading-64"].value == pytest.approx(
         math.log(1.3), abs=0.05
     )

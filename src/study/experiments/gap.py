@@ -39,6 +39,9 @@ means nothing: hence batches of 128 to 32.
   the difference above zero at each B. Predicted: met.
 
 A run in which a mean alpha is not positive has no prediction; it is left out, and counted.
+
+Added once the second stage was seen, without a criterion: the gap beyond that of ``none``, which is
+a little below zero, over the prediction, which is of the part that noise has in it.
 """
 
 import copy
@@ -269,23 +272,26 @@ def effects(stored: Result) -> dict[str, Interval]:
 
     Returns:
         ``gap-none``; for each kind and batch size ``gap-``, ``predicted-`` and ``off-<kind>-<B>``,
-        the latter log(measured / predicted), joint over the batch sizes; ``more-<kind>``, the gap
-        at the smallest batch minus that at the largest; ``beyond-<B>``, the gap of minibatches
-        minus that of noise along v_1, joint.
+        the latter log(measured / predicted), joint over the batch sizes; ``added-<kind>-<B>``, the
+        same with the gap of ``none`` taken from the measured one; ``more-<kind>``, the gap at the
+        smallest batch minus that at the largest; ``beyond-<B>``, the gap of minibatches minus that
+        of noise along v_1, joint.
 
     Raises:
         ValueError: if fewer than 2 seeds have a value.
     """
     batches = _batches(stored)
-    found = {"gap-none": _interval(gaps(stored, "none", 0)[0])}
+    none = gaps(stored, "none", 0)[0]
+    found = {"gap-none": _interval(none)}
     for kind in KINDS:
         for batch in batches:
             measured, predicted = gaps(stored, kind, batch)
             with np.errstate(invalid="ignore"):
-                off = np.log(measured / predicted)
+                off, added = (np.log(g / predicted) for g in (measured, measured - none))
             found[f"gap-{kind}-{batch}"] = _interval(measured)
             found[f"predicted-{kind}-{batch}"] = _interval(predicted)
             found[f"off-{kind}-{batch}"] = _interval(off, len(batches))
+            found[f"added-{kind}-{batch}"] = _interval(added, len(batches))
         ends = [gaps(stored, kind, batch)[0] for batch in (batches[0], batches[-1])]
         found[f"more-{kind}"] = _interval(ends[0] - ends[1])
     for batch in batches:
