@@ -158,6 +158,24 @@ def test_the_table_says_how_often_chance_decides():
     assert "about 3 of those alone" in said
 
 
+def test_the_table_says_how_well_the_gains_are_known():
+    def gain(value: float, half: float) -> claims.Effect:
+        return claims.gained("x", Interval(value, value - half, value + half))
+
+    def among(*effects: claims.Effect) -> str:
+        return tables.widths([claims.Finding(claims.CLAIMS[0], effects, ())])
+
+    sharper = claims.Effect("x", "1", True, unit=claims.SHARPNESS, interval=Interval(1, 0, 2))
+    known = among(gain(0.01, 0.002), gain(0.0, 0.003), sharper)
+    assert (
+        known == "All 2 differences in accuracy are known to 0.3 points to either side or better."
+    )
+    said = among(gain(0.01, 0.002), gain(0.02, 0.006), gain(0.001, 0.0045), gain(0.001, 0.0075))
+    assert "Of 4 differences in accuracy 1 are known" in said
+    assert "Of the other 3 all but 2 are decided" in said
+    assert "a factor of 4.0, for the widest one of 6." in said
+
+
 def test_a_mark_shows_the_verdict_of_a_claim_by_its_number_or_of_a_part_by_its_key():
     def shown(text: str) -> str:
         role = roles.ClaimRole()

@@ -100,6 +100,25 @@ def chance(found: Sequence[claims.Finding]) -> str:
     )
 
 
+def widths(found: Sequence[claims.Finding]) -> str:
+    """How many gains in accuracy have wider intervals than was aimed at, and what it would take."""
+    effects = [e for f in found for e in f.effects if e.unit == claims.ACCURACY]
+    aim = f"{100 * claims.SMALLEST_GAIN:.1f} points to either side"
+    times = [(e.interval.high - e.interval.low) / 2 / claims.SMALLEST_GAIN for e in effects]
+    wide = sorted(w for w in times if w > 1)
+    if not wide:
+        return f"All {len(effects)} differences in accuracy are known to {aim} or better."
+    open_ = sum(w > 1 and e.verdict == "undecided" for w, e in zip(times, effects, strict=True))
+    return (
+        f"Of {len(effects)} differences in accuracy {len(effects) - len(wide)} are known to {aim} "
+        f"or better. Of the other {len(wide)} all but {open_} are decided, since they are large. "
+        "An interval $w$ times as wide takes $w^2$ times its seeds to come down to that, and $w^2$ "
+        "times the computing that {doc}`results` lists for its experiment: for the middle one of "
+        f"the {len(wide)} a factor of {wide[len(wide) // 2] ** 2:.1f}, for the widest one of "
+        f"{wide[-1] ** 2:.0f}."
+    )
+
+
 class ClaimsTable(Generated):
     """Each claim with its verdict and criterion, all its effects, and what made them."""
 
@@ -123,6 +142,7 @@ class ClaimsTable(Generated):
                 rows.append((what, "<br>".join([*effects, made]) if effects else "—"))
             lines += [f"## {number}. {text}", ""]
             lines += [*table(("claim and verdict", "effects, with 95 % intervals"), rows), ""]
+        lines += ["## How well the gains are known", "", widths(found), ""]
         return [*lines, "## What chance decides", "", chance(found)]
 
 
