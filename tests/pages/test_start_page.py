@@ -58,8 +58,8 @@ def test_each_claim_is_one_line_with_a_verdict_and_one_number():
 def test_a_number_is_the_estimate_and_a_fall_of_the_sharpness_a_change_in_percent():
     half = Interval(-0.6931, -0.8, -0.6)
     effect = claims.Effect("x", "−50 [−55, −45] %", True, unit=claims.SHARPNESS, interval=half)
-    assert roles.point(effect) == "−50 %"
-    assert roles.point(claims.fallen("x", -half)) == "−50 %"
+    assert roles.point(effect) == "−50%"
+    assert roles.point(claims.fallen("x", -half)) == "−50%"
     assert roles.point(claims.Effect("x", "+0.33 [−0.04, +0.69] points", True)) == "+0.33 points"
     assert roles.point(claims.Effect("x", "1.2", True)) == "1.2"
 

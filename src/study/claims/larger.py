@@ -118,7 +118,7 @@ def flattens(evidence: Evidence) -> Iterator[Effect]:
     for _, said, own in _settings(evidence):
         for name, place in (("flattens", "an episode"), ("flattens-stable", "stable training")):
             change = own[name]
-            percent = f"{100 * change.map(np.expm1):+.0f} %"
+            percent = f"{100 * change.map(np.expm1):+.0f}%"
             outcome = decided(change, above=name != "flattens")
             what = f"change of the sharpness in {place} ({said})"
             yield Effect(what, percent, outcome, unit=SHARPNESS, interval=change)

@@ -67,7 +67,7 @@ def _named(*parts: str) -> str:
 
 def _percent(interval: Interval) -> str:
     """A difference of logarithms as a change in percent."""
-    return f"{100 * interval.map(np.expm1):+.0f} %"
+    return f"{100 * interval.map(np.expm1):+.0f}%"
 
 
 def flatter(evidence: Evidence) -> Iterator[Effect]:
@@ -96,7 +96,7 @@ def ends(evidence: Evidence) -> Iterator[Effect]:
         largest = float(np.max(stored["factor"]))
         survived = float(np.mean(stored.where(factor=largest)["status"] == "done"))
         what = f"runs that survive at $c = {largest:g}${_named(setting)}"
-        yield Effect(what, f"{100 * survived:.0f} %", survived < 1)
+        yield Effect(what, f"{100 * survived:.0f}%", survived < 1)
         last = max(float(name[5:]) for name in measured if name.startswith("gain-"))
         what = f"accuracy at $c = {last:g}$ minus that at $c = {flatness.NAMED:g}$"
         yield gained(what + _named(setting), measured["fall"], above=False)
@@ -212,7 +212,7 @@ def monotone(evidence: Evidence) -> Iterator[Effect]:
         for model in edge.MODELS:
             share = float(np.max(edge.control(stored, "rises_before", model, "mse")))
             what = f"steps of a stable run that raise the loss, all seeds ({NETWORKS[model]})"
-            yield Effect(what, f"{100 * share:.0f} %", share == 0)
+            yield Effect(what, f"{100 * share:.0f}%", share == 0)
 
 
 def at_the_edge(evidence: Evidence) -> Iterator[Effect]:
@@ -244,7 +244,7 @@ def polarity_size(evidence: Evidence) -> Iterator[Effect]:
     for name, place in ("", "$x = 0.001$"), ("-10", "$x = 0.01$, as far as at the edge"):
         error = evidence.number("episodes_and_rotation", f"epi-deviation{name}")
         what = f"median relative error of the predicted rotation, {place}"
-        yield Effect(what, f"{100 * error:.2g} %", error < 0.1)
+        yield Effect(what, f"{100 * error:.2g}%", error < 0.1)
 
 
 def more_at_larger_rates(evidence: Evidence) -> Iterator[Effect]:
@@ -259,7 +259,7 @@ def negative_curvature(evidence: Evidence) -> Iterator[Effect]:
     change = evidence.interval("episodes_and_rotation", "epi-lambda_min")
     what = r"change of $\lambda_{\min}$ at the peak of an episode, relative to its mean size"
     what += "; below 0 it is more negative"
-    yield Effect(what, f"{change:+.0f} %", decided(change, above=False))
+    yield Effect(what, f"{change:+.0f}%", decided(change, above=False))
 
 
 def without_depth(evidence: Evidence) -> Iterator[Effect]:

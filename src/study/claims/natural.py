@@ -45,7 +45,7 @@ def ends(evidence: Evidence) -> Iterator[Effect]:
     for _, stored, measured in evidence.measured("natural"):
         kept = float(reached(stored, "mse", DIVERGING).mean())
         what = f"seeds that come to the loss at $c = {DIVERGING:g}$ ({LOSSES['mse']})"
-        yield Effect(what, f"{100 * kept:.0f} %", kept < 1 / 2)
+        yield Effect(what, f"{100 * kept:.0f}%", kept < 1 / 2)
         if (value := measured.get("fall-cross_entropy")) is not None:
             what = f"accuracy at the largest $c$ minus that at $c = {NAMED:g}$"
             yield gained(f"{what} ({LOSSES['cross_entropy']})", value, FINE, above=False)

@@ -114,7 +114,7 @@ def second_moment(evidence: Evidence) -> Iterator[Effect]:
             off = found[f"off-matrix-{batch}"]
             what = f"distance of the onset from the threshold, batches of {batch}"
             outcome = decided(off, TOLERANCE, above=False)
-            yield Effect(what, f"{100 * off:.2f} %", outcome)
+            yield Effect(what, f"{100 * off:.2f}%", outcome)
 
 
 def single_runs(evidence: Evidence) -> Iterator[Effect]:
@@ -123,4 +123,4 @@ def single_runs(evidence: Evidence) -> Iterator[Effect]:
         for batch in sorted(set(stored["batch"].tolist())):
             late = found[f"late-{batch}"]
             what = f"escape beyond the threshold, batches of {batch}"
-            yield Effect(what, f"{100 * late:.0f} %", decided(late))
+            yield Effect(what, f"{100 * late:.0f}%", decided(late))

@@ -119,7 +119,7 @@ CLAIMS = (
     Claim("flat-starts", 2, ("questions", "fig-questions-starts"),
         "Flat initial weights need no instability: at the same rate and loss they end as flat and "
         "as accurate",
-        "sharpness at most 10 % higher and accuracy at most one point lower (bounds set for this "
+        "sharpness at most 10% higher and accuracy at most one point lower (bounds set for this "
         "table), each by its interval, for each start and over the runs that never were unstable",
         questions.starts_flat, ours=True),
     Claim("polarity", 3, ("episodes_and_rotation", "fig-epi-polarity"),
@@ -128,7 +128,7 @@ CLAIMS = (
         measured.polarity, ours=True),
     Claim("polarity-size", 3, ("episodes_and_rotation", "fig-epi-polarity"),
         "The first order predicts by how much $v_1$ turns",
-        "the error is below 10 % (a bound set for this table)",
+        "the error is below 10% (a bound set for this table)",
         measured.polarity_size, ours=True, headline=1),
     Claim("rates", 3, ("episodes_and_rotation", "fig-epi-turn"),
         "The leading eigenvectors turn more at larger learning rates",
@@ -179,14 +179,14 @@ CLAIMS = (
         "The rotation provably leads to flatter minima (here: for a small excess, next to a "
         "manifold of minima, its squared angles add up to the logarithm of the sharpness lost)",
         "{prf:ref}`thm-M1`, {prf:ref}`thm-M2` and {prf:ref}`thm-M3` are proved and tested; "
-        "measured, the ratio of the two in the network farthest from 1 is within 10 % of it (a "
+        "measured, the ratio of the two in the network farthest from 1 is within 10% of it (a "
         "bound set for this table), and nearer at a smaller excess; the error of the reflection "
         "law falls with the excess in second order, not in first",
         measured.rotation_pays),
     Claim("proof-images", 3, ("manifold_of_minima", "fig-mirror-images"),
         "The same in networks that fit images: squared angles add up to the logarithm of the "
         "sharpness lost",
-        "the ratio of the two is within 10 % of one at the smallest of three excesses, and nearer "
+        "the ratio of the two is within 10% of one at the smallest of three excesses, and nearer "
         "than at the largest, in every network",
         measured.rotation_pays_on_images, ours=True),
     Claim("cause-necessity", 3, ("cause_or_company", "fig-cc-kept"),
@@ -257,7 +257,7 @@ CLAIMS = (
     Claim("second-moment", 4, ("sgd_noise", "fig-sgd-onset"),
         "At a minimum of a network, distances grow in mean square from the threshold of the second "
         "moment on ({prf:ref}`prop-Q4`)",
-        "the joint interval of the distance of the measured onset from it lies below 2 %, for each "
+        "the joint interval of the distance of the measured onset from it lies below 2%, for each "
         "batch size",
         noise.second_moment, ours=True),
     Claim("single-runs", 4, ("sgd_noise", "fig-sgd-onset"),
@@ -268,7 +268,7 @@ CLAIMS = (
     Claim("batch-sharpness", 4, ("sgd_noise", "fig-sgd-batches"),
         r"SGD trains until the sharpness of its batches is at $2/\eta$, as Andreyev and "
         "Beneventano find",
-        r"late in training it is within 10 % of $2/\eta$, by the interval, for each batch size",
+        r"late in training it is within 10% of $2/\eta$, by the interval, for each batch size",
         noise.of_batches, ours=True),
     Claim("gap", 4, ("sgd_noise", "fig-sgd-gap"),
         r"{prf:ref}`thm-F4` predicts from measured constants how far below $2/\eta$ noise along "

@@ -46,7 +46,7 @@ class NumberRole(FindingRole):
 def point(effect: claims.Effect) -> str:
     """An effect without its interval; one of the sharpness as the change of it in percent."""
     if effect.unit == claims.SHARPNESS:
-        return number_text(100 * math.expm1(effect.interval.value), "+.0f") + " %"
+        return number_text(100 * math.expm1(effect.interval.value), "+.0f") + "%"
     return re.sub(r" \[[^]]*\]", "", effect.value)
 
 

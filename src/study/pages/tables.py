@@ -141,7 +141,7 @@ class ClaimsTable(Generated):
                 made = f"<small>Made by: {'; '.join(finding.made_by)}</small>"
                 rows.append((what, "<br>".join([*effects, made]) if effects else "—"))
             lines += [f"## {number}. {text}", ""]
-            lines += [*table(("claim and verdict", "effects, with 95 % intervals"), rows), ""]
+            lines += [*table(("claim and verdict", "effects, with 95% intervals"), rows), ""]
         lines += ["## How well the gains are known", "", widths(found), ""]
         return [*lines, "## What chance decides", "", chance(found)]
 
