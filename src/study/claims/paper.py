@@ -33,7 +33,7 @@ CLAIMS = (
         "less than 0.3 points are too small to count",
         gain.beyond),
     Claim("beyond-larger", 1, ("sharpness_limits", "fig-limits-scatter"),
-        "The same at full resolution, for three times the rate, with eight seeds",
+        "The same at full resolution, for three times the rate",
         "the interval of the gain in accuracy lies above 0, in each architecture; less than 0.3 "
         "points are too small to count",
         measured.beyond, ours=True),
@@ -56,7 +56,7 @@ CLAIMS = (
         "each setting; less than 0.3 points are too small to count",
         gain.more_accurate),
     Claim("accurate-larger", 2, ("goldilocks", "fig-gold-main"),
-        "The same at full resolution, with five seeds",
+        "The same at full resolution",
         "the interval of the gain at $c = 2$, named beforehand, lies above 0; less than 0.3 points "
         "are too small to count",
         measured.more_accurate, ours=True),

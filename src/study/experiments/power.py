@@ -44,7 +44,6 @@ class Second(NamedTuple):
 
 SECOND: dict[str, Second] = {
     "arrival": Second(9, 0.1024, 0.0477),
-    "cifar": Second(5, 0.007484),
     "comparison": Second(8, 0.009259),
     "flatness": Second(5, 0.004328),
     "gap": Second(4, 1.1942, 0.3466, 3),
