@@ -189,7 +189,7 @@ def adam(kind: str) -> Measure:
                     yield Effect(what, said, decided(value), True, SHARPNESS, -value)
                 else:
                     what = f"test accuracy of `{method}` minus that of Adam{_named(setting)}"
-                    yield gained(what, value, joint=True)
+                    yield gained(what, value, "+.2f", joint=True)
 
     return variants
 

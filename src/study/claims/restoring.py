@@ -44,7 +44,7 @@ def _of(evidence: Evidence, kind: str, comparison: str) -> Iterator[tuple[str, s
 def _gains(evidence: Evidence, kind: str, comparison: str, other: str) -> Iterator[Effect]:
     for method, said, gain in _of(evidence, kind, comparison):
         what = f"test accuracy of `{method}` minus that of {other} ({said})"
-        yield gained(what, gain, joint=True)
+        yield gained(what, gain, "+.2f", joint=True)
 
 
 def restores(evidence: Evidence) -> Iterator[Effect]:
