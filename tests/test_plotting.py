@@ -232,7 +232,7 @@ def test_on_a_dark_page_the_ground_is_that_of_the_page_and_no_color_fades():
     ground = on_a_dark_page("white", one)
     assert np.all(np.abs(255 * ground - 0x12) < 1), "the page's ground is #121212"
     for name, color in plotting.COLORS.items():
-        if name != "yellow":  # of areas alone
+        if name != "yellow":  # in which nothing is drawn
             seen = on_a_dark_page(color, one)
             contrast = (luminance(seen) + 0.05) / (luminance(ground) + 0.05)
             assert contrast > 4.5, (name, contrast)

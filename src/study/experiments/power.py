@@ -22,7 +22,8 @@ which `seeds_needed` gives 20. The spread alone decided for more."""
 class Second(NamedTuple):
     """A second stage: what the first seeds said about how many it takes, as in Stein (1945).
 
-    The differences that they showed had no part in it: their spread alone decides.
+    That they left something open is why there is one. Which way their differences lay had no part
+    in how many seeds it has: their spread alone decides.
 
     Attributes:
         first: how many seeds there were first.
