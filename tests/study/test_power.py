@@ -64,6 +64,7 @@ JUDGED = {
     "gap": ("off",),
     "noise": ("gaussian",),
     "onset": ("late",),
+    "rotation": tuple(f"transformer-adam-{name}" for name in ("v1", "followed", "space")),
     "timing": ("falls-lambda_min", "falls-along", "falls-across", "falls-fourth"),
 }
 """Experiment -> how the names of the effects begin that every first seed has a part in."""

@@ -53,6 +53,7 @@ SECOND: dict[str, Second] = {
     "restoring full-mse": Second(6, 0.006589, comparisons=5),
     "restoring full-cross_entropy": Second(6, 0.009276, comparisons=5),
     "restoring mini-mse": Second(6, 0.003983, comparisons=4),
+    "rotation": Second(3, 0.4082, 0.25),
     "timing": Second(8, 0.8806, 0.35),
 }
 """Experiment, and setting where there are several -> its second stage. Accuracies have HALF_WIDTH.
