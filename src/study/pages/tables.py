@@ -111,7 +111,7 @@ def widths(found: Sequence[claims.Finding]) -> str:
     open_ = sum(w > 1 and e.verdict == "undecided" for w, e in zip(times, effects, strict=True))
     return (
         f"Of {len(effects)} differences in accuracy {len(effects) - len(wide)} are known to {aim} "
-        f"or better. Of the other {len(wide)} all but {open_} are decided, since they are large. "
+        f"or better. Of the other {len(wide)} all but {open_} are decided all the same. "
         "An interval $w$ times as wide takes $w^2$ times its seeds to come down to that, and $w^2$ "
         "times the computing that {doc}`results` lists for its experiment: for the middle one of "
         f"the {len(wide)} a factor of {wide[len(wide) // 2] ** 2:.1f}, for the widest one of "
