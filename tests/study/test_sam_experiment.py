@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from study import claims, results
-from study.experiments import sam
+from study.experiments import power, sam
 from study.experiments.sam import ARMS, COMPARED, EXPERIMENT, Config
 
 TOY = {"n_train": 40, "width": 8, "start_loss": 0.35, "target_loss": 0.25, "small_rate": 0.05}
@@ -110,13 +110,12 @@ def test_a_seed_that_missed_the_loss_is_left_out_of_its_pairs_alone():
         sam.effects(table(**{"reached-far": [False] * 6 + [True] * 2}))
 
 
-def test_the_number_of_seeds_that_are_needed_is_the_least():
-    for spread in {*sam.PILOT.values(), 0.002, 0.02}:
-        n = sam.seeds_needed(spread)
-        assert sam.half_width(spread, n) <= sam.HALF_WIDTH < sam.half_width(spread, n - 1)
+def test_the_head_says_what_the_pilot_made_one_expect():
     worst = max(sam.PILOT.values())
     assert f"{100 * sam.half_width(worst):.2f} points" in sam.__doc__
-    assert f"it to HALF_WIDTH, {sam.seeds_needed(worst)}." in sam.__doc__
+    needed = power.seeds_needed(worst, len(COMPARED))
+    assert sam.half_width(worst, needed) <= power.HALF_WIDTH < sam.half_width(worst, needed - 1)
+    assert f"it to 0.3 points, {needed}." in sam.__doc__
     assert set(sam.PILOT) == {"-".join(pair) for pair in COMPARED}
     assert not set(sam.PILOT_SEEDS) & {config.seed for config in sam.grid("default")}
 

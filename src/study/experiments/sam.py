@@ -20,8 +20,8 @@ Decided before any run of the main seeds:
   of the interval lies below 0.3 points, and else undecided.
 * *Power*: the budget pays for SEEDS. PILOT has the standard deviations of the five differences in
   accuracy over PILOT_SEEDS, which are not used again; `half_width` says how wide an interval they
-  make one expect, 0.53 points for the largest, and `seeds_needed` how many seeds would bring
-  it to HALF_WIDTH, 30. (Of three seeds a standard deviation is known to a factor of two or so.)
+  make one expect, 0.53 points for the largest, and `power.seeds_needed` how many seeds would bring
+  it to 0.3 points, 30. (Of three seeds a standard deviation is known to a factor of two or so.)
 * *Predicted*: all three arms end flatter than ``stable``, and ``far`` flatter than ``unstable``;
   all three are more accurate; SAM works at its own edge, the mean ratio of sharpness to edge in the
   later half of the stretch between 0.75 and 1.25, though it is far below that of descent.
@@ -34,7 +34,6 @@ the other rose from arm to arm in the order of ARMS, by a point in all. 0.05 is 
 implementations of SAM take by default; at 0.5 and 1 the loss had not come below 0.17 in 600 steps.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +51,6 @@ __all__ = [
     "ARMS",
     "COMPARED",
     "EXPERIMENT",
-    "HALF_WIDTH",
     "PILOT",
     "Config",
     "effects",
@@ -60,7 +58,6 @@ __all__ = [
     "half_width",
     "predictions",
     "run",
-    "seeds_needed",
 ]
 
 ARMS = {"stable": (0.5, 0.0), "unstable": (2.0, 0.0), "near": (0.5, 0.05), "far": (0.5, 0.2)}
@@ -182,8 +179,6 @@ PILOT = {
     "far-unstable": 0.0040,
 }
 """Pair of COMPARED -> standard deviation of the difference in accuracy over the PILOT_SEEDS."""
-HALF_WIDTH = 0.003
-"""Half of the interval of a difference in accuracy that is worth having: 0.3 points."""
 
 
 def half_width(spread: float, seeds: int = len(SEEDS)) -> float:
@@ -197,11 +192,6 @@ def half_width(spread: float, seeds: int = len(SEEDS)) -> float:
 
     level = 1 - 0.025 / len(COMPARED)
     return float(t.ppf(level, seeds - 1) * spread / np.sqrt(seeds))
-
-
-def seeds_needed(spread: float) -> int:
-    """The least number of seeds whose joint intervals have a `half_width` of HALF_WIDTH."""
-    return next(n for n in itertools.count(2) if half_width(spread, n) <= HALF_WIDTH)
 
 
 def grid(preset: str) -> list[Config]:
