@@ -50,7 +50,7 @@ more episodes than Adam (``floor``). At the tuned rates no form gains 0.3 points
 *Power.* At the tuned rates there are `power.TUNED` seeds, enough to make the half-width of the
 plain 95 percent interval of a gain `power.HALF_WIDTH`, 0.3 points. At the common rate, where the
 pilot saw effects of a point, there were six first; a second stage has as many in all as make that
-of the joint interval 0.3 points in each setting, by their spread (`power.SECOND`), at most MOST.
+of the joint interval 0.3 points in each setting, by their spread (`power.SECOND`).
 The ranges of `restoring_rates` were extended, with the pilot's accuracies seen, where the best rate
 was the largest tried. By then ``growth`` and ``ratio`` led Adam by half a point over the three
 pilot seeds, against the prediction, which stays. `adam_tuned` tunes all settings, with new seeds.
@@ -101,8 +101,6 @@ WARMUP = 20
 PROBE_EVERY = 20
 RISE = 0.1
 """Rise of the loss above its minimum, relative to it, that counts as an instability."""
-MOST = 100
-"""Seeds of a comparison at the common rate, at most."""
 POOLED = 2
 """Side of the squares of pixels that are averaged to one."""
 
@@ -455,7 +453,7 @@ def grid(preset: str) -> list[Config]:
             chosen = {"tuned": rate} if name == tuned else {}
             if method != "gd":
                 chosen["common"] = setting.common_rate
-            second = min(power.SECOND[f"restoring {name}"].seeds, MOST)
+            second = power.SECOND[f"restoring {name}"].seeds
             for comparison, own in chosen.items():
                 count = power.TUNED if comparison == "tuned" else second
                 seeds = range(1, 1 + (3 if preset == "ci" else count))
